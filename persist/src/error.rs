@@ -1,0 +1,139 @@
+//! What can go wrong with a shard, and whether trying again can help.
+
+use crate::frontier::Frontier;
+
+/// An error of a shard: what was being done, to what, and why it failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shard's address is not one that this build understands.
+    #[error("cannot use {url} as a shard: {why}")]
+    Url {
+        /// The address as given, without credentials.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is no shard at this address.
+    #[error("there is no shard at {url}")]
+    NoShard {
+        /// The address of the shard.
+        url: String,
+    },
+    /// The type's columns are not those of the table.
+    #[error("the shard {url} has another schema: {why}")]
+    SchemaMismatch {
+        /// The address of the shard.
+        url: String,
+        /// The first difference.
+        why: String,
+    },
+    /// A Rust type has no Delta schema, or a value does not fit its column.
+    #[error("{type_name} cannot be stored: {why}")]
+    Type {
+        /// The Rust type.
+        type_name: String,
+        /// Why it, or a value of it, does not fit.
+        why: String,
+    },
+    /// The table needs something that this version does not understand; nothing was changed.
+    #[error("the shard {url} is refused: {why}")]
+    Unsupported {
+        /// The address of the shard.
+        url: String,
+        /// What is not understood.
+        why: String,
+    },
+    /// A file of the shard does not say what it must.
+    #[error("{path} is damaged: {why}")]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file that the log refers to is not there.
+    #[error("{path} is missing, though the log of the shard refers to it")]
+    MissingFile {
+        /// The file.
+        path: String,
+    },
+    /// A read below the since.
+    #[error("cannot read at {as_of}: the shard can be read only from its since {since} on")]
+    BeforeSince {
+        /// The time asked for.
+        as_of: i64,
+        /// The shard's since.
+        since: Frontier<i64>,
+    },
+    /// Another program changed the table's data.
+    #[error("the data of the shard {url} was edited by another program in version {version}")]
+    ForeignEdit {
+        /// The address of the shard.
+        url: String,
+        /// The version of the log that holds the edit.
+        version: u64,
+    },
+    /// The store failed.
+    #[error("cannot {action} {path}: {source}")]
+    Store {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// The object.
+        path: String,
+        /// The store's own error.
+        source: object_store::Error,
+    },
+}
+
+impl Error {
+    /// True if trying the same again may succeed: the store is unreachable, slow, or full. False if only
+    /// somebody's action can help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Store { source, .. } => store_error_is_transient(source),
+            _ => false,
+        }
+    }
+}
+
+/// Whether a store's error may pass by itself.
+///
+/// Local file systems report everything that is not "not found" or "exists" as a generic error around
+/// [`std::io::Error`], so that is looked for in the chain of sources.
+fn store_error_is_transient(error: &object_store::Error) -> bool {
+    use object_store::Error as Store;
+    use std::io::ErrorKind;
+    match error {
+        Store::Generic { source, .. } => {
+            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+            while let Some(error) = cause {
+                if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                    return !matches!(
+                        io.kind(),
+                        ErrorKind::PermissionDenied
+                            | ErrorKind::ReadOnlyFilesystem
+                            | ErrorKind::NotADirectory
+                            | ErrorKind::IsADirectory
+                            | ErrorKind::NotFound
+                            | ErrorKind::InvalidInput
+                            | ErrorKind::Unsupported
+                    );
+                }
+                cause = error.source();
+            }
+            true
+        }
+        Store::NotFound { .. }
+        | Store::InvalidPath { .. }
+        | Store::NotSupported { .. }
+        | Store::NotImplemented { .. }
+        | Store::AlreadyExists { .. }
+        | Store::Precondition { .. }
+        | Store::NotModified { .. }
+        | Store::PermissionDenied { .. }
+        | Store::Unauthenticated { .. }
+        | Store::UnknownConfigurationKey { .. } => false,
+        _ => true,
+    }
+}
