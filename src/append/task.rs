@@ -1,0 +1,99 @@
+//! The task of `append`: commits, and deletes what was lost.
+
+use mvsink_persist::{Append, Appended, Error as ShardError, Frontier, Shard, StagedFile};
+
+use super::{Effect, Input, State};
+use crate::bounds::{Timestamp, frontier_to_i64};
+use crate::channel::{AppendCommand, Receiver};
+use crate::description::{Description, Outcome, Part};
+use crate::error::Error;
+use crate::worker::Worker;
+
+type Commands<T> = Receiver<AppendCommand<Description<T>, Part<T, StagedFile>, Frontier<T>>>;
+
+/// Runs the task until its operator is gone.
+pub(crate) async fn run<T: Timestamp>(worker: Worker, mut commands: Commands<T>) -> Result<(), Error> {
+    let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else { return Ok(()) };
+    let mut task = Task { shard: shard?, state: State::new(worker.peers), effects: Vec::new(), worker };
+    while let Some(command) = commands.recv().await {
+        match command {
+            AppendCommand::Descriptions(descriptions) => {
+                for description in descriptions {
+                    task.step(Input::Description(description)).await?;
+                }
+            }
+            AppendCommand::Parts(parts) => {
+                for part in parts {
+                    task.step(Input::Part(part)).await?;
+                }
+            }
+            AppendCommand::Frontier(frontier) => task.step(Input::Parts(frontier)).await?,
+        }
+    }
+    // The operator is gone, and no part will come: what waits for one cannot complete.
+    task.step(Input::Parts(Frontier::Empty)).await
+}
+
+struct Task<T> {
+    worker: Worker,
+    shard: Shard,
+    state: State<T, StagedFile>,
+    effects: Vec<Effect<T, StagedFile>>,
+}
+
+impl<T: Timestamp> Task<T> {
+    /// Steps the state, and does what it asks for, until it asks for nothing more.
+    async fn step(&mut self, input: Input<T, StagedFile>) -> Result<(), Error> {
+        let mut next = Some(input);
+        while let Some(input) = next.take() {
+            self.state.step(input, &mut self.effects);
+            for effect in std::mem::take(&mut self.effects) {
+                match effect {
+                    Effect::Commit { description, files } => {
+                        debug_assert!(next.is_none(), "one part completes one batch");
+                        let id = description.id;
+                        let outcome = self.commit(description, files).await?;
+                        next = Some(Input::Committed(id, outcome));
+                    }
+                    Effect::Delete(files) => self.delete(files).await,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit(
+        &self,
+        description: Description<T>,
+        files: Vec<StagedFile>,
+    ) -> Result<Outcome, Error> {
+        let Description { id, lower, upper, .. } = description;
+        let (lower, upper) = (frontier_to_i64(Frontier::At(lower))?, frontier_to_i64(upper)?);
+        let count = files.len();
+        let append = Append::new(id, lower, upper, files);
+        let instance = &self.worker.instance;
+        let stalled = |error: &ShardError| instance.stalled("commit", error);
+        let Some(appended) = self.worker.stop.or_stop(self.shard.append(append, &stalled)).await else {
+            return Ok(Outcome::Cancelled);
+        };
+        let appended = appended?;
+        instance.resumed("commit");
+        Ok(match appended {
+            Appended::Committed { version } => {
+                tracing::debug!(sink = %instance.name, %id, %lower, %upper, version, files = count, "committed");
+                Outcome::Done
+            }
+            Appended::Lost { upper: actual } => {
+                tracing::debug!(sink = %instance.name, %id, %lower, %upper, %actual, "lost to a rival");
+                Outcome::Lost
+            }
+        })
+    }
+
+    /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.
+    async fn delete(&self, files: Vec<StagedFile>) {
+        if let Err(error) = self.shard.delete_files(&files).await {
+            tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
+        }
+    }
+}

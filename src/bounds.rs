@@ -1,0 +1,89 @@
+//! What data, times and differences a sink takes; and frontiers between Timely, this crate and the shard.
+
+use std::fmt::Debug;
+
+use differential_dataflow::difference::Semigroup;
+use mvsink_persist::Frontier;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use timely::order::TotalOrder;
+use timely::progress::frontier::MutableAntichain;
+
+use crate::error::Error;
+use crate::time::Time;
+
+/// Rows and errors: any serde type that can be compared.
+///
+/// Equal values must serialize alike, and deserialize to equal values: rows are routed and compared by a
+/// hash of what they serialize to.
+pub trait Data: Serialize + DeserializeOwned + Ord + Clone + Debug + Send + Sync + 'static {}
+
+impl<D: Serialize + DeserializeOwned + Ord + Clone + Debug + Send + Sync + 'static> Data for D {}
+
+/// A totally ordered timestamp of a dataflow that a shard can store.
+pub trait Timestamp: timely::progress::Timestamp + TotalOrder + Time {}
+
+impl<T: timely::progress::Timestamp + TotalOrder + Time> Timestamp for T {}
+
+/// A difference of a dataflow that a shard can store.
+pub trait Diff: crate::time::Diff + Semigroup + Serialize + DeserializeOwned {}
+
+impl<R: crate::time::Diff + Semigroup + Serialize + DeserializeOwned> Diff for R {}
+
+/// The frontier of an input of a Timely operator.
+pub(crate) fn frontier_of<T: Timestamp>(antichain: &MutableAntichain<T>) -> Frontier<T> {
+    Frontier::from(antichain.frontier().iter().next().copied())
+}
+
+/// The frontier at which both are.
+pub(crate) fn meet<T: Ord>(a: Frontier<T>, b: Frontier<T>) -> Frontier<T> {
+    a.min(b)
+}
+
+/// A time as the shard stores it.
+pub(crate) fn time_to_i64<T: Time>(time: T) -> Result<i64, Error> {
+    time.to_i64().ok_or_else(|| Error::Time { time: format!("{time:?}") })
+}
+
+/// A time that the shard stored. One beyond the type's greatest is that of somebody's edit, or of a program
+/// with a wider type.
+pub(crate) fn time_from_i64<T: Time>(stored: i64) -> Result<T, Error> {
+    T::from_i64(stored).ok_or_else(|| Error::Time { time: stored.to_string() })
+}
+
+/// A frontier as the shard stores it.
+pub(crate) fn frontier_to_i64<T: Time>(frontier: Frontier<T>) -> Result<Frontier<i64>, Error> {
+    Ok(match frontier {
+        Frontier::At(time) => Frontier::At(time_to_i64(time)?),
+        Frontier::Empty => Frontier::Empty,
+    })
+}
+
+/// A frontier that the shard stored.
+pub(crate) fn frontier_from_i64<T: Time>(stored: Frontier<i64>) -> Result<Frontier<T>, Error> {
+    Ok(match stored {
+        Frontier::At(time) => Frontier::At(time_from_i64(time)?),
+        Frontier::Empty => Frontier::Empty,
+    })
+}
+
+/// 64 bits of the fingerprint of a row.
+///
+/// A row that cannot be serialized is an error where it is encoded; until then any hash will do.
+pub(crate) fn hash_data<D: Serialize>(data: &D) -> u64 {
+    mvsink_persist::hash_data(data).map_or(0, high_bits)
+}
+
+/// 64 bits of the fingerprint of an error.
+pub(crate) fn hash_error<E: Serialize>(error: &E) -> u64 {
+    mvsink_persist::hash_error(error).map_or(0, high_bits)
+}
+
+fn high_bits(hash: u128) -> u64 {
+    (hash >> 64) as u64
+}
+
+/// Where a row of this hash goes: all rows of a bucket are on one worker, whoever sent them.
+pub(crate) fn route(hash: u64) -> u64 {
+    u64::from(mvsink_persist::bucket(u128::from(hash) << 64))
+}

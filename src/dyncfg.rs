@@ -1,0 +1,266 @@
+//! Flags that can be changed while a program runs.
+//!
+//! A [`Config`] is a name, a default and a description, declared as a constant; a [`ConfigSet`] holds the
+//! values in force, shared by everything that was given a clone of it. Whoever needs a value reads it where
+//! it is used, so that a change takes effect without a restart.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::str::FromStr;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Chooses the driver of a sink when it is rendered: operators with tasks (on), or operators that await
+/// (off; not in this version, where it is an error).
+pub const ENABLE_SYNC_MV_SINK: Config<bool> = Config::new(
+    "enable_sync_mv_sink",
+    Default::Bool(true),
+    "render sinks as synchronous operators, each with a task; read once per sink and worker",
+);
+
+/// How much a sink puts into one data file.
+pub const TARGET_FILE_BYTES: Config<usize> = Config::new(
+    "mvsink_target_file_bytes",
+    Default::Usize(128 << 20),
+    "the size in bytes, encoded, at which a sink begins another data file",
+);
+
+/// How much of a shard waits to be taken up by a dataflow.
+pub const SOURCE_CREDITS: Config<usize> = Config::new(
+    "mvsink_source_credits",
+    Default::Usize(16),
+    "how many decoded chunks of a shard wait for one worker at the most; read once per source",
+);
+
+/// How many rows a chunk has.
+pub const CHUNK_ROWS: Config<usize> = Config::new(
+    "mvsink_chunk_rows",
+    Default::Usize(8192),
+    "how many rows are encoded or decoded at once",
+);
+
+/// The number of updates that a task handles itself.
+pub const INLINE_UPDATES: Config<usize> = Config::new(
+    "mvsink_inline_updates",
+    Default::Usize(256),
+    "how many updates a task handles itself; more go to the pool for computations",
+);
+
+/// Reads everything back, one's own commits included.
+pub const FULL_READ_BACK: Config<bool> = Config::new(
+    "mvsink_full_read_back",
+    Default::Bool(false),
+    "read one's own commits back as if they were a rival's, for checking",
+);
+
+/// The default of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Default {
+    /// On or off.
+    Bool(bool),
+    /// A number.
+    Usize(usize),
+}
+
+impl fmt::Display for Default {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Default::Bool(value) => value.fmt(f),
+            Default::Usize(value) => value.fmt(f),
+        }
+    }
+}
+
+/// The type of a flag's value.
+pub trait Value: Copy + FromStr + fmt::Display {
+    /// What a value of it looks like, for messages.
+    const FORM: &'static str;
+    /// The value in this default; `None` if it is of another type.
+    fn of(default: Default) -> Option<Self>;
+}
+
+impl Value for bool {
+    const FORM: &'static str = "true or false";
+    fn of(default: Default) -> Option<Self> {
+        match default {
+            Default::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+impl Value for usize {
+    const FORM: &'static str = "a whole number";
+    fn of(default: Default) -> Option<Self> {
+        match default {
+            Default::Usize(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// A flag of type `V`.
+#[derive(Clone, Copy, Debug)]
+pub struct Config<V> {
+    name: &'static str,
+    default: Default,
+    description: &'static str,
+    value: PhantomData<V>,
+}
+
+impl<V> Config<V> {
+    /// Declares a flag.
+    pub const fn new(name: &'static str, default: Default, description: &'static str) -> Self {
+        Config { name, default, description, value: PhantomData }
+    }
+
+    /// The name of the flag.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What the flag does.
+    pub const fn description(&self) -> &'static str {
+        self.description
+    }
+}
+
+impl<V: Value> Config<V> {
+    /// The value in force: the one set, else the default.
+    ///
+    /// # Panics
+    ///
+    /// If the flag was declared with a default of another type than its own.
+    pub fn get(&self, set: &ConfigSet) -> V {
+        let set = set.values.read().unwrap_or_else(PoisonError::into_inner);
+        let value = set.get(self.name).map_or(self.default, |entry| entry.value);
+        V::of(value).expect("a flag's values are of its type")
+    }
+}
+
+/// A flag as a set knows it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Entry {
+    /// What the flag does.
+    pub description: &'static str,
+    /// The value in force.
+    pub value: Default,
+}
+
+/// Why a flag was not set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetError {
+    /// No flag has this name.
+    #[error("there is no flag {name}; the flags are {known}")]
+    Unknown {
+        /// The name given.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The value is not of the flag's type.
+    #[error("the flag {name} takes {form}, not {value:?}")]
+    Value {
+        /// The flag.
+        name: String,
+        /// What its values look like.
+        form: &'static str,
+        /// The value given.
+        value: String,
+    },
+}
+
+/// The values in force, shared by all clones.
+#[derive(Clone, Debug)]
+pub struct ConfigSet {
+    values: Arc<RwLock<BTreeMap<&'static str, Entry>>>,
+}
+
+impl std::default::Default for ConfigSet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ConfigSet {
+    /// All flags of this crate, with their defaults.
+    pub fn new() -> Self {
+        ConfigSet { values: Arc::default() }
+            .with(&ENABLE_SYNC_MV_SINK)
+            .with(&TARGET_FILE_BYTES)
+            .with(&SOURCE_CREDITS)
+            .with(&CHUNK_ROWS)
+            .with(&INLINE_UPDATES)
+            .with(&FULL_READ_BACK)
+    }
+
+    /// The same set with one more flag, such as one of the host's own.
+    pub fn with<V>(self, config: &Config<V>) -> Self {
+        let entry = Entry { description: config.description, value: config.default };
+        self.values.write().unwrap_or_else(PoisonError::into_inner).insert(config.name, entry);
+        self
+    }
+
+    /// Sets a flag by its name, from text. Every reader sees it from its next look on.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such flag, or the value is not of its type; nothing changes then.
+    pub fn set(&self, name: &str, value: &str) -> Result<(), SetError> {
+        let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
+        let known = || values.keys().copied().collect::<Vec<_>>().join(", ");
+        let Some(entry) = values.get(name) else {
+            return Err(SetError::Unknown { name: name.to_owned(), known: known() });
+        };
+        let parsed = match entry.value {
+            Default::Bool(_) => parse(name, value).map(Default::Bool)?,
+            Default::Usize(_) => parse(name, value).map(Default::Usize)?,
+        };
+        if let Some(entry) = values.get_mut(name) {
+            entry.value = parsed;
+        }
+        Ok(())
+    }
+
+    /// All flags, by name.
+    pub fn entries(&self) -> BTreeMap<&'static str, Entry> {
+        self.values.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn parse<V: Value>(name: &str, value: &str) -> Result<V, SetError> {
+    value.parse().map_err(|_| SetError::Value {
+        name: name.to_owned(),
+        form: V::FORM,
+        value: value.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_by_every_clone() {
+        let set = ConfigSet::new();
+        let clone = set.clone();
+        assert!(ENABLE_SYNC_MV_SINK.get(&clone));
+        set.set("enable_sync_mv_sink", "false").unwrap();
+        assert!(!ENABLE_SYNC_MV_SINK.get(&clone));
+        set.set("mvsink_chunk_rows", "17").unwrap();
+        assert_eq!(CHUNK_ROWS.get(&clone), 17);
+    }
+
+    #[test]
+    fn what_cannot_be_set_says_why() {
+        let set = ConfigSet::new();
+        let unknown = set.set("no_such_flag", "1").unwrap_err().to_string();
+        assert!(unknown.contains("no_such_flag") && unknown.contains("enable_sync_mv_sink"));
+        let value = set.set("enable_sync_mv_sink", "maybe").unwrap_err().to_string();
+        assert_eq!(value, "the flag enable_sync_mv_sink takes true or false, not \"maybe\"");
+        assert!(ENABLE_SYNC_MV_SINK.get(&set));
+    }
+}

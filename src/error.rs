@@ -1,0 +1,71 @@
+//! Why a sink stops.
+
+/// An error that ends a sink, or that keeps one from being rendered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The shard cannot be used.
+    #[error(transparent)]
+    Shard(#[from] mvsink_persist::Error),
+    /// An ingest sink's input begins after the shard ends: the times between would be sealed unread.
+    #[error("the input begins at {as_of}, but the shard ends at {upper}: resume at {upper}")]
+    Gap {
+        /// The shard's upper.
+        upper: String,
+        /// The first time that the input holds.
+        as_of: String,
+    },
+    /// A time that no shard can hold.
+    #[error("the time {time} cannot be stored: a shard's times are at most i64::MAX - 1")]
+    Time {
+        /// The time.
+        time: String,
+    },
+    /// A difference that the type cannot hold.
+    #[error("the shard holds a difference of {diff}, which does not fit the type of the collection")]
+    Diff {
+        /// The difference.
+        diff: i64,
+    },
+    /// The sink failed while it was waited for.
+    #[error("the sink {name} failed: {error}")]
+    Failed {
+        /// The name of the sink.
+        name: String,
+        /// Why.
+        error: std::sync::Arc<Error>,
+    },
+    /// The shard cannot be followed any further.
+    #[error("cannot follow the shard: {0}")]
+    Follow(std::sync::Arc<mvsink_persist::Error>),
+    /// The flag that chooses the driver is off, and there is no other driver.
+    #[error("the sink {name} cannot be rendered: enable_sync_mv_sink is off, and the synchronous driver is the only one of this version")]
+    NoDriver {
+        /// The name of the sink.
+        name: String,
+    },
+    /// The sink was given up before the time that was waited for.
+    #[error("the sink {name} was cancelled")]
+    Cancelled {
+        /// The name of the sink.
+        name: String,
+    },
+    /// A task of the sink panicked: a bug.
+    #[error("a task of the sink {name} panicked: {message}")]
+    Panicked {
+        /// The name of the sink.
+        name: String,
+        /// What it said.
+        message: String,
+    },
+}
+
+impl Error {
+    /// True if the same may succeed when it is tried again later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Shard(error) => error.is_transient(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The handle of a sink or source on one worker.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use mvsink_persist::Frontier;
+use tokio::sync::watch;
+
+use crate::bounds::{Timestamp, frontier_from_i64};
+use crate::error::Error;
+use crate::status::Status;
+use crate::worker::Worker;
+
+/// What waits in the queues of a sink, for throttling its sources.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Pressure {
+    /// Updates that were taken from the dataflow and not yet looked at.
+    pub queued_updates: usize,
+    /// Their bytes, without what they own on the heap.
+    pub queued_bytes: usize,
+}
+
+/// One worker's handle of a sink or source.
+///
+/// Dropping it cancels this worker's share: its operators let go of their capabilities, its tasks end. No
+/// frontier of a shard passes because of that.
+#[must_use = "dropping the handle stops the sink"]
+#[derive(Debug)]
+pub struct Handle<T: Timestamp> {
+    worker: Worker,
+    time: PhantomData<T>,
+}
+
+impl<T: Timestamp> Handle<T> {
+    pub(crate) fn new(worker: Worker) -> Self {
+        Handle { worker, time: PhantomData }
+    }
+
+    /// The name of the sink or source.
+    pub fn name(&self) -> &str {
+        &self.worker.instance.name
+    }
+
+    /// The upper of the shard, durable, as its log says: the same on every worker. The minimum until the
+    /// shard is open.
+    pub fn frontier(&self) -> Frontier<T> {
+        let upper = self.worker.instance.shard.get().map(|shard| shard.progress().upper);
+        // An upper that T cannot hold fails the sink; its status says so.
+        upper
+            .and_then(|upper| frontier_from_i64(upper).ok())
+            .unwrap_or_else(|| Frontier::At(T::minimum()))
+    }
+
+    /// What the sink is doing.
+    pub fn status(&self) -> Status {
+        self.worker.instance.status().borrow().clone()
+    }
+
+    /// What the sink is doing, and every change of it.
+    pub fn status_stream(&self) -> watch::Receiver<Status> {
+        self.worker.instance.status()
+    }
+
+    /// What waits in the queues of all workers of this process.
+    pub fn pressure(&self) -> Pressure {
+        let meter = &self.worker.instance.meter;
+        Pressure { queued_updates: meter.updates(), queued_bytes: meter.bytes() }
+    }
+
+    /// Waits until `time` is complete in the shard, durably.
+    ///
+    /// # Errors
+    ///
+    /// If the sink fails or is cancelled first.
+    pub async fn wait_for(&self, time: T) -> Result<(), Error> {
+        let instance = &self.worker.instance;
+        let mut status = instance.status();
+        loop {
+            let mut progress = instance.shard.get().map(|shard| shard.watch());
+            if let Some(progress) = &mut progress {
+                progress.mark_unchanged();
+            }
+            status.mark_unchanged();
+            if self.frontier().is_complete(&time) {
+                return Ok(());
+            }
+            if let Some(error) = instance.failure() {
+                return Err(Error::Failed { name: instance.name.clone(), error });
+            }
+            if matches!(*status.borrow(), Status::Cancelled) {
+                return Err(Error::Cancelled { name: instance.name.clone() });
+            }
+            let moved = async {
+                match &mut progress {
+                    // The sender lives as long as the shard, which the instance holds.
+                    Some(progress) => drop(progress.changed().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = moved => {}
+                _ = status.changed() => {}
+            }
+        }
+    }
+
+    /// [`Handle::wait_for`] for threads outside of a runtime. Not for a Timely thread whose own progress is
+    /// what is waited for.
+    ///
+    /// # Errors
+    ///
+    /// If the sink fails or is cancelled first.
+    ///
+    /// # Panics
+    ///
+    /// If called from within a runtime, as [`tokio::runtime::Handle::block_on`] does.
+    pub fn wait_for_blocking(&self, time: T) -> Result<(), Error> {
+        self.worker.cx.client().handle().clone().block_on(self.wait_for(time))
+    }
+
+    /// Cancels this worker's share and waits until its tasks have ended.
+    pub async fn close(self) {
+        let tasks = self.worker.take_tasks();
+        drop(self);
+        for task in tasks {
+            // A task that panicked has failed the sink, and said so.
+            drop(task.await);
+        }
+    }
+}
+
+impl<T: Timestamp> Drop for Handle<T> {
+    fn drop(&mut self) {
+        self.worker.instance.cancelled();
+        Arc::clone(&self.worker.stop).stop();
+    }
+}

@@ -1,0 +1,193 @@
+//! A shard as a collection, and as the read-back of a sink.
+//!
+//! Every worker follows the shard's log by itself and reads the files that fall to it by a hash of their
+//! path; so each file is read once, even by workers that start from different versions. Per commit
+//! `(lower, upper)` a worker emits the rows of its files at capabilities at `lower`, and only then lets the
+//! frontier pass to `upper`.
+//!
+//! For a sink, the stream of marks tells beside the rows what this worker has a part in: [`Mark::Started`]
+//! once a version is pinned, and [`Mark::Own`] in place of the rows of a commit whose identity was
+//! registered before. A mark comes before the frontier passes its commit's lower.
+//!
+//! Nothing that is torn down lets a frontier pass: a source that fails keeps its capability.
+
+mod task;
+
+pub(crate) use task::Reading;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use differential_dataflow::{AsCollection, VecCollection};
+use mvsink_persist::{Codec, CommitId, Frontier};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, StreamVec};
+use tokio::sync::Semaphore;
+
+use crate::bounds::{Data, Diff, Timestamp};
+use crate::context::Context;
+use crate::dyncfg::SOURCE_CREDITS;
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::wake::replies;
+use crate::worker::{Opening, Worker};
+
+/// What the read-back of a sink says beside the rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// A version is pinned; every later commit will be met.
+    Started,
+    /// The commit of this batch, a part of which was this worker's, was met; its rows are not sent.
+    Own(CommitId),
+}
+
+/// What a source's task tells its operator.
+pub(crate) enum Message<D, E, T, R> {
+    Rows(Vec<(D, T, R)>),
+    Errors(Vec<(E, T, R)>),
+    Mark(Mark),
+    Frontier(Frontier<T>),
+}
+
+/// The identities of the batches that this worker has a part in, from before the part is sent until the
+/// read-back has passed the commit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct OwnCommits(Arc<Mutex<BTreeSet<CommitId>>>);
+
+impl OwnCommits {
+    /// Has the read-back replace the rows of this commit by a mark.
+    pub(crate) fn register(&self, id: CommitId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// True if the identity is registered.
+    pub(crate) fn contains(&self, id: &CommitId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+    }
+
+    /// The read-back has passed the commit of this batch, or its loss.
+    pub(crate) fn forget(&self, id: &CommitId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}
+
+/// The streams of a source.
+pub(crate) struct Read<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
+    pub(crate) ok: StreamVec<'s, T, (D, T, R)>,
+    pub(crate) err: StreamVec<'s, T, (E, T, R)>,
+    pub(crate) marks: StreamVec<'s, T, Mark>,
+}
+
+/// Renders a shard as a collection: its contents at `as_of`, with all earlier times advanced to it, and its
+/// changes from then on. Rows come in whatever distribution the shard's files have.
+///
+/// The shard must exist. The collection's frontier is the shard's upper, once that is beyond the as-of.
+///
+/// # Errors
+///
+/// If `D` or `E` has no schema. What goes wrong later (no such shard, another schema, a since beyond the
+/// as-of) is in the status of the handle, and holds the frontier where it is.
+pub fn persist_source<'s, D, E, T, R>(
+    cx: &Context,
+    scope: Scope<'s, T>,
+    name: &str,
+    url: &str,
+    as_of: T,
+) -> Result<Source<'s, D, E, T, R>, Error>
+where
+    D: Data,
+    E: Data,
+    T: Timestamp,
+    R: Diff,
+{
+    let codec = Codec::<D, E>::new()?;
+    let worker = Worker::new(cx, &scope, name, Opening { url: url.to_owned(), create: None });
+    let reading = Reading { codec, as_of: Some(as_of), rows: true, own: OwnCommits::default() };
+    let read = render(&worker, scope, reading);
+    Ok(Source {
+        ok: read.ok.as_collection(),
+        err: read.err.as_collection(),
+        handle: Handle::new(worker),
+    })
+}
+
+/// A shard as a collection.
+#[must_use = "dropping the handle stops the source"]
+#[non_exhaustive]
+#[derive(Debug)]
+pub struct Source<'s, D: Clone + 'static, E: Clone + 'static, T: Timestamp, R: Clone + 'static> {
+    /// The rows.
+    pub ok: VecCollection<'s, T, D, R>,
+    /// The errors.
+    pub err: VecCollection<'s, T, E, R>,
+    /// Its frontier and status.
+    pub handle: Handle<T>,
+}
+
+/// Renders one worker's share of the reading.
+pub(crate) fn render<'s, D, E, T, R>(
+    worker: &Worker,
+    scope: Scope<'s, T>,
+    reading: Reading<D, E, T>,
+) -> Read<'s, D, E, T, R>
+where
+    D: Data,
+    E: Data,
+    T: Timestamp,
+    R: Diff,
+{
+    let name = format!("mvsink::source({})", worker.instance.name);
+    let mut builder = OperatorBuilder::new(name, scope);
+    let (ok_out, ok) = builder.new_output();
+    let (err_out, err) = builder.new_output();
+    let (marks_out, marks) = builder.new_output();
+    let mut ok_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<(D, T, R)>>>::from(ok_out);
+    let mut err_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<(E, T, R)>>>::from(err_out);
+    let mut marks_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Mark>>>::from(marks_out);
+
+    let info = builder.operator_info();
+    let waker = worker.waker(&scope, &info);
+    let (upstream, inbox) = replies(&waker);
+    let credits = Arc::new(Semaphore::new(SOURCE_CREDITS.get(worker.cx.configs()).max(1)));
+    let internal = reading.as_of.is_none();
+    let as_of = reading.as_of;
+    worker.spawn(task::run(worker.clone(), reading, Arc::clone(&credits), upstream));
+
+    let worker = worker.clone();
+    builder.build(move |mut capabilities| {
+        if let Some(as_of) = &as_of {
+            for capability in &mut capabilities {
+                capability.downgrade(as_of);
+            }
+        }
+        move |_frontiers| {
+            if internal && worker.stop.is_stopped() {
+                // The sink's own read-back: its write has stopped with it and sends no part any more.
+                capabilities.clear();
+            }
+            for message in inbox.drain() {
+                let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else { continue };
+                match message {
+                    Message::Rows(mut rows) => {
+                        ok_out.activate().session(&*ok_cap).give_container(&mut rows);
+                        credits.add_permits(1);
+                    }
+                    Message::Errors(mut errors) => {
+                        err_out.activate().session(&*err_cap).give_container(&mut errors);
+                        credits.add_permits(1);
+                    }
+                    Message::Mark(mark) => marks_out.activate().session(&*marks_cap).give(mark),
+                    Message::Frontier(Frontier::At(time)) => {
+                        for capability in [ok_cap, err_cap, marks_cap] {
+                            capability.downgrade(&time);
+                        }
+                    }
+                    Message::Frontier(Frontier::Empty) => capabilities.clear(),
+                }
+            }
+        }
+    });
+    Read { ok, err, marks }
+}

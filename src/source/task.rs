@@ -1,0 +1,170 @@
+//! The task of a source: follows the log, reads and decodes the files that fall to its worker.
+
+use std::sync::Arc;
+
+use mvsink_persist::{Codec, DataFile, Error as ShardError, Frontier, Shard, decode_file};
+use tokio::sync::Semaphore;
+
+use super::{Mark, Message, OwnCommits};
+use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_from_i64, time_to_i64};
+use crate::dyncfg::CHUNK_ROWS;
+use crate::error::Error;
+use crate::wake::Replies;
+use crate::worker::Worker;
+
+/// What a source reads.
+pub(crate) struct Reading<D, E, T> {
+    pub(crate) codec: Codec<D, E>,
+    /// Where the collection begins; `None` for a sink's read-back, which takes all times as they are.
+    pub(crate) as_of: Option<T>,
+    /// Whether rows are wanted, or marks and frontiers only.
+    pub(crate) rows: bool,
+    pub(crate) own: OwnCommits,
+}
+
+struct Task<D, E, T, R> {
+    worker: Worker,
+    shard: Shard,
+    reading: Reading<D, E, T>,
+    credits: Arc<Semaphore>,
+    replies: Replies<Message<D, E, T, R>>,
+}
+
+/// Runs the task until the shard's upper is empty, or the source stops.
+pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
+    worker: Worker,
+    reading: Reading<D, E, T>,
+    credits: Arc<Semaphore>,
+    replies: Replies<Message<D, E, T, R>>,
+) -> Result<(), Error> {
+    let stop = Arc::clone(&worker.stop);
+    let work = async {
+        let shard = worker.shard("open").await?;
+        mvsink_persist::check_schema(&shard.schema(), &reading.codec.schema()).map_err(|why| {
+            ShardError::SchemaMismatch { url: shard.url().to_owned(), why }
+        })?;
+        Task { worker, shard, reading, credits, replies }.follow().await
+    };
+    stop.or_stop(work).await.unwrap_or(Ok(()))
+}
+
+impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
+    async fn follow(self) -> Result<(), Error> {
+        let pinned = self.shard.pin();
+        let progress = pinned.progress;
+        if let Some(as_of) = self.reading.as_of {
+            let as_of = time_to_i64(as_of)?;
+            if progress.since > Frontier::At(as_of) {
+                return Err(ShardError::BeforeSince { as_of, since: progress.since }.into());
+            }
+        }
+        self.replies.send(Message::Mark(Mark::Started));
+        if self.reading.rows {
+            for file in pinned.files() {
+                self.read(file).await?;
+            }
+        }
+        drop(pinned);
+        self.pass(progress.upper)?;
+
+        let mut version = progress.version;
+        let mut upper = progress.upper;
+        while !upper.is_empty() {
+            version += 1;
+            let entry = self.shard.entry(version).await?;
+            let own = entry.id.filter(|id| self.reading.own.contains(id));
+            if let Some(id) = own {
+                self.replies.send(Message::Mark(Mark::Own(id)));
+            } else if entry.foreign {
+                return Err(ShardError::ForeignEdit { url: self.shard.url().to_owned(), version }.into());
+            } else if self.reading.rows {
+                for file in &entry.adds {
+                    self.read(file).await?;
+                }
+            }
+            upper = entry.upper;
+            self.pass(upper)?;
+        }
+        self.worker.instance.finished();
+        Ok(())
+    }
+
+    fn pass(&self, upper: Frontier<i64>) -> Result<(), Error> {
+        let mut frontier = frontier_from_i64(upper)?;
+        if let Some(as_of) = self.reading.as_of {
+            frontier = frontier.max(Frontier::At(as_of));
+        }
+        self.replies.send(Message::Frontier(frontier));
+        Ok(())
+    }
+
+    async fn read(&self, file: &DataFile) -> Result<(), Error> {
+        if route_file(&file.path, self.worker.peers) != self.worker.index {
+            return Ok(());
+        }
+        let client = self.worker.cx.client();
+        let bytes = self.worker.retry("read", || self.shard.read_file(&file.path)).await?;
+        let rows = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
+        let path = file.path.clone();
+        let mut decoder =
+            client.cpu().run(move || decode_file(&path, bytes, None, rows)).await??;
+        loop {
+            let codec = self.reading.codec.clone();
+            let as_of = self.reading.as_of;
+            let (next, chunk) = client
+                .cpu()
+                .run(move || {
+                    let chunk = decoder.next().map(|batch| decode(&codec, &batch?, as_of));
+                    (decoder, chunk)
+                })
+                .await?;
+            decoder = next;
+            let Some(chunk) = chunk else { return Ok(()) };
+            let (rows, errors): (Vec<(D, T, R)>, Vec<(E, T, R)>) = chunk?;
+            if !rows.is_empty() {
+                self.send(Message::Rows(rows)).await;
+            }
+            if !errors.is_empty() {
+                self.send(Message::Errors(errors)).await;
+            }
+        }
+    }
+
+    /// Sends data once the operator has taken up enough of what was sent before.
+    async fn send(&self, data: Message<D, E, T, R>) {
+        if let Ok(permit) = self.credits.acquire().await {
+            // The operator gives it back.
+            permit.forget();
+        }
+        self.replies.send(data);
+    }
+}
+
+type Decoded<D, E, T, R> = (Vec<(D, T, R)>, Vec<(E, T, R)>);
+
+fn decode<D: Data, E: Data, T: Timestamp, R: Diff>(
+    codec: &Codec<D, E>,
+    batch: &mvsink_persist::RecordBatch,
+    as_of: Option<T>,
+) -> Result<Decoded<D, E, T, R>, Error> {
+    let updates = codec.decode(batch)?;
+    Ok((typed(updates.ok, as_of)?, typed(updates.err, as_of)?))
+}
+
+fn typed<D, T: Timestamp, R: Diff>(
+    updates: Vec<(D, i64, i64)>,
+    as_of: Option<T>,
+) -> Result<Vec<(D, T, R)>, Error> {
+    let update = |(data, time, diff): (D, i64, i64)| {
+        let time: T = time_from_i64(time)?;
+        let diff = R::from_i64(diff).ok_or(Error::Diff { diff })?;
+        Ok((data, as_of.map_or(time, |as_of| time.max(as_of)), diff))
+    };
+    updates.into_iter().map(update).collect()
+}
+
+/// The worker that reads a file: the same on all workers, whichever version they start from.
+fn route_file(path: &str, peers: usize) -> usize {
+    let hash = mvsink_persist::hash_data(path).unwrap_or(0);
+    usize::try_from(hash % peers as u128).expect("less than a usize")
+}

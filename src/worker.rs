@@ -1,0 +1,155 @@
+//! What the operators and tasks of one sink or source share on one worker.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mvsink_persist::{Open, Shard};
+use timely::dataflow::operators::generic::OperatorInfo;
+use timely::progress::Timestamp;
+use timely::dataflow::Scope;
+use tokio::task::JoinHandle;
+
+use crate::context::Context;
+use crate::error::Error;
+use crate::status::{Instance, Stop};
+use crate::wake::Waker;
+
+/// How a sink or source opens its shard.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    pub(crate) url: String,
+    /// How to create it; `None` if it must exist.
+    pub(crate) create: Option<Open>,
+}
+
+/// One worker's share of a sink or source.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    pub(crate) cx: Context,
+    pub(crate) instance: Arc<Instance>,
+    pub(crate) stop: Arc<Stop>,
+    pub(crate) index: usize,
+    pub(crate) peers: usize,
+    opening: Arc<Opening>,
+    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Worker {
+    /// The share of the worker that renders `name` in this scope now.
+    pub(crate) fn new<T: Timestamp>(
+        cx: &Context,
+        scope: &Scope<'_, T>,
+        name: &str,
+        opening: Opening,
+    ) -> Self {
+        cx.check_runtime();
+        // Workers render the same operators in the same order, so the next identifier is the same on all
+        // of them, and tells two sinks of one name in one dataflow apart.
+        let mut place = scope.addr().to_vec();
+        place.push(scope.worker().peek_identifier());
+        let instance = cx.instance(place, name);
+        let stop = instance.stop();
+        Worker {
+            cx: cx.clone(),
+            instance,
+            stop,
+            index: scope.index(),
+            peers: scope.peers(),
+            opening: Arc::new(opening),
+            tasks: Arc::default(),
+        }
+    }
+
+    /// A waker of an operator, which also wakes it when the sink stops.
+    pub(crate) fn waker<T: Timestamp>(&self, scope: &Scope<'_, T>, info: &OperatorInfo) -> Arc<Waker> {
+        let activator = scope.worker().sync_activator_for(info.address.to_vec());
+        let waker = Waker::new(activator);
+        self.stop.wakes(Arc::clone(&waker));
+        waker
+    }
+
+    /// The shard, opened by the first task of the process that asks.
+    pub(crate) async fn shard(&self, task: &str) -> Result<Shard, Error> {
+        let open = || async {
+            let client = self.cx.client();
+            match &self.opening.create {
+                Some(open) => client.open_or_create(&self.opening.url, open.clone()).await,
+                None => client.open_existing(&self.opening.url).await,
+            }
+        };
+        let opened = self.instance.shard.get_or_try_init(|| self.retry(task, open)).await?;
+        self.instance.started();
+        Ok(opened.clone())
+    }
+
+    /// Tries again and again while the error is one that may pass, and says that the sink is stalled.
+    pub(crate) async fn retry<O, F>(
+        &self,
+        task: &str,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<O, Error>
+    where
+        F: Future<Output = Result<O, mvsink_persist::Error>>,
+    {
+        let policy = self.cx.client().retry_policy().clone();
+        let mut attempts = 0;
+        loop {
+            match attempt().await {
+                Ok(output) => {
+                    self.instance.resumed(task);
+                    return Ok(output);
+                }
+                Err(error) if error.is_transient() => {
+                    self.instance.stalled(task, &error);
+                    tokio::time::sleep(policy.delay(attempts, rand::random())).await;
+                    attempts = attempts.saturating_add(1);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Runs a task until it ends, or the sink stops. Its error, or its panic, fails the sink.
+    pub(crate) fn spawn<F>(&self, task: F)
+    where
+        F: Future<Output = Result<(), Error>> + Send + 'static,
+    {
+        let handle = self.cx.client().handle().clone();
+        let worker = self.clone();
+        let owner = handle.clone().spawn(async move {
+            match handle.spawn(task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => worker.instance.fail(error),
+                Err(join) => {
+                    if let Ok(panic) = join.try_into_panic() {
+                        worker.instance.fail(Error::Panicked {
+                            name: worker.instance.name.clone(),
+                            message: panic_message(panic.as_ref()),
+                        });
+                    }
+                }
+            }
+        });
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
+    }
+
+    /// The tasks of this worker, to wait for their end.
+    pub(crate) fn take_tasks(&self) -> Vec<JoinHandle<()>> {
+        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("name", &self.instance.name)
+            .field("index", &self.index)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}

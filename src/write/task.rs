@@ -1,0 +1,304 @@
+//! The task of `write`: keeps the corrections, drains them into batches, stages these.
+
+use std::sync::Arc;
+
+use mvsink_persist::{
+    Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, Frontier, Shard, StagedFile,
+};
+
+use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
+use crate::channel::{Receiver, Weigh, WriteCommand};
+use crate::corrections::{Corrections, Drained};
+use crate::description::Description;
+use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
+use crate::error::Error;
+use crate::target::Mode;
+use crate::wake::Replies;
+use crate::worker::Worker;
+
+/// All that one activation of the operator saw.
+pub(crate) struct Batch<D, E, T, R> {
+    pub(crate) desired_ok: Vec<Vec<(D, T, R)>>,
+    pub(crate) desired_err: Vec<Vec<(E, T, R)>>,
+    pub(crate) persist_ok: Vec<Vec<(D, T, R)>>,
+    pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
+    /// What became of the batch in flight.
+    pub(crate) settle: Option<Settle>,
+    /// The new frontier of the read-back.
+    pub(crate) advance: Option<Frontier<T>>,
+}
+
+/// What became of a batch in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settle {
+    /// The shard holds it.
+    Own,
+    /// The shard does not hold it.
+    Lost,
+}
+
+impl<D, E, T, R> Default for Batch<D, E, T, R> {
+    fn default() -> Self {
+        Batch {
+            desired_ok: Vec::new(),
+            desired_err: Vec::new(),
+            persist_ok: Vec::new(),
+            persist_err: Vec::new(),
+            settle: None,
+            advance: None,
+        }
+    }
+}
+
+impl<D, E, T, R> Batch<D, E, T, R> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.settle.is_none() && self.advance.is_none() && self.updates() == 0
+    }
+}
+
+impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
+    fn updates(&self) -> usize {
+        fn count<U>(containers: &[Vec<U>]) -> usize {
+            containers.iter().map(Vec::len).sum()
+        }
+        count(&self.desired_ok)
+            + count(&self.desired_err)
+            + count(&self.persist_ok)
+            + count(&self.persist_err)
+    }
+
+    fn bytes(&self) -> usize {
+        fn size<U>(containers: &[Vec<U>]) -> usize {
+            containers.iter().map(|container| container.len() * size_of::<U>()).sum()
+        }
+        size(&self.desired_ok)
+            + size(&self.desired_err)
+            + size(&self.persist_ok)
+            + size(&self.persist_err)
+    }
+}
+
+/// The corrections of one worker, and what was drained from them for the batch in flight.
+struct Store<D, E, T, R> {
+    mode: Mode,
+    ok: Corrections<D, T, R, fn(&D) -> u64>,
+    err: Corrections<E, T, R, fn(&E) -> u64>,
+    in_flight: Option<(Drained<D, T, R>, Drained<E, T, R>)>,
+    /// In ingest mode, the frontier below which everything is sealed.
+    sealed: Option<Frontier<T>>,
+}
+
+impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
+    fn new(mode: Mode) -> Self {
+        Store {
+            mode,
+            ok: Corrections::new(hash_data),
+            err: Corrections::new(hash_error),
+            in_flight: None,
+            sealed: None,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.ok.len() + self.err.len()
+    }
+
+    /// Takes in a batch: what was in flight is settled first, then updates come in, then times advance.
+    fn apply(&mut self, batch: Batch<D, E, T, R>) {
+        match batch.settle {
+            None => {}
+            Some(Settle::Own) => self.in_flight = None,
+            Some(Settle::Lost) => {
+                if let Some((ok, err)) = self.in_flight.take() {
+                    self.ok.give_back(ok);
+                    self.err.give_back(err);
+                }
+            }
+        }
+        batch.desired_ok.into_iter().for_each(|rows| self.ok.insert(rows));
+        batch.desired_err.into_iter().for_each(|errors| self.err.insert(errors));
+        batch.persist_ok.into_iter().for_each(|rows| self.ok.insert_negated(rows));
+        batch.persist_err.into_iter().for_each(|errors| self.err.insert_negated(errors));
+        match self.mode {
+            Mode::View => {
+                // An empty frontier leaves no time to advance to, and nothing to write either.
+                if let Some(Frontier::At(since)) = batch.advance {
+                    self.ok.advance(since);
+                    self.err.advance(since);
+                }
+            }
+            Mode::Ingest => {
+                // Also without a new frontier: what arrived now may be long sealed.
+                self.sealed = self.sealed.max(batch.advance);
+                if let Some(sealed) = self.sealed {
+                    self.ok.discard_before(sealed);
+                    self.err.discard_before(sealed);
+                }
+            }
+        }
+    }
+
+    fn drain(&mut self, upper: Frontier<T>) {
+        debug_assert!(self.in_flight.is_none(), "one batch in flight");
+        self.in_flight = Some((self.ok.drain(upper), self.err.drain(upper)));
+    }
+}
+
+/// Where the encoding of a batch stands, between two closures on the pool.
+#[derive(Clone, Copy, Default)]
+struct Position {
+    rows: usize,
+    errors: usize,
+}
+
+struct Task<D, E, T, R> {
+    worker: Worker,
+    shard: Shard,
+    codec: Codec<D, E>,
+    /// `None` only while a closure on the pool has it.
+    store: Option<Store<D, E, T, R>>,
+    replies: Replies<(CommitId, Vec<StagedFile>)>,
+}
+
+/// Runs the task until its operator is gone, or the sink stops.
+pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
+    worker: Worker,
+    codec: Codec<D, E>,
+    mode: Mode,
+    mut commands: Receiver<WriteCommand<Batch<D, E, T, R>, Description<T>>>,
+    replies: Replies<(CommitId, Vec<StagedFile>)>,
+) -> Result<(), Error> {
+    let stop = Arc::clone(&worker.stop);
+    let work = async {
+        let shard = worker.shard("open").await?;
+        let store = Some(Store::new(mode));
+        let mut task = Task { worker, shard, codec, store, replies };
+        while let Some(command) = commands.recv().await {
+            match command {
+                WriteCommand::Batch(batch) => task.apply(batch).await?,
+                WriteCommand::WriteBatch(description) => task.write(description).await?,
+            }
+        }
+        Ok(())
+    };
+    stop.or_stop(work).await.unwrap_or(Ok(()))
+}
+
+impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
+    /// Runs a closure on the corrections: here if there is little to do, else on the pool.
+    async fn with_store<O: Send + 'static>(
+        &mut self,
+        little: bool,
+        work: impl FnOnce(&mut Store<D, E, T, R>) -> O + Send + 'static,
+    ) -> Result<O, Error> {
+        let mut store = self.store.take().expect("no other closure has it");
+        if little {
+            let output = work(&mut store);
+            self.store = Some(store);
+            return Ok(output);
+        }
+        let cpu = self.worker.cx.client().cpu();
+        let (store, output) = cpu
+            .run(move || {
+                let output = work(&mut store);
+                (store, output)
+            })
+            .await?;
+        self.store = Some(store);
+        Ok(output)
+    }
+
+    /// A small batch into small corrections: nothing that it could set off takes long.
+    fn is_little(&self, updates: usize) -> bool {
+        let few = INLINE_UPDATES.get(self.worker.cx.configs());
+        updates <= few && self.store.as_ref().is_some_and(|store| store.len() <= 64 * few)
+    }
+
+    async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
+        let little = self.is_little(batch.updates());
+        self.with_store(little, move |store| store.apply(batch)).await
+    }
+
+    async fn write(&mut self, description: Description<T>) -> Result<(), Error> {
+        let Description { id, lower, upper, .. } = description;
+        let little = self.is_little(0);
+        self.with_store(little, move |store| store.drain(upper)).await?;
+        let target = TARGET_FILE_BYTES.get(self.worker.cx.configs());
+        let chunk = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
+        let mut files = Vec::new();
+        let mut position = Position::default();
+        loop {
+            let codec = self.codec.clone();
+            let work = move |store: &mut Store<D, E, T, R>| {
+                encode(&codec, store, lower, position, chunk, target)
+            };
+            let encoded = self.with_store(little, work).await?;
+            let Some((file, next)) = encoded? else { break };
+            position = next;
+            files.push(self.stage(id, file).await?);
+        }
+        tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
+        if let Err((_, files)) = self.replies.send((id, files)) {
+            // The operator is gone: nobody will commit these.
+            if let Err(error) = self.shard.delete_files(&files).await {
+                tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
+            }
+        }
+        Ok(())
+    }
+
+    async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<StagedFile, Error> {
+        tracing::trace!(sink = %self.worker.instance.name, %id, rows = file.rows, "staging");
+        let (bytes, meta) = file.into_parts();
+        self.worker.retry("stage", || self.shard.put_file(bytes.clone(), meta.clone())).await
+    }
+}
+
+/// Encodes the batch in flight from `position` on into one file; `None` if nothing is left.
+fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
+    codec: &Codec<D, E>,
+    store: &Store<D, E, T, R>,
+    lower: T,
+    mut position: Position,
+    chunk: usize,
+    target: usize,
+) -> Result<Option<(EncodedFile, Position)>, Error> {
+    let Some((ok, err)) = &store.in_flight else { return Ok(None) };
+    if position.rows == ok.len() && position.errors == err.len() {
+        return Ok(None);
+    }
+    let mut file = FileEncoder::new(codec.schema())?;
+    while position.rows < ok.len() && file.estimated_size() < target {
+        let end = ok.len().min(position.rows + chunk);
+        let mut unfit = None;
+        let rows = ok.range(position.rows..end).map(|(data, time, diff)| {
+            (data, stored(time, lower, &mut unfit), diff)
+        });
+        let batch = codec.encode(rows)?;
+        unfit.map_or(Ok(()), Err)?;
+        file.write(&batch)?;
+        position.rows = end;
+    }
+    while position.errors < err.len() && file.estimated_size() < target {
+        let end = err.len().min(position.errors + chunk);
+        let mut unfit = None;
+        let errors = err.range(position.errors..end).map(|(error, time, diff)| {
+            (error, stored(time, lower, &mut unfit), diff)
+        });
+        let batch = codec.encode_errors(errors)?;
+        unfit.map_or(Ok(()), Err)?;
+        file.write(&batch)?;
+        position.errors = end;
+    }
+    Ok(Some((file.finish()?, position)))
+}
+
+/// The time as it is stored; one that cannot be is left in `unfit`.
+fn stored<T: Timestamp>(time: T, lower: T, unfit: &mut Option<Error>) -> i64 {
+    debug_assert!(lower <= time, "no staged update has a time before its batch's lower");
+    time_to_i64(time.max(lower)).unwrap_or_else(|error| {
+        *unfit = Some(error);
+        i64::MAX
+    })
+}
+
