@@ -1,1 +1,4 @@
 //! The sink.
+
+pub mod corrections;
+pub mod time;
