@@ -33,6 +33,10 @@ mod future;
 mod partition;
 mod payload;
 mod store;
+#[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
+mod tests;
 
 
 use std::sync::Arc;
@@ -65,6 +69,9 @@ pub struct Corrections<D, T, R, H> {
 
 impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     /// Empty corrections, with no since yet: all times count as themselves.
+    ///
+    /// Advance to the as-of before inserting a snapshot: its updates are then due from the start, and need not be
+    /// moved there at the first drain.
     pub fn new(hash: H) -> Self {
         Corrections {
             hash,
@@ -163,14 +170,17 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.rewrite_if_sparse();
     }
 
+    /// True if the since is not before `frontier`: every time then counts as one that is not either.
+    fn nothing_before(&self, frontier: Frontier<T>) -> bool {
+        self.payload.since().is_some_and(|since| !frontier.is_complete(&since))
+    }
+
     /// Hands out the entries at times before `frontier`.
     fn take_before(&mut self, frontier: Frontier<T>, mut each: impl FnMut(&mut Payload<D, T, R>, Entry)) {
-        let upper = frontier.time().map_or(END, offset);
-        if let (Some(since), Some(time)) = (self.payload.since(), frontier.time())
-            && time <= since
-        {
+        if self.nothing_before(frontier) {
             return;
         }
+        let upper = frontier.time().map_or(END, offset);
         self.make_due(upper);
         if upper == self.future.base() {
             self.due.take_each(|entry| each(&mut self.payload, entry));
@@ -185,9 +195,12 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Takes out the updates whose time, advanced to the since, is before `upper`, consolidated by data and time.
     pub fn drain(&mut self, upper: Frontier<T>) -> Drained<D, T, R> {
-        self.make_due(upper.time().map_or(END, offset));
-        self.due.consolidate(&mut self.payload);
         let mut entries = Vec::new();
+        if !self.nothing_before(upper) {
+            self.make_due(upper.time().map_or(END, offset));
+            self.due.consolidate(&mut self.payload);
+            entries.reserve_exact(self.due.len());
+        }
         let mut containers: Vec<Held<D, T, R>> = Vec::new();
         self.take_before(upper, |payload, mut entry| {
             let slot = entry.place.container;
@@ -235,7 +248,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             if at < self.future.base() {
                 self.due.push(entry);
             } else {
-                self.future.push(at, entry);
+                self.future.area(at).0.push(entry);
             }
         }
         drop(drained.containers);

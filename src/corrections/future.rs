@@ -62,11 +62,11 @@ impl Future {
 
     /// First and last offset of the bucket around `offset`, which is not due.
     fn bounds(offset: u64, level: u32) -> (u64, u64) {
-        let within = ((1u128 << (level * DIGIT_BITS)) - 1) as u64;
+        let within = (1 << (level * DIGIT_BITS)) - 1;
         (offset & !within, offset | within)
     }
 
-    /// The area for entries at `offset`, which is not due, and the last offset that belongs there too, first to last.
+    /// The area for entries at `offset`, which is not due, with the first and the last offset that belong there.
     pub fn area(&mut self, offset: u64) -> (&mut Area, u64, u64) {
         debug_assert!(offset >= self.base);
         let level = self.level(offset);
@@ -91,7 +91,8 @@ impl Future {
                 break;
             }
             let Bucket { level, mut area } = first.remove();
-            if Self::bounds(start, level).1 < base {
+            let last = Self::bounds(start, level).1;
+            if last < base {
                 if due.len() == 0 {
                     *due = area;
                 } else {
@@ -109,17 +110,12 @@ impl Future {
                     self.area(at).0.push(entry);
                 }
             });
+            for bucket in self.buckets.range_mut(base..=last) {
+                bucket.1.area.settle(payload);
+            }
             break;
         }
         due.settle(payload);
-    }
-
-    pub fn settle<D: Ord, T: Time, R: Diff>(&mut self, offset: u64, payload: &mut Payload<D, T, R>) {
-        self.area(offset).0.settle(payload);
-    }
-
-    pub fn push(&mut self, offset: u64, entry: Entry) {
-        self.area(offset).0.push(entry);
     }
 
     /// Consolidates every bucket, and forgets those that come to nothing.

@@ -198,7 +198,7 @@ impl Area {
     pub fn settle<D: Ord, T: Time, R: Diff>(&mut self, payload: &mut Payload<D, T, R>) {
         while let Some(index) = self.grown.pop() {
             self.consolidate_one(index as usize, payload);
-            self.split(index as usize);
+            payload.copied += self.split(index as usize);
         }
         // Many partitions of few entries each would let each wait for CONSOLIDATE_MIN.
         if self.partitions.len() > 1 && self.len < self.partitions.len() * CONSOLIDATE_MIN / 8 {
@@ -211,7 +211,7 @@ impl Area {
         self.grown.clear();
         for index in 0..self.partitions.len() {
             self.consolidate_one(index, payload);
-            self.split(index);
+            payload.copied += self.split(index);
         }
         self.settle(payload);
     }
@@ -223,16 +223,16 @@ impl Area {
         self.len -= before - partition.entries.len();
     }
 
-    /// Splits a consolidated partition if it is large.
-    fn split(&mut self, index: usize) {
+    /// Splits a consolidated partition if it is large. Returns the number of entries copied.
+    fn split(&mut self, index: usize) -> u64 {
         let partition = &mut self.partitions[index];
         let (Some(first), Some(last)) = (partition.entries.first(), partition.entries.last()) else {
-            return;
+            return 0;
         };
         let depth = partition.depth;
         // Equal hashes cannot be split apart.
         if partition.entries.len() <= SPLIT_ABOVE || depth >= DEPTH_MAX || first.hash == last.hash {
-            return;
+            return 0;
         }
         let prefix = Self::prefix(first.hash, depth);
         let entries = std::mem::take(&mut partition.entries);
@@ -243,6 +243,7 @@ impl Area {
             self.bits = child_depth;
         }
         let width = 1usize << (self.bits - child_depth);
+        let mut copied = entries.len() as u64;
         let mut rest = &entries[..];
         for child in 0..1usize << SPLIT_BITS {
             let child_prefix = (prefix << SPLIT_BITS) | child;
@@ -258,9 +259,10 @@ impl Area {
             };
             self.directory[child_prefix * width..][..width].fill(at as u32);
             if self.partitions[at].entries.len() > SPLIT_ABOVE {
-                self.split(at);
+                copied += self.split(at);
             }
         }
+        copied
     }
 
     /// Goes back to one partition.

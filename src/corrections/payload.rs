@@ -131,7 +131,7 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
     }
 
     /// Moves the rows into the open packed container, or into a new one if that is full or shared.
-    fn pack(&mut self, rows: Vec<Row<D, T, R>>) -> Place {
+    fn pack(&mut self, mut rows: Vec<Row<D, T, R>>) -> Place {
         let packed_rows = (PACKED_BYTES / size_of::<Row<D, T, R>>().max(1)).clamp(PACK_BELOW, 4096);
         let added = rows.len();
         let open = self.open.and_then(|open| {
@@ -145,6 +145,9 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             self.rows += added;
             self.row_capacity += target.capacity() - capacity;
             return Place { container, row };
+        }
+        if rows.capacity() > packed_rows {
+            rows.shrink_to_fit();
         }
         let container = self.hold(Arc::new(rows));
         self.open = Some(container);
