@@ -1,0 +1,369 @@
+//! The corrections: `desired − persist`, for one worker.
+//!
+//! A multiset of updates `(data, time, diff)` with a since. With `[t] = max(t, since)` it holds, for each data d
+//! and time t,
+//!
+//! ```text
+//! held(d, t) = Σ { diff | (d, t', diff) inserted, negated where asked, and not drained, [t'] = t }
+//! ```
+//!
+//! Equality needs no order, so nothing is sorted by data. Three parts:
+//!
+//! - the *payload*: rows stay in the containers in which they arrived, until no entry names them any more;
+//! - the *entries*, 24 bytes each (hash, difference, place of the row), in areas partitioned by hash prefix. A
+//!   partition is consolidated when it has doubled: sorted by hash, and only equal hashes have their payloads compared;
+//! - the *times*: what is due lies in one area, what is in the future in buckets that grow coarser with distance, so
+//!   that draining the near past never touches the far future.
+//!
+//! Invariants, besides those that the parts name themselves:
+//!
+//! - *due*: an entry is in the due area if and only if its time is before the base; the base is beyond the since and
+//!   not before any upper drained to. So updates that the since has made equal in time are in one area, and cancel.
+//! - *whole drain*: a drain to an upper not before all earlier ones takes the due area as a whole.
+//!
+//! Differences add up in `i64`, wrapping. Addition modulo 2^64 is associative, so an overflow on the way cancels out,
+//! and every sum that fits is exact in whatever order its parts came; wider sums would cost a third more memory for
+//! each entry to guard against a multiplicity that no shard can store.
+//!
+//! Cost: inserting is a hash and an append for each row, and now and then the consolidation of one partition, which
+//! is bounded (some tens of thousands of entries). Draining and forced consolidation are work for a CPU pool.
+
+mod drained;
+mod future;
+mod partition;
+mod payload;
+mod store;
+#[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
+mod tests;
+
+
+use std::sync::Arc;
+
+use mvsink_persist::Frontier;
+
+pub use drained::Drained;
+pub use store::CorrectionStore;
+
+use crate::time::{Diff, Time};
+use drained::Held;
+use future::{END, Future, offset};
+use partition::{Area, Entry};
+use payload::{CONTAINER_ROWS_MAX, Payload, Row};
+
+/// Rows hashed and entered before doubled partitions are looked after: bounds how far a partition overshoots.
+const ROWS_AT_ONCE: usize = 4096;
+
+/// `desired − persist` for one worker. See the [module](self).
+///
+/// `H` hashes data to 64 well-mixed bits, equal for equal data.
+pub struct Corrections<D, T, R, H> {
+    hash: H,
+    payload: Payload<D, T, R>,
+    due: Area,
+    future: Future,
+    /// Nothing has changed since everything was consolidated.
+    consolidated: bool,
+}
+
+impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
+    /// Empty corrections, with no since yet: all times count as themselves.
+    ///
+    /// Advance to the as-of before inserting a snapshot: its updates are then due from the start, and need not be
+    /// moved there at the first drain.
+    pub fn new(hash: H) -> Self {
+        Corrections {
+            hash,
+            payload: Payload::new(),
+            due: Area::new(),
+            future: Future::new(),
+            consolidated: true,
+        }
+    }
+
+    /// Adds updates. The container is kept as it is, small ones are packed together.
+    pub fn insert(&mut self, container: Vec<(D, T, R)>) {
+        self.insert_signed(container, 1);
+    }
+
+    /// Takes updates away: adds them with their differences negated.
+    pub fn insert_negated(&mut self, container: Vec<(D, T, R)>) {
+        self.insert_signed(container, -1);
+    }
+
+    fn insert_signed(&mut self, mut container: Vec<Row<D, T, R>>, sign: i64) {
+        while container.len() > CONTAINER_ROWS_MAX {
+            let rest = container.split_off(CONTAINER_ROWS_MAX);
+            self.insert_signed(std::mem::replace(&mut container, rest), sign);
+        }
+        if container.is_empty() {
+            return;
+        }
+        self.consolidated = false;
+        let added = container.len();
+        let first = self.payload.take_in(container);
+        let rows = Arc::clone(self.payload.rows(first.container));
+        let start = first.row as usize;
+        let mut at = start;
+        while at < start + added {
+            let end = (at + ROWS_AT_ONCE).min(start + added);
+            self.enter(&rows, first.container, at..end, sign);
+            at = end;
+        }
+        drop(rows);
+        self.rewrite_if_sparse();
+    }
+
+    /// Makes entries for some rows of a container. Rows that follow each other tend to share their area.
+    fn enter(&mut self, rows: &[Row<D, T, R>], container: u32, range: std::ops::Range<usize>, sign: i64) {
+        let base = self.future.base();
+        let mut at = range.start;
+        while at < range.end {
+            let first = offset(rows[at].1);
+            let (area, from, to) = if first < base {
+                (&mut self.due, 0, base - 1)
+            } else {
+                self.future.area(first)
+            };
+            let run = at;
+            while let Some((data, time, diff)) = rows[..range.end].get(at) {
+                let time = offset(*time);
+                if time < from || time > to {
+                    break;
+                }
+                let diff = diff.to_i64().wrapping_mul(sign);
+                if diff == 0 {
+                    self.payload.release(container);
+                } else {
+                    let row = at as u32;
+                    let place = payload::Place { container, row };
+                    let hash = mix((self.hash)(data));
+                    area.push(Entry { hash, diff, place });
+                }
+                at += 1;
+            }
+            self.payload.copied += (at - run) as u64;
+            area.settle(&mut self.payload);
+        }
+    }
+
+    /// From here on, times before `since` count as `since`. An earlier `since` than the present one changes nothing.
+    pub fn advance(&mut self, since: T) {
+        if self.payload.since().is_some_and(|present| present >= since) {
+            return;
+        }
+        self.payload.set_since(since);
+        self.consolidated = false;
+        // Beyond the since, so that what is at it and what was advanced to it meet in one area.
+        self.make_due(offset(since).saturating_add(1));
+        self.rewrite_if_sparse();
+    }
+
+    fn make_due(&mut self, base: u64) {
+        self.future.advance(base, &mut self.due, &mut self.payload);
+    }
+
+    /// Forgets the updates whose time, advanced to the since, is before `frontier`.
+    pub fn discard_before(&mut self, frontier: Frontier<T>) {
+        self.take_before(frontier, |payload, entry| payload.release(entry.place.container));
+        self.rewrite_if_sparse();
+    }
+
+    /// True if the since is not before `frontier`: every time then counts as one that is not either.
+    fn nothing_before(&self, frontier: Frontier<T>) -> bool {
+        self.payload.since().is_some_and(|since| !frontier.is_complete(&since))
+    }
+
+    /// Hands out the entries at times before `frontier`.
+    fn take_before(&mut self, frontier: Frontier<T>, mut each: impl FnMut(&mut Payload<D, T, R>, Entry)) {
+        if self.nothing_before(frontier) {
+            return;
+        }
+        let upper = frontier.time().map_or(END, offset);
+        self.make_due(upper);
+        if upper == self.future.base() {
+            self.due.take_each(|entry| each(&mut self.payload, entry));
+        } else {
+            let mut taken = Vec::new();
+            let payload = &self.payload;
+            let before = |entry: &Entry| frontier.is_complete(&payload.time(entry.place));
+            self.due.extract(before, |entry| taken.push(entry));
+            taken.into_iter().for_each(|entry| each(&mut self.payload, entry));
+        }
+    }
+
+    /// Takes out the updates whose time, advanced to the since, is before `upper`, consolidated by data and time.
+    pub fn drain(&mut self, upper: Frontier<T>) -> Drained<D, T, R> {
+        let mut entries = Vec::new();
+        if !self.nothing_before(upper) {
+            self.make_due(upper.time().map_or(END, offset));
+            self.due.consolidate(&mut self.payload);
+            entries.reserve_exact(self.due.len());
+        }
+        let mut containers: Vec<Held<D, T, R>> = Vec::new();
+        self.take_before(upper, |payload, mut entry| {
+            let slot = entry.place.container;
+            let number = payload.number(slot, containers.len());
+            if number == containers.len() {
+                containers.push(Held {
+                    rows: Arc::clone(payload.rows(slot)),
+                    slot,
+                    entries: 0,
+                });
+            }
+            containers[number].entries += 1;
+            entry.place.container = number as u32;
+            entries.push(entry);
+        });
+        self.payload.copied += 2 * entries.len() as u64;
+        for held in &containers {
+            self.payload.unnumber(held.slot);
+            self.payload.release_many(held.slot, held.entries);
+        }
+        self.rewrite_if_sparse();
+        Drained {
+            since: self.payload.since(),
+            entries: by_container(entries, &containers),
+            containers,
+        }
+    }
+
+    /// Undoes a drain whose batch was lost: its updates can now cancel against those that arrived since.
+    pub fn give_back(&mut self, drained: Drained<D, T, R>) {
+        if drained.is_empty() {
+            return;
+        }
+        self.consolidated = false;
+        let mut slots = Vec::with_capacity(drained.containers.len());
+        for held in &drained.containers {
+            let slot = self.payload.hold_again(held.slot, &held.rows);
+            self.payload.retain(slot, held.entries);
+            slots.push(slot);
+        }
+        self.payload.copied += drained.entries.len() as u64;
+        for mut entry in drained.entries {
+            entry.place.container = slots[entry.place.container as usize];
+            let at = offset(self.payload.row(entry.place).1);
+            if at < self.future.base() {
+                self.due.push(entry);
+            } else {
+                self.future.area(at).0.push(entry);
+            }
+        }
+        drop(drained.containers);
+        self.due.settle(&mut self.payload);
+        self.rewrite_if_sparse();
+    }
+
+    /// Adds up everything that can be added up, and gives unused memory back. Does nothing if nothing has changed.
+    pub fn consolidate(&mut self) {
+        if self.consolidated {
+            return;
+        }
+        self.due.consolidate(&mut self.payload);
+        self.future.consolidate(&mut self.payload);
+        self.rewrite_if_sparse();
+        self.consolidated = true;
+    }
+
+    fn rewrite_if_sparse(&mut self) {
+        if !self.payload.rewrite_due() {
+            return;
+        }
+        let mut rewrite = self.payload.rewrite_begin();
+        for area in std::iter::once(&self.due).chain(self.future.areas()) {
+            area.rewrite_mark(&self.payload, &mut rewrite);
+        }
+        self.payload.rewrite_move(&mut rewrite);
+        for area in std::iter::once(&mut self.due).chain(self.future.areas_mut()) {
+            area.rewrite_places(&mut self.payload, &rewrite);
+        }
+        self.payload.rewrite_end(rewrite);
+    }
+
+    /// The number of updates held, some of which may yet cancel.
+    pub fn len(&self) -> usize {
+        self.due.len() + self.future.areas().map(Area::len).sum::<usize>()
+    }
+
+    /// True if nothing is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes held: entries and containers, without what the rows point to (the heap of a `String`, say).
+    pub fn bytes(&self) -> usize {
+        let future: usize = self.future.areas().map(Area::bytes).sum();
+        self.due.bytes() + future + self.payload.bytes()
+    }
+
+    /// How many times an entry has been written, moved or passed over so far: the work done, for tests of complexity.
+    pub fn copied(&self) -> u64 {
+        self.payload.copied
+    }
+}
+
+impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R> for Corrections<D, T, R, H> {
+    type Drained = Drained<D, T, R>;
+
+    fn insert(&mut self, container: Vec<(D, T, R)>) {
+        self.insert(container);
+    }
+
+    fn insert_negated(&mut self, container: Vec<(D, T, R)>) {
+        self.insert_negated(container);
+    }
+
+    fn advance(&mut self, since: T) {
+        self.advance(since);
+    }
+
+    fn discard_before(&mut self, frontier: Frontier<T>) {
+        self.discard_before(frontier);
+    }
+
+    fn drain(&mut self, upper: Frontier<T>) -> Self::Drained {
+        self.drain(upper)
+    }
+
+    fn give_back(&mut self, drained: Self::Drained) {
+        self.give_back(drained);
+    }
+
+    fn consolidate(&mut self) {
+        self.consolidate();
+    }
+
+    fn len(&self) -> usize {
+        self.len()
+    }
+}
+
+/// Spreads a hash over its high bits, by which areas are partitioned. Injective, so that equality is kept; needed
+/// because rows are routed by bits of the same hash, which are then equal for all rows of a worker.
+#[inline]
+fn mix(hash: u64) -> u64 {
+    // 2^64 divided by the golden ratio, made odd.
+    (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// The entries in the order of their containers: reading payloads in hash order would miss the cache for each row.
+fn by_container<D, T, R>(entries: Vec<Entry>, containers: &[Held<D, T, R>]) -> Vec<Entry> {
+    if containers.len() <= 1 {
+        return entries;
+    }
+    let mut next = Vec::with_capacity(containers.len());
+    let mut start = 0;
+    for held in containers {
+        next.push(start);
+        start += held.entries as usize;
+    }
+    let mut ordered = vec![Entry::default(); entries.len()];
+    for entry in entries {
+        let at = &mut next[entry.place.container as usize];
+        ordered[*at] = entry;
+        *at += 1;
+    }
+    ordered
+}

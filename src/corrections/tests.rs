@@ -1,0 +1,404 @@
+//! The corrections against their model, and what they may cost.
+
+use std::collections::BTreeMap;
+
+use mvsink_persist::Frontier;
+use proptest::prelude::*;
+
+use super::model::Model;
+use super::{CorrectionStore, Corrections, Drained};
+
+type Data = (u32, String);
+type Store<H> = Corrections<Data, u64, i64, H>;
+
+fn data(number: u32) -> Data {
+    (number, format!("row {number}"))
+}
+
+fn hash(data: &Data) -> u64 {
+    // splitmix64's finalizer: a bijection, so distinct rows have distinct hashes.
+    let mut x = u64::from(data.0).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+fn corrections() -> Store<fn(&Data) -> u64> {
+    Corrections::new(hash as fn(&Data) -> u64)
+}
+
+/// The drained updates as a map; fails if one occurs twice or comes to nothing.
+fn contents(drained: &Drained<Data, u64, i64>) -> BTreeMap<(Data, u64), i64> {
+    let mut map = BTreeMap::new();
+    for (data, time, diff) in drained.iter() {
+        assert_ne!(diff, 0, "a drained update comes to nothing");
+        assert_eq!(map.insert((data.clone(), time), diff), None, "a drained update is there twice");
+    }
+    map
+}
+
+/// The invariants that the modules state, checked from outside.
+fn check<H: Fn(&Data) -> u64>(store: &Store<H>) {
+    assert_eq!(store.payload.live(), store.len(), "live: one entry for each live row");
+    for entry in store.due.each() {
+        let time = store.payload.row(entry.place).1;
+        assert!(super::offset(time) < store.future.base(), "due: only what is before the base");
+    }
+    for entry in store.future.areas().flat_map(|area| area.each()) {
+        let time = store.payload.row(entry.place).1;
+        assert!(super::offset(time) >= store.future.base(), "due: all that is before the base");
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Insert(Vec<(u32, u64, i64)>),
+    Negate(Vec<(u32, u64, i64)>),
+    Advance(u64),
+    Discard(Frontier<u64>),
+    Drain(Frontier<u64>),
+    /// What becomes of the oldest drained batch.
+    Lost,
+    Own,
+    Consolidate,
+}
+
+fn time() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        8 => 0..20u64,
+        4 => 0..5_000u64,
+        2 => any::<u64>().prop_map(|time| time >> 1),
+        1 => Just(i64::MAX as u64 - 1),
+    ]
+}
+
+fn frontier() -> impl Strategy<Value = Frontier<u64>> {
+    prop_oneof![20 => time().prop_map(Frontier::At), 1 => Just(Frontier::Empty)]
+}
+
+fn updates() -> impl Strategy<Value = Vec<(u32, u64, i64)>> {
+    let update = || (0..12u32, time(), -2..3i64);
+    prop_oneof![
+        6 => prop::collection::vec(update(), 0..8),
+        2 => prop::collection::vec(update(), 0..200),
+        1 => (0..3000u32, 0..40u64).prop_map(|(rows, time)| (0..rows).map(|row| (row, time, 1)).collect()),
+    ]
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        6 => updates().prop_map(Op::Insert),
+        6 => updates().prop_map(Op::Negate),
+        3 => time().prop_map(Op::Advance),
+        1 => frontier().prop_map(Op::Discard),
+        5 => frontier().prop_map(Op::Drain),
+        3 => Just(Op::Lost),
+        2 => Just(Op::Own),
+        1 => Just(Op::Consolidate),
+    ];
+    prop::collection::vec(op, 1..50)
+}
+
+fn rows(updates: &[(u32, u64, i64)]) -> Vec<(Data, u64, i64)> {
+    updates.iter().map(|(row, time, diff)| (data(*row), *time, *diff)).collect()
+}
+
+type ModelDrained = BTreeMap<(Data, u64), i64>;
+
+/// Drives both and compares what they drain, at each step and at the end.
+fn drive<H: Fn(&Data) -> u64>(mut store: Store<H>, ops: &[Op]) {
+    let mut model: Model<Data, u64> = Model::new();
+    let model_store: &mut dyn CorrectionStore<Data, u64, i64, Drained = ModelDrained> = &mut model;
+    let mut in_flight = std::collections::VecDeque::new();
+    for op in ops {
+        match op {
+            Op::Insert(updates) => {
+                store.insert(rows(updates));
+                model_store.insert(rows(updates));
+            }
+            Op::Negate(updates) => {
+                store.insert_negated(rows(updates));
+                model_store.insert_negated(rows(updates));
+            }
+            Op::Advance(since) => {
+                store.advance(*since);
+                model_store.advance(*since);
+            }
+            Op::Discard(frontier) => {
+                store.discard_before(*frontier);
+                model_store.discard_before(*frontier);
+            }
+            Op::Drain(upper) => {
+                let drained = (store.drain(*upper), model_store.drain(*upper));
+                assert_eq!(contents(&drained.0), drained.1);
+                in_flight.push_back(drained);
+            }
+            Op::Lost => {
+                if let Some((drained, expected)) = in_flight.pop_front() {
+                    store.give_back(drained);
+                    model_store.give_back(expected);
+                }
+            }
+            Op::Own => drop(in_flight.pop_front()),
+            Op::Consolidate => {
+                store.consolidate();
+                model_store.consolidate();
+                assert_eq!(store.len(), model_store.len());
+            }
+        }
+        check(&store);
+        for (drained, expected) in &in_flight {
+            assert_eq!(drained.len(), expected.len());
+        }
+    }
+    store.consolidate();
+    assert_eq!(store.len(), model_store.len());
+    check(&store);
+    assert_eq!(contents(&store.drain(Frontier::Empty)), model_store.drain(Frontier::Empty));
+    check(&store);
+    for (drained, expected) in in_flight {
+        assert_eq!(contents(&drained), expected);
+    }
+    assert!(store.is_empty());
+    assert_eq!(store.payload.containers(), 0, "freed");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(192))]
+
+    #[test]
+    fn agrees_with_the_model(ops in ops()) {
+        drive(corrections(), &ops);
+    }
+
+    #[test]
+    fn agrees_with_the_model_when_every_hash_is_equal(ops in ops()) {
+        drive(Corrections::new(|_: &Data| 7), &ops);
+    }
+
+    #[test]
+    fn agrees_with_the_model_when_hashes_collide(ops in ops()) {
+        drive(Corrections::new(|data: &Data| u64::from(data.0 % 4)), &ops);
+    }
+}
+
+/// Large enough to be split into partitions, rewritten and joined again.
+#[test]
+fn large_areas_agree_with_the_model() {
+    let mut store = corrections();
+    store.advance(5);
+    for chunk in 0..100 {
+        store.insert((0..2000).map(|row| (data(chunk * 2000 + row), u64::from(row % 9), 1)).collect());
+    }
+    check(&store);
+    let survives = |row: u32| row % 100 == 99;
+    for row in (0..200_000u32).filter(|row| !survives(*row)) {
+        store.insert_negated(vec![(data(row), u64::from(row % 2000 % 9), 1)]);
+    }
+    store.consolidate();
+    check(&store);
+    assert_eq!(store.len(), 2000);
+    assert!(store.bytes() < 1 << 20, "{} bytes", store.bytes());
+    let expected = (0..200_000u32).filter(|row| survives(*row));
+    let expected: BTreeMap<_, _> = expected.map(|row| ((data(row), u64::from(row % 2000 % 9).max(5)), 1)).collect();
+    assert_eq!(contents(&store.drain(Frontier::Empty)), expected);
+}
+
+#[test]
+fn everything_cancelled_leaves_a_small_constant() {
+    let empty = corrections().bytes();
+    let mut store = corrections();
+    store.advance(0);
+    for _ in 0..3 {
+        for chunk in 0..100 {
+            store.insert((0..1024).map(|row| (data(chunk * 1024 + row), 0, 1)).collect());
+        }
+        for chunk in (0..100).rev() {
+            store.insert_negated((0..1024).map(|row| (data(chunk * 1024 + row), 0, 1)).collect());
+        }
+        store.consolidate();
+        assert!(store.is_empty());
+        assert_eq!(store.payload.containers(), 0, "freed");
+        assert!(store.bytes() <= empty + 1024, "{} bytes, empty {empty}", store.bytes());
+    }
+}
+
+#[test]
+fn r19_small_corrections_are_small() {
+    let mut store = corrections();
+    for time in 0..1000u64 {
+        store.advance(time);
+        store.insert((0..10).map(|row| (data(row), time, 1)).collect());
+        drop(store.drain(Frontier::At(time + 1)));
+        store.insert(vec![(data(1), time + 1000, 1)]);
+        assert!(store.bytes() < 256 << 10, "{} bytes at {time}", store.bytes());
+    }
+    let mut store = corrections();
+    store.insert((0..10).map(|row| (data(row), 0, 1)).collect());
+    assert!(store.bytes() < 4 << 10, "{} bytes", store.bytes());
+}
+
+/// Foreign writes that a read-only sink agrees with: nobody drains, the since follows.
+#[test]
+fn r08_read_only_corrections_hold_what_is_in_flight() {
+    const IN_FLIGHT: u64 = 50;
+    let mut store = corrections();
+    let at = |time: u64| vec![(data(time as u32), time, 1), (data(time as u32 + 1), time, -1)];
+    for time in 0..20_000u64 {
+        store.insert(at(time));
+        if time >= IN_FLIGHT {
+            store.insert_negated(at(time - IN_FLIGHT));
+            store.advance(time - IN_FLIGHT + 1);
+        }
+        assert!(store.len() < 2048, "{} updates at {time}", store.len());
+        assert!(store.bytes() < 512 << 10, "{} bytes at {time}", store.bytes());
+    }
+    store.consolidate();
+    // The times in flight, of two updates each.
+    assert_eq!(store.len() as u64, 2 * IN_FLIGHT);
+}
+
+/// Catches up through `times` timestamps that are all there at once, a batch for each.
+fn catch_up(times: u64, updates: impl Fn(u64) -> Vec<(Data, u64, i64)>) -> u64 {
+    let mut store = corrections();
+    store.advance(0);
+    let mut total = 0;
+    for time in 0..times {
+        let updates = updates(time);
+        total += updates.len();
+        store.insert(updates);
+    }
+    for time in 0..times {
+        store.advance(time);
+        total -= store.drain(Frontier::At(time + 1)).len();
+    }
+    store.consolidate();
+    assert_eq!(total, store.len());
+    store.copied()
+}
+
+fn assert_linear(updates: impl Fn(u64, u64) -> Vec<(Data, u64, i64)>) {
+    for times in [500, 1000, 3000] {
+        let once = catch_up(times, |time| updates(time, times));
+        let four = catch_up(4 * times, |time| updates(time, 4 * times));
+        let ratio = four as f64 / once as f64;
+        assert!(ratio <= 4.5, "{times} timestamps copy {once} entries, four times as many copy {four}: {ratio:.2}");
+    }
+}
+
+#[test]
+fn r09_appends_cost_linear_work() {
+    assert_linear(|time, _| (0..20).map(|row| (data(time as u32 * 20 + row), time, 1)).collect());
+}
+
+#[test]
+fn r09_upserts_cost_linear_work() {
+    assert_linear(|time, _| {
+        let value = |time: u64, key: u32| data(time as u32 * 10 + key);
+        let keys = 0..10;
+        keys.flat_map(|key| {
+            let old = time.checked_sub(1).map(|before| (value(before, key), time, -1));
+            old.into_iter().chain([(value(time, key), time, 1)])
+        })
+        .collect()
+    });
+}
+
+#[test]
+fn r09_temporal_filters_cost_linear_work() {
+    // Rows that stay for as long as a window, and rows whose retraction is so far away that it never comes.
+    assert_linear(|time, times| {
+        let row = |row: u32| data(time as u32 * 20 + row);
+        let windowed = (0..10).flat_map(|n| [(row(n), time, 1), (row(n), time + 300, -1)]);
+        let lasting = (10..20).flat_map(|n| [(row(n), time, 1), (row(n), 10 * times + time, -1)]);
+        windowed.chain(lasting).collect()
+    });
+}
+
+/// The same, with updates that arrive as their times are drained.
+#[test]
+fn r09_steady_temporal_filters_cost_linear_work() {
+    let steady = |times: u64| {
+        let mut store = corrections();
+        for time in 0..times {
+            let row = |row: u32| data(time as u32 * 20 + row);
+            store.insert((0..20).flat_map(|n| [(row(n), time, 1), (row(n), time + 20_000, -1)]).collect());
+            store.advance(time);
+            assert_eq!(store.drain(Frontier::At(time + 1)).len(), 20);
+        }
+        store.copied()
+    };
+    let (once, four) = (steady(1000), steady(4000));
+    assert!(four as f64 <= 4.5 * once as f64, "{once}, {four}");
+}
+
+#[test]
+fn draining_the_near_past_never_touches_the_far_future() {
+    let mut store = corrections();
+    store.advance(1_000_000);
+    // Far away, all of it; and one refinement of what is near.
+    store.insert((0..100_000).map(|row| (data(row), 900_000_000 + u64::from(row), 1)).collect());
+    store.consolidate();
+    let before = store.copied();
+    for tick in 0..1000 {
+        let time = 1_000_000 + tick;
+        store.insert(vec![(data(1), time, 1)]);
+        store.advance(time);
+        assert_eq!(store.drain(Frontier::At(time + 1)).len(), 1);
+    }
+    assert!(store.copied() - before < 20_000, "{} copied", store.copied() - before);
+    assert!(store.future.buckets() < 100);
+}
+
+#[test]
+fn a_lost_batch_cancels_against_what_the_winner_wrote() {
+    let mut store = corrections();
+    store.advance(3);
+    store.insert(vec![(data(1), 1, 1), (data(2), 4, 1), (data(3), 9, 1)]);
+    let drained = store.drain(Frontier::At(5));
+    assert_eq!(contents(&drained), BTreeMap::from([((data(1), 3), 1), ((data(2), 4), 1)]));
+    // The winner wrote row 1 as we would have, and a row that does not belong.
+    store.insert_negated(vec![(data(1), 3, 1), (data(7), 4, 1)]);
+    store.give_back(drained);
+    store.advance(5);
+    let repair = store.drain(Frontier::At(6));
+    assert_eq!(contents(&repair), BTreeMap::from([((data(2), 5), 1), ((data(7), 5), -1)]));
+    assert_eq!(store.len(), 1);
+}
+
+#[test]
+fn ranges_cover_a_drained_batch_piece_by_piece() {
+    let mut store = corrections();
+    store.insert((0..1000).map(|row| (data(row), 0, 1)).collect());
+    store.insert((1000..2000).map(|row| (data(row), 0, 1)).collect());
+    let drained = store.drain(Frontier::At(1));
+    let pieces = (0..7).flat_map(|piece| drained.range(piece * 300..(piece + 1) * 300));
+    let pieces: Vec<_> = pieces.map(|(data, _, _)| data.clone()).collect();
+    assert_eq!(pieces, drained.iter().map(|(data, _, _)| data.clone()).collect::<Vec<_>>());
+    assert_eq!(pieces.len(), 2000);
+    assert_eq!(drained.range(5000..6000).len(), 0);
+}
+
+#[test]
+fn differences_wrap_on_the_way_to_an_exact_sum() {
+    let mut store = corrections();
+    store.insert(vec![(data(1), 0, i64::MAX), (data(1), 0, i64::MAX)]);
+    store.consolidate();
+    store.insert_negated(vec![(data(1), 0, i64::MAX), (data(1), 0, i64::MAX - 1)]);
+    assert_eq!(contents(&store.drain(Frontier::Empty)), BTreeMap::from([((data(1), 0), 1)]));
+}
+
+#[test]
+fn times_beyond_i64_come_out_at_the_end() {
+    let mut store = corrections();
+    store.insert(vec![(data(1), u64::MAX, 1), (data(1), i64::MAX as u64, 1), (data(1), 7, 1)]);
+    assert_eq!(store.drain(Frontier::At(i64::MAX as u64 - 1)).len(), 1);
+    assert_eq!(store.drain(Frontier::Empty).len(), 2);
+}
+
+#[test]
+fn can_be_handed_between_threads() {
+    fn assert_send<S: Send>() {}
+    assert_send::<Store<fn(&Data) -> u64>>();
+    assert_send::<Drained<Data, u64, i64>>();
+}
