@@ -36,6 +36,14 @@ pub enum Error {
         /// Why it, or a value of it, does not fit.
         why: String,
     },
+    /// A row of the table is no value of the Rust type: another program wrote it.
+    #[error("a row of the table is no {type_name}: {why}")]
+    Row {
+        /// The Rust type.
+        type_name: String,
+        /// Which column or value does not fit.
+        why: String,
+    },
     /// The table needs something that this version does not understand; nothing was changed.
     #[error("the shard {url} is refused: {why}")]
     Unsupported {

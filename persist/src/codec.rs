@@ -1,0 +1,443 @@
+//! Rows to Arrow and back, for any serde type.
+//!
+//! ```text
+//!   table schema = the columns of D (all nullable) · mv_error · mv_time · mv_diff
+//!   decode(encode(updates)) = updates
+//! ```
+//!
+//! A struct becomes a column for each field, a tuple the columns `c0`, `c1`, …, anything else (a number, a
+//! string, an option, a list) one column `value`. What Delta has no type for is stored in the next that holds
+//! it: unsigned integers in the next signed type, `u64` and `usize` in a bigint as far as they fit, unit enums
+//! as their names. An error is stored as JSON in `mv_error`, with the columns of data null; a row is data
+//! exactly if its `mv_error` is null.
+//!
+//! Invariants:
+//!
+//! - *faithful*: what cannot be read back as it was is refused when it is written.
+//! - *by name*: decoding looks columns up by name, and reads what other writers make of the same Delta type.
+
+use std::any::type_name;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_arrow::schema::{SchemaLike, TracingOptions};
+use serde_arrow::{ArrayBuilder, Deserializer};
+
+use crate::conform::conform;
+use crate::error::Error;
+use crate::fingerprint::hash_error;
+use crate::schema::{
+    DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, TIME_COLUMN, is_tuple, storable_fields,
+};
+
+/// The time reported for a row whose `mv_time` is null: below every time that a shard can have.
+pub const NO_TIME: i64 = i64::MIN;
+
+/// The name of the column of a type that is no record.
+const VALUE_COLUMN: &str = "value";
+
+/// Tracing visits a type once per variant of its enums; this bounds the work, not the types in practice.
+const TRACING_BUDGET: usize = 10_000;
+
+/// Converts updates of `D` and errors of `E` to and from Arrow batches with the table's schema.
+///
+/// Cheap to clone and to share.
+pub struct Codec<D, E> {
+    layout: Arc<Layout>,
+    rows: PhantomData<fn() -> (D, E)>,
+}
+
+/// Updates read from a table: `(data, time, diff)` and `(error, time, diff)`.
+///
+/// A null diff is 1, a null time [`NO_TIME`]; other programs may write them, this one does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Updates<D, E> {
+    /// Updates of data.
+    pub ok: Vec<(D, i64, i64)>,
+    /// Updates of errors.
+    pub err: Vec<(E, i64, i64)>,
+}
+
+impl<D, E> Default for Updates<D, E> {
+    fn default() -> Self {
+        Updates {
+            ok: Vec::new(),
+            err: Vec::new(),
+        }
+    }
+}
+
+/// How a type lies in columns.
+struct Layout {
+    shape: Shape,
+    /// The user's columns as they are built: null only where the type can be, so that a value which the type
+    /// could not read back as null is never written as one.
+    built: Vec<FieldRef>,
+    /// The user's columns as in the table.
+    stored: Vec<FieldRef>,
+    /// The whole table.
+    table: SchemaRef,
+}
+
+/// Whether a row is itself a record of columns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Record,
+    Value,
+}
+
+/// Makes a record of a type that is none.
+#[derive(Serialize, Deserialize)]
+struct Single<T> {
+    value: T,
+}
+
+impl<D, E> Clone for Codec<D, E> {
+    fn clone(&self) -> Self {
+        Codec {
+            layout: Arc::clone(&self.layout),
+            rows: PhantomData,
+        }
+    }
+}
+
+impl<D, E> fmt::Debug for Codec<D, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Codec")
+            .field("schema", &self.layout.table)
+            .finish()
+    }
+}
+
+impl<D, E> Codec<D, E>
+where
+    D: Serialize + DeserializeOwned,
+    E: Serialize + DeserializeOwned,
+{
+    /// A codec with the columns that the type `D` itself tells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Type`] if Delta cannot hold the type, if a column's name starts with `mv_`, or if the type does
+    /// not tell its columns (it parses strings, is flattened, or describes itself while being read): then use
+    /// [`Codec::with_fields`] or [`Codec::with_value`].
+    pub fn new() -> Result<Self, Error> {
+        let options = TracingOptions::default()
+            .map_as_struct(false)
+            .sequence_as_large_list(false)
+            .strings_as_large_utf8(false)
+            .bytes_as_large_binary(false)
+            .enums_without_data_as_strings(true)
+            .allow_null_fields(true)
+            .from_type_budget(TRACING_BUDGET);
+        let traced = Vec::<FieldRef>::from_type::<Single<D>>(options).map_err(|error| {
+            type_error::<D>(format!(
+                "{}; its columns can be given by hand",
+                error.message()
+            ))
+        })?;
+        let [value] = traced.as_slice() else {
+            return Err(type_error::<D>("its columns cannot be told".into()));
+        };
+        match value.data_type() {
+            DataType::Struct(fields) if !value.is_nullable() => {
+                Self::with_layout(Shape::Record, fields, is_tuple(value))
+            }
+            _ => Self::with_layout(Shape::Value, &Fields::from(traced), false),
+        }
+    }
+
+    /// A codec for a type that serialises as a struct, a map with string keys, or a tuple, with these columns;
+    /// those of a tuple are taken in order. Unsigned and large types are stored as said in the module's head.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Type`] if Delta cannot hold a column, or its name starts with `mv_`.
+    pub fn with_fields(fields: impl Into<Fields>) -> Result<Self, Error> {
+        Self::with_layout(Shape::Record, &fields.into(), false)
+    }
+
+    /// A codec for a type that is stored in the one column `value`, of this type.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Type`] if Delta cannot hold it.
+    pub fn with_value(data_type: DataType) -> Result<Self, Error> {
+        let value = Field::new(VALUE_COLUMN, data_type, true);
+        Self::with_layout(Shape::Value, &Fields::from(vec![value]), false)
+    }
+
+    fn with_layout(shape: Shape, fields: &Fields, tuple: bool) -> Result<Self, Error> {
+        let built =
+            storable_fields(fields, tuple, Nullability::AsGiven).map_err(type_error::<D>)?;
+        let stored = storable_fields(fields, tuple, Nullability::All).map_err(type_error::<D>)?;
+        for field in &stored {
+            if field.name().to_lowercase().starts_with(RESERVED_PREFIX) {
+                let why = format!(
+                    "the column name {} starts with {RESERVED_PREFIX}",
+                    field.name()
+                );
+                return Err(type_error::<D>(why));
+            }
+        }
+        let own = [
+            Field::new(ERROR_COLUMN, DataType::Utf8, true),
+            Field::new(TIME_COLUMN, DataType::Int64, true),
+            Field::new(DIFF_COLUMN, DataType::Int64, true),
+        ];
+        let table: Fields = stored.iter().cloned().chain(own.map(Arc::new)).collect();
+        let layout = Layout {
+            shape,
+            built: built.iter().cloned().collect(),
+            stored: stored.iter().cloned().collect(),
+            table: Arc::new(Schema::new(table)),
+        };
+        Ok(Codec {
+            layout: Arc::new(layout),
+            rows: PhantomData,
+        })
+    }
+
+    /// The schema of the table: the columns of `D`, then `mv_error`, `mv_time` and `mv_diff`.
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.layout.table)
+    }
+
+    /// Updates `(data, time, diff)` as a batch of the table's schema, in their order.
+    ///
+    /// A batch addresses the text of a column with 32 bits: give it less than 2 GiB of rows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Type`] if a value does not fit its column, as a `u64` above `i64::MAX`.
+    pub fn encode<'a>(
+        &self,
+        ok: impl Iterator<Item = (&'a D, i64, i64)>,
+    ) -> Result<RecordBatch, Error>
+    where
+        D: 'a,
+    {
+        let capacity = ok.size_hint().0;
+        let mut rows = ArrayBuilder::from_arrow(&self.layout.built)
+            .map_err(|error| self.unfit(&error, None))?;
+        rows.reserve(capacity);
+        let mut times = Vec::with_capacity(capacity);
+        let mut diffs = Vec::with_capacity(capacity);
+        for (data, time, diff) in ok {
+            let pushed = match self.layout.shape {
+                Shape::Record => rows.push(data),
+                Shape::Value => rows.push(Single { value: data }),
+            };
+            pushed.map_err(|error| self.unfit(&error, Some(data)))?;
+            times.push(time);
+            diffs.push(diff);
+        }
+        let columns = rows
+            .into_arrow()
+            .map_err(|error| self.unfit(&error, None))?;
+        let errors = new_null_array(&DataType::Utf8, times.len());
+        self.batch(columns, errors, times, diffs)
+    }
+
+    /// Updates `(error, time, diff)` as a batch of the table's schema, in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Type`] if an error is not the same after a round trip through JSON: a float that is not finite,
+    /// or a map whose keys are no strings.
+    pub fn encode_errors<'a>(
+        &self,
+        err: impl Iterator<Item = (&'a E, i64, i64)>,
+    ) -> Result<RecordBatch, Error>
+    where
+        E: 'a,
+    {
+        let mut texts = Vec::new();
+        let mut times = Vec::new();
+        let mut diffs = Vec::new();
+        for (error, time, diff) in err {
+            texts.push(error_to_json(error)?);
+            times.push(time);
+            diffs.push(diff);
+        }
+        let null = |field: &FieldRef| new_null_array(field.data_type(), texts.len());
+        let columns = self.layout.stored.iter().map(null).collect();
+        let texts = Arc::new(StringArray::from(texts));
+        self.batch(columns, texts, times, diffs)
+    }
+
+    /// The updates of a batch, in its order.
+    ///
+    /// Columns are found by name; a column that the batch lacks is null, one that the table's schema does not
+    /// have is ignored, and types that hold the same values (wide strings, views, dictionaries, other widths of
+    /// integers) are converted.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Row`] if a row is no value of the type.
+    pub fn decode(&self, batch: &RecordBatch) -> Result<Updates<D, E>, Error> {
+        let rows = batch.num_rows();
+        let errors = column(batch, ERROR_COLUMN, &DataType::Utf8).map_err(row_error::<E>)?;
+        let times = column(batch, TIME_COLUMN, &DataType::Int64).map_err(row_error::<D>)?;
+        let diffs = column(batch, DIFF_COLUMN, &DataType::Int64).map_err(row_error::<D>)?;
+        let errors = downcast::<StringArray>(&errors, ERROR_COLUMN).map_err(row_error::<E>)?;
+        let times = downcast::<Int64Array>(&times, TIME_COLUMN).map_err(row_error::<D>)?;
+        let diffs = downcast::<Int64Array>(&diffs, DIFF_COLUMN).map_err(row_error::<D>)?;
+        let time_and_diff = |row: usize| {
+            let time = if times.is_null(row) {
+                NO_TIME
+            } else {
+                times.value(row)
+            };
+            let diff = if diffs.is_null(row) {
+                1
+            } else {
+                diffs.value(row)
+            };
+            (time, diff)
+        };
+
+        let stored = &self.layout.stored;
+        let mut columns = Vec::with_capacity(stored.len());
+        for field in stored {
+            columns.push(column(batch, field.name(), field.data_type()).map_err(row_error::<D>)?);
+        }
+        let data = Deserializer::from_arrow(stored, &columns)
+            .map_err(|error| row_error::<D>(error.to_string()))?;
+
+        let mut updates = Updates {
+            ok: Vec::with_capacity(errors.null_count()),
+            err: Vec::with_capacity(rows - errors.null_count()),
+        };
+        for (row, item) in data.iter().enumerate() {
+            let (time, diff) = time_and_diff(row);
+            if errors.is_null(row) {
+                let data = match self.layout.shape {
+                    Shape::Record => D::deserialize(item),
+                    Shape::Value => Single::deserialize(item).map(|single| single.value),
+                };
+                let data = data.map_err(|error| row_error::<D>(error.to_string()))?;
+                updates.ok.push((data, time, diff));
+            } else {
+                let text = errors.value(row);
+                let error = serde_json::from_str(text).map_err(|error| {
+                    row_error::<E>(format!("{ERROR_COLUMN} holds {text:?}: {error}"))
+                })?;
+                updates.err.push((error, time, diff));
+            }
+        }
+        Ok(updates)
+    }
+
+    fn batch(
+        &self,
+        columns: Vec<ArrayRef>,
+        errors: ArrayRef,
+        times: Vec<i64>,
+        diffs: Vec<i64>,
+    ) -> Result<RecordBatch, Error> {
+        let mut all = Vec::with_capacity(columns.len() + 3);
+        for (array, field) in columns.iter().zip(&self.layout.stored) {
+            all.push(conform(array, field.data_type()).map_err(type_error::<D>)?);
+        }
+        all.push(errors);
+        all.push(Arc::new(Int64Array::from(times)));
+        all.push(Arc::new(Int64Array::from(diffs)));
+        RecordBatch::try_new(self.schema(), all)
+            .map_err(|error: ArrowError| type_error::<D>(error.to_string()))
+    }
+
+    /// The error for a row that a column refused; finds the value if it is too large a number.
+    #[cold]
+    fn unfit(&self, error: &serde_arrow::Error, data: Option<&D>) -> Error {
+        let found = data
+            .and_then(|data| match self.layout.shape {
+                Shape::Record => serde_json::to_value(data).ok(),
+                Shape::Value => serde_json::to_value(Single { value: data }).ok(),
+            })
+            .and_then(|value| too_large(&value, ""));
+        type_error::<D>(match found {
+            Some((path, value)) => {
+                format!("the column {path} is a bigint, which cannot hold {value}")
+            }
+            None => error.to_string(),
+        })
+    }
+}
+
+/// An error as JSON that reads back as the same error.
+fn error_to_json<E: Serialize + DeserializeOwned>(error: &E) -> Result<String, Error> {
+    let text = serde_json::to_string(error)
+        .map_err(|cause| type_error::<E>(format!("it has no JSON form: {cause}")))?;
+    // JSON turns some values into others, and a row that cannot be read any more would end every reader of the
+    // shard. Errors are few, so look.
+    let back: E = serde_json::from_str(&text).map_err(|cause| {
+        type_error::<E>(format!("its JSON form {text} does not read back: {cause}"))
+    })?;
+    if hash_error(&back)? == hash_error(error)? {
+        Ok(text)
+    } else {
+        Err(type_error::<E>(format!(
+            "its JSON form {text} reads back as another value"
+        )))
+    }
+}
+
+/// The first number beyond a bigint, with the path of its column.
+fn too_large(value: &serde_json::Value, path: &str) -> Option<(String, u64)> {
+    use serde_json::Value;
+    let child = |name: &str| {
+        if path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{path}.{name}")
+        }
+    };
+    match value {
+        Value::Number(number) if number.as_i64().is_none() => {
+            number.as_u64().map(|number| (path.to_owned(), number))
+        }
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(index, item)| too_large(item, &child(&format!("c{index}")))),
+        Value::Object(members) => members
+            .iter()
+            .find_map(|(name, item)| too_large(item, &child(name))),
+        _ => None,
+    }
+}
+
+/// The column of this name in the type wanted; null if there is none.
+fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef, String> {
+    match batch.column_by_name(name) {
+        Some(array) => conform(array, wanted).map_err(|why| format!("the column {name}: {why}")),
+        None => Ok(new_null_array(wanted, batch.num_rows())),
+    }
+}
+
+fn downcast<'a, A: Array + 'static>(array: &'a ArrayRef, name: &str) -> Result<&'a A, String> {
+    let found = array.as_any().downcast_ref();
+    found.ok_or_else(|| format!("the column {name} is {}", array.data_type()))
+}
+
+#[cold]
+fn type_error<T>(why: String) -> Error {
+    Error::Type {
+        type_name: type_name::<T>().to_owned(),
+        why,
+    }
+}
+
+#[cold]
+fn row_error<T>(why: String) -> Error {
+    Error::Row {
+        type_name: type_name::<T>().to_owned(),
+        why,
+    }
+}

@@ -1,0 +1,565 @@
+//! Schemas: what a Delta table can hold, its JSON form in the log, and whether two schemas fit together.
+//!
+//! The Arrow side is restricted to the types that every Delta reader of protocol 1 knows:
+//!
+//! | Delta | Arrow |
+//! |---|---|
+//! | `boolean`, `string`, `binary`, `date` | `Boolean`, `Utf8`, `Binary`, `Date32` |
+//! | `byte`, `short`, `integer`, `long` | `Int8`, `Int16`, `Int32`, `Int64` |
+//! | `float`, `double`, `decimal(p,s)` | `Float32`, `Float64`, `Decimal128(p, s)` |
+//! | `timestamp` | `Timestamp(Microsecond, "UTC")` |
+//! | `struct`, `array`, `map` | `Struct`, `List`, `Map`, with children named as Parquet names them |
+//!
+//! [`to_delta`] and [`from_delta`] are inverse to each other on them, up to metadata. The JSON form is that of
+//! the Delta protocol specification, section "Schema Serialization Format".
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
+use serde_json::{Map, Value, json};
+
+/// The column that holds the error of a row, as JSON; null for data.
+pub const ERROR_COLUMN: &str = "mv_error";
+/// The column that holds the time of an update.
+pub const TIME_COLUMN: &str = "mv_time";
+/// The column that holds the change in multiplicity.
+pub const DIFF_COLUMN: &str = "mv_diff";
+
+/// The prefix of the names that a user's columns must not have.
+pub(crate) const RESERVED_PREFIX: &str = "mv_";
+
+/// Characters that Delta refuses in column names unless column mapping is on.
+const REFUSED_IN_NAMES: &[char] = &[' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
+
+/// The name of a list's element, as in the Parquet specification.
+const ELEMENT: &str = "element";
+/// The name of a map's repeated group, as in the Parquet specification.
+const ENTRIES: &str = "key_value";
+
+/// A table's schema as the string that the log's `metaData.schemaString` holds.
+///
+/// # Errors
+///
+/// In words, if a column's type is none that Delta knows.
+pub fn to_delta(schema: &Schema) -> Result<String, String> {
+    Ok(struct_to_delta(schema.fields(), "")?.to_string())
+}
+
+/// The inverse of [`to_delta`]: Arrow fields for the log's `metaData.schemaString`. Column metadata is dropped.
+///
+/// # Errors
+///
+/// In words, if the text is no Delta schema or has a type that this version does not know.
+pub fn from_delta(text: &str) -> Result<Schema, String> {
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| format!("the schema is not JSON: {error}"))?;
+    match type_from_delta(&value, "")? {
+        DataType::Struct(fields) => Ok(Schema::new(fields)),
+        _ => Err("the schema of a table must be a struct".into()),
+    }
+}
+
+/// Whether a table can take and give rows of the `wanted` schema.
+///
+/// Every wanted column must be in the table with the same type; nullability, the order of columns, and the
+/// names inside lists and maps do not matter. The table may have more columns if they are nullable.
+///
+/// # Errors
+///
+/// The first difference, in words.
+pub fn check_schema(table: &Schema, wanted: &Schema) -> Result<(), String> {
+    for field in wanted.fields() {
+        let name = field.name();
+        let Ok(found) = table.field_with_name(name) else {
+            return Err(format!("the table has no column {name}"));
+        };
+        if !same_type(found.data_type(), field.data_type()) {
+            return Err(format!(
+                "the column {name} is {} in the table, but {} is wanted",
+                type_name(found.data_type()),
+                type_name(field.data_type()),
+            ));
+        }
+    }
+    let surplus = |field: &&FieldRef| wanted.field_with_name(field.name()).is_err();
+    match table
+        .fields()
+        .iter()
+        .filter(surplus)
+        .find(|field| !field.is_nullable())
+    {
+        Some(field) => Err(format!(
+            "the table's column {} is not wanted, and must not be null",
+            field.name()
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A type as Delta calls it, or as Arrow does if Delta has no name for it.
+fn type_name(data_type: &DataType) -> String {
+    match type_to_delta(data_type, "") {
+        Ok(Value::String(name)) => name,
+        Ok(value) => value.to_string(),
+        Err(_) => data_type.to_string(),
+    }
+}
+
+fn same_type(left: &DataType, right: &DataType) -> bool {
+    match (left, right) {
+        (DataType::Struct(left), DataType::Struct(right)) => {
+            left.len() == right.len()
+                && left.iter().zip(right).all(|(left, right)| {
+                    left.name() == right.name() && same_type(left.data_type(), right.data_type())
+                })
+        }
+        (DataType::List(left), DataType::List(right)) => {
+            same_type(left.data_type(), right.data_type())
+        }
+        (DataType::Map(left, _), DataType::Map(right, _)) => {
+            match (left.data_type(), right.data_type()) {
+                (DataType::Struct(left), DataType::Struct(right)) => left
+                    .iter()
+                    .zip(right)
+                    .all(|(left, right)| same_type(left.data_type(), right.data_type())),
+                _ => false,
+            }
+        }
+        (left, right) => left == right,
+    }
+}
+
+/// Whether children may be null in the result of [`storable`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nullability {
+    /// As in the field given: a null where the type has none is then an error of the writer.
+    AsGiven,
+    /// All, as in a table.
+    All,
+}
+
+/// The type in which Delta stores a field, with children named as Parquet does and without metadata.
+///
+/// Unsigned integers widen to the next signed type, except that `UInt64` is stored as `Int64`.
+///
+/// # Errors
+///
+/// The reason, in words, if there is none.
+pub(crate) fn storable(field: &Field, nullability: Nullability) -> Result<DataType, String> {
+    let nullable = |child: &Field| nullability == Nullability::All || child.is_nullable();
+    Ok(match field.data_type() {
+        same @ (DataType::Boolean
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Date32) => same.clone(),
+        DataType::UInt8 => DataType::Int16,
+        DataType::UInt16 => DataType::Int32,
+        DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Dictionary(_, value) if is_string(value) => DataType::Utf8,
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        DataType::Timestamp(_, Some(_)) => utc_timestamp(),
+        DataType::Decimal128(precision, scale)
+            if 0 <= *scale && scale.unsigned_abs() <= *precision =>
+        {
+            DataType::Decimal128(*precision, *scale)
+        }
+        DataType::List(item) | DataType::LargeList(item) => {
+            list_of(storable(item, nullability)?, nullable(item))
+        }
+        DataType::Struct(fields) => {
+            DataType::Struct(storable_fields(fields, is_tuple(field), nullability)?)
+        }
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                let key = storable(&fields[0], nullability)?;
+                let value = storable(&fields[1], nullability)?;
+                map_of(key, value, nullable(&fields[1]))
+            }
+            _ => return Err("a map must have keys and values".into()),
+        },
+        DataType::Null => return Err("what is always null has no Delta type".into()),
+        DataType::Union(..) => {
+            return Err(
+                "an enum whose variants carry data has no Delta type; use a struct of options"
+                    .into(),
+            );
+        }
+        DataType::Timestamp(_, None) => {
+            return Err(
+                "a timestamp without time zone needs a newer Delta protocol; use UTC".into(),
+            );
+        }
+        other => return Err(format!("the Arrow type {other} has no Delta type")),
+    })
+}
+
+/// [`storable`] for the columns of a table or the fields of a struct. The fields of a tuple are called `c0`,
+/// `c1`, …: their own names 0, 1, … would need quoting in every query.
+pub(crate) fn storable_fields(
+    fields: &Fields,
+    tuple: bool,
+    nullability: Nullability,
+) -> Result<Fields, String> {
+    if fields.is_empty() {
+        return Err("a struct without fields has no Delta type".into());
+    }
+    let mut names = Vec::with_capacity(fields.len());
+    let mut stored = Vec::with_capacity(fields.len());
+    for field in fields {
+        let name = if tuple {
+            format!("c{}", field.name())
+        } else {
+            field.name().clone()
+        };
+        check_name(&name, &mut names)?;
+        let data_type = storable(field, nullability).map_err(|why| format!("{name}: {why}"))?;
+        let nullable = nullability == Nullability::All || field.is_nullable();
+        stored.push(Field::new(name, data_type, nullable));
+    }
+    Ok(stored.into())
+}
+
+/// Whether a struct was traced from a tuple.
+pub(crate) fn is_tuple(field: &Field) -> bool {
+    let strategy = field.metadata().get(serde_arrow::schema::STRATEGY_KEY);
+    strategy.is_some_and(|strategy| {
+        *strategy == serde_arrow::schema::Strategy::TupleAsStruct.to_string()
+    })
+}
+
+pub(crate) fn is_string(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
+    )
+}
+
+/// Refuses names that Delta's readers refuse. `seen` holds the earlier names at this level, in lower case:
+/// several engines ignore case.
+fn check_name(name: &str, seen: &mut Vec<String>) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("a column needs a name".into());
+    }
+    if let Some(refused) = name.chars().find(|c| REFUSED_IN_NAMES.contains(c)) {
+        return Err(format!(
+            "the column name {name:?} contains {refused:?}, which Delta refuses"
+        ));
+    }
+    let lower = name.to_lowercase();
+    if seen.contains(&lower) {
+        return Err(format!(
+            "there are two columns {name}, and Delta ignores case"
+        ));
+    }
+    seen.push(lower);
+    Ok(())
+}
+
+pub(crate) fn utc_timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+}
+
+fn list_of(element: DataType, nullable: bool) -> DataType {
+    DataType::List(Arc::new(Field::new(ELEMENT, element, nullable)))
+}
+
+fn map_of(key: DataType, value: DataType, nullable: bool) -> DataType {
+    let entries = Fields::from(vec![
+        Field::new("key", key, false),
+        Field::new("value", value, nullable),
+    ]);
+    DataType::Map(
+        Arc::new(Field::new(ENTRIES, DataType::Struct(entries), false)),
+        false,
+    )
+}
+
+fn struct_to_delta(fields: &Fields, path: &str) -> Result<Value, String> {
+    let mut columns = Vec::with_capacity(fields.len());
+    for field in fields {
+        let path = child_path(path, field.name());
+        columns.push(json!({
+            "name": field.name(),
+            "type": type_to_delta(field.data_type(), &path)?,
+            "nullable": field.is_nullable(),
+            "metadata": {},
+        }));
+    }
+    Ok(json!({"type": "struct", "fields": columns}))
+}
+
+fn type_to_delta(data_type: &DataType, path: &str) -> Result<Value, String> {
+    let name = match data_type {
+        DataType::Boolean => "boolean",
+        DataType::Int8 => "byte",
+        DataType::Int16 => "short",
+        DataType::Int32 => "integer",
+        DataType::Int64 => "long",
+        DataType::Float32 => "float",
+        DataType::Float64 => "double",
+        DataType::Utf8 => "string",
+        DataType::Binary => "binary",
+        DataType::Date32 => "date",
+        DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) if zone.as_ref() == "UTC" => {
+            "timestamp"
+        }
+        DataType::Decimal128(precision, scale) => {
+            return Ok(Value::String(format!("decimal({precision},{scale})")));
+        }
+        DataType::Struct(fields) => return struct_to_delta(fields, path),
+        DataType::List(item) => {
+            return Ok(json!({
+                "type": "array",
+                "elementType": type_to_delta(item.data_type(), &child_path(path, ELEMENT))?,
+                "containsNull": item.is_nullable(),
+            }));
+        }
+        DataType::Map(entries, _) => {
+            if let DataType::Struct(fields) = entries.data_type()
+                && let [key, value] = fields.as_ref()
+            {
+                return Ok(json!({
+                    "type": "map",
+                    "keyType": type_to_delta(key.data_type(), &child_path(path, "key"))?,
+                    "valueType": type_to_delta(value.data_type(), &child_path(path, "value"))?,
+                    "valueContainsNull": value.is_nullable(),
+                }));
+            }
+            return Err(format!("{path}: a map must have keys and values"));
+        }
+        other => return Err(format!("{path}: Delta has no type for {other}")),
+    };
+    Ok(Value::String(name.to_owned()))
+}
+
+fn type_from_delta(value: &Value, path: &str) -> Result<DataType, String> {
+    match value {
+        Value::String(name) => primitive_from_delta(name, path),
+        Value::Object(object) => match member(object, "type", path)?.as_str() {
+            Some("struct") => struct_from_delta(object, path),
+            Some("array") => {
+                let element = type_from_delta(
+                    member(object, "elementType", path)?,
+                    &child_path(path, ELEMENT),
+                )?;
+                Ok(list_of(element, flag(object, "containsNull")))
+            }
+            Some("map") => {
+                let key =
+                    type_from_delta(member(object, "keyType", path)?, &child_path(path, "key"))?;
+                let value = type_from_delta(
+                    member(object, "valueType", path)?,
+                    &child_path(path, "value"),
+                )?;
+                Ok(map_of(key, value, flag(object, "valueContainsNull")))
+            }
+            _ => Err(unknown(value, path)),
+        },
+        _ => Err(unknown(value, path)),
+    }
+}
+
+fn struct_from_delta(object: &Map<String, Value>, path: &str) -> Result<DataType, String> {
+    let columns = member(object, "fields", path)?
+        .as_array()
+        .ok_or_else(|| format!("the fields of {} are no list", place(path)))?;
+    let mut fields = Vec::with_capacity(columns.len());
+    for column in columns {
+        let column = column
+            .as_object()
+            .ok_or_else(|| format!("a field of {} is no object", place(path)))?;
+        let name = member(column, "name", path)?
+            .as_str()
+            .ok_or_else(|| format!("a field of {} has no name", place(path)))?;
+        let data_type = type_from_delta(member(column, "type", path)?, &child_path(path, name))?;
+        fields.push(Field::new(name, data_type, flag(column, "nullable")));
+    }
+    Ok(DataType::Struct(fields.into()))
+}
+
+fn primitive_from_delta(name: &str, path: &str) -> Result<DataType, String> {
+    Ok(match name {
+        "boolean" => DataType::Boolean,
+        "byte" => DataType::Int8,
+        "short" => DataType::Int16,
+        "integer" => DataType::Int32,
+        "long" => DataType::Int64,
+        "float" => DataType::Float32,
+        "double" => DataType::Float64,
+        "string" => DataType::Utf8,
+        "binary" => DataType::Binary,
+        "date" => DataType::Date32,
+        "timestamp" => utc_timestamp(),
+        decimal => {
+            let parts = decimal
+                .strip_prefix("decimal(")
+                .and_then(|rest| rest.strip_suffix(')'))
+                .and_then(|inner| inner.split_once(','));
+            let parsed = parts.and_then(|(precision, scale)| {
+                let precision: u8 = precision.trim().parse().ok()?;
+                let scale: i8 = scale.trim().parse().ok()?;
+                (1..=38).contains(&precision).then_some((precision, scale))
+            });
+            match parsed {
+                Some((precision, scale)) => DataType::Decimal128(precision, scale),
+                None => return Err(unknown(&Value::String(name.to_owned()), path)),
+            }
+        }
+    })
+}
+
+fn member<'a>(object: &'a Map<String, Value>, key: &str, path: &str) -> Result<&'a Value, String> {
+    object
+        .get(key)
+        .ok_or_else(|| format!("{} has no {key:?}", place(path)))
+}
+
+/// Nullable unless said otherwise: the specification's default where a writer leaves it out.
+fn flag(object: &Map<String, Value>, key: &str) -> bool {
+    object.get(key).and_then(Value::as_bool).unwrap_or(true)
+}
+
+fn unknown(value: &Value, path: &str) -> String {
+    format!("the type of {} is not known: {value}", place(path))
+}
+
+fn place(path: &str) -> &str {
+    if path.is_empty() { "the schema" } else { path }
+}
+
+fn child_path(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rich() -> Schema {
+        let inner = DataType::Struct(Fields::from(vec![
+            Field::new("x", DataType::Float32, true),
+            Field::new("y", list_of(DataType::Int8, true), true),
+        ]));
+        Schema::new(vec![
+            Field::new("a", DataType::Boolean, true),
+            Field::new("b", DataType::Int16, false),
+            Field::new("c", DataType::Int32, true),
+            Field::new("d", DataType::Int64, true),
+            Field::new("e", DataType::Float64, true),
+            Field::new("f", DataType::Utf8, true),
+            Field::new("g", DataType::Binary, true),
+            Field::new("h", DataType::Date32, true),
+            Field::new("i", utc_timestamp(), true),
+            Field::new("j", DataType::Decimal128(12, 3), true),
+            Field::new("k", inner, true),
+            Field::new(
+                "l",
+                map_of(DataType::Utf8, list_of(DataType::Int64, false), true),
+                true,
+            ),
+        ])
+    }
+
+    #[test]
+    fn delta_schemas_round_trip() {
+        let text = to_delta(&rich()).unwrap();
+        assert_eq!(from_delta(&text).unwrap(), rich());
+    }
+
+    #[test]
+    fn the_form_is_that_of_the_specification() {
+        let schema = Schema::new(vec![Field::new("a", DataType::Int64, true)]);
+        let value: Value = serde_json::from_str(&to_delta(&schema).unwrap()).unwrap();
+        let expected = json!({
+            "type": "struct",
+            "fields": [{"name": "a", "type": "long", "nullable": true, "metadata": {}}],
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn unknown_types_are_named_with_their_column() {
+        let text = r#"{"type":"struct","fields":[{"name":"a","type":{"type":"array","elementType":"variant","containsNull":true},"nullable":true,"metadata":{}}]}"#;
+        let why = from_delta(text).unwrap_err();
+        assert!(
+            why.contains("a.element") && why.contains("variant"),
+            "{why}"
+        );
+        assert!(from_delta("[").unwrap_err().contains("not JSON"));
+        assert!(from_delta(r#""long""#).unwrap_err().contains("struct"));
+        assert!(
+            from_delta(r#"{"type":"struct"}"#)
+                .unwrap_err()
+                .contains("fields")
+        );
+        for bad in ["decimal(0,0)", "decimal(99,1)", "decimal(3)", "decimal"] {
+            assert!(primitive_from_delta(bad, "p").unwrap_err().contains(bad));
+        }
+    }
+
+    #[test]
+    fn types_that_delta_lacks_are_refused() {
+        let schema = Schema::new(vec![Field::new("a", DataType::UInt64, true)]);
+        assert!(to_delta(&schema).unwrap_err().starts_with("a:"));
+        let refused = [
+            DataType::Null,
+            DataType::Timestamp(TimeUnit::Microsecond, None),
+            DataType::Struct(Fields::empty()),
+            DataType::Time64(TimeUnit::Microsecond),
+        ];
+        for data_type in refused {
+            assert!(storable(&Field::new("a", data_type, true), Nullability::All).is_err());
+        }
+    }
+
+    #[test]
+    fn the_first_difference_is_told() {
+        let wanted = Schema::new(vec![
+            Field::new("a", DataType::Int64, true),
+            Field::new("b", list_of(DataType::Utf8, true), true),
+        ]);
+        assert_eq!(check_schema(&wanted, &wanted), Ok(()));
+
+        let named_otherwise = DataType::List(Arc::new(Field::new("item", DataType::Utf8, false)));
+        let other_order = Schema::new(vec![
+            Field::new("b", named_otherwise, false),
+            Field::new("more", DataType::Int8, true),
+            Field::new("a", DataType::Int64, false),
+        ]);
+        assert_eq!(check_schema(&other_order, &wanted), Ok(()));
+
+        let missing = Schema::new(vec![Field::new("a", DataType::Int64, true)]);
+        assert!(
+            check_schema(&missing, &wanted)
+                .unwrap_err()
+                .contains("no column b")
+        );
+
+        let typed = Schema::new(vec![
+            Field::new("a", DataType::Utf8, true),
+            Field::new("b", list_of(DataType::Utf8, true), true),
+        ]);
+        let why = check_schema(&typed, &wanted).unwrap_err();
+        assert!(
+            why.contains("column a is string") && why.contains("long"),
+            "{why}"
+        );
+
+        let mut fields = wanted.fields().to_vec();
+        fields.push(Arc::new(Field::new("must", DataType::Int64, false)));
+        assert!(
+            check_schema(&Schema::new(fields), &wanted)
+                .unwrap_err()
+                .contains("must")
+        );
+    }
+}
