@@ -1,0 +1,411 @@
+//! One instance of the sink: its states, the queues between them, its share of the faults.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use mvsink::append::{self, Effect as AppendEffect, Input as AppendInput};
+use mvsink::description::{Content, Description, Outcome, Part};
+use mvsink::mint::{self, Effect as MintEffect, Input as MintInput};
+use mvsink::write::{self, Effect as WriteEffect, Input as WriteInput};
+use mvsink::{Frontier, Mode};
+use mvsink_persist::CommitId;
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::{FileId, Setup, Shard, Time, Update};
+
+#[derive(Debug)]
+enum ReadBack {
+    Started,
+    Rows(Vec<Update>),
+    Own(CommitId),
+}
+
+#[derive(Debug)]
+enum Deed {
+    Bump(CommitId, Time, Time),
+    Commit(usize, Description<Time>, Vec<FileId>),
+    Report(usize, CommitId, Outcome),
+    ReportBump(CommitId, Outcome),
+}
+
+/// A worker: write and append, what is under way to them, and the reader of its share of the shard.
+#[derive(Debug)]
+struct Worker {
+    write: write::State<Time>,
+    append: append::State<Time, FileId>,
+    corrections: BTreeMap<(u8, Time), i64>,
+    since: Time,
+    in_flight: Vec<Update>,
+    desired: VecDeque<Update>,
+    desired_frontier: Frontier<Time>,
+    descriptions: VecDeque<Description<Time>>,
+    to_append: VecDeque<Description<Time>>,
+    parts: VecDeque<Part<Time, FileId>>,
+    /// Descriptions that write holds a capability for.
+    held: BTreeSet<Time>,
+    staged: Option<(CommitId, Vec<FileId>)>,
+    ready: BTreeMap<CommitId, Vec<FileId>>,
+    read: usize,
+    started: bool,
+    read_frontier: Frontier<Time>,
+    inbox: VecDeque<ReadBack>,
+    own: BTreeSet<CommitId>,
+    alive: bool,
+}
+
+/// One instance.
+#[derive(Debug)]
+pub struct Instance {
+    mode: Mode,
+    full_read_back: bool,
+    mint: mint::State<Time>,
+    mint_frontier: Frontier<Time>,
+    workers: Vec<Worker>,
+    deeds: Vec<Deed>,
+    last_minted: Option<Time>,
+    failed: bool,
+}
+
+impl Instance {
+    pub fn new(setup: &Setup, shard: &Shard, as_of: Time, born: u128) -> Self {
+        let ingest = setup.mode == Mode::Ingest;
+        // A source resumes at the shard's upper; a finished one has nothing to say.
+        let as_of = if ingest { shard.upper.time().unwrap_or(Time::MAX - 1) } else { as_of };
+        let mut updates: Vec<Update> = match setup.mode {
+            Mode::View => setup.updates.iter().map(|(r, t, d)| (*r, *t.max(&as_of), *d)).collect(),
+            Mode::Ingest => setup.updates.iter().filter(|(_, t, _)| *t >= as_of).copied().collect(),
+        };
+        updates.sort_by_key(|(_, time, _)| *time);
+        let count = setup.workers;
+        let worker = |index: usize| Worker {
+            write: write::State::new(0),
+            append: append::State::new(count),
+            corrections: BTreeMap::new(),
+            since: 0,
+            in_flight: Vec::new(),
+            desired: updates.iter().filter(|(r, ..)| usize::from(*r) % count == index).copied().collect(),
+            desired_frontier: Frontier::At(0),
+            descriptions: VecDeque::new(),
+            to_append: VecDeque::new(),
+            parts: VecDeque::new(),
+            held: BTreeSet::new(),
+            staged: None,
+            ready: BTreeMap::new(),
+            read: 0,
+            started: false,
+            read_frontier: Frontier::At(0),
+            inbox: VecDeque::new(),
+            own: BTreeSet::new(),
+            alive: true,
+        };
+        Instance {
+            mode: setup.mode,
+            full_read_back: setup.full_read_back,
+            mint: mint::State::new(setup.mode, as_of, 0, count, born),
+            mint_frontier: Frontier::At(0),
+            workers: (0..count).map(worker).collect(),
+            deeds: Vec::new(),
+            last_minted: None,
+            failed: false,
+        }
+    }
+
+    pub fn set_read_only(&mut self, read_only: bool) {
+        self.mint(MintInput::ReadOnly(read_only));
+    }
+
+    /// Tears one worker down: its capabilities go, its queues stop.
+    pub fn tear_down(&mut self, rng: &mut StdRng) {
+        let index = rng.random_range(0..self.workers.len());
+        let worker = &mut self.workers[index];
+        worker.alive = false;
+        worker.held.clear();
+        if index == 0 {
+            // Mint runs on the first worker.
+            self.mint_frontier = Frontier::Empty;
+        }
+    }
+
+    /// Nothing is left to do but to wait.
+    pub fn is_at_rest(&self) -> bool {
+        self.deeds.is_empty()
+            && self.workers.iter().filter(|worker| worker.alive).all(|worker| {
+                worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty()
+            })
+    }
+
+    /// The instance is gone; what it staged and never committed is the sweeper's.
+    pub fn abandon(self, shard: &mut Shard) {
+        let mut left: Vec<FileId> = Vec::new();
+        let parts = |part: &Part<Time, FileId>| match &part.content {
+            Content::Staged(files) => files.clone(),
+            Content::Obsolete => Vec::new(),
+        };
+        let any_dead = self.workers.iter().any(|worker| !worker.alive);
+        for mut worker in self.workers {
+            left.extend(worker.staged.into_iter().flat_map(|(_, files)| files));
+            left.extend(worker.ready.into_values().flatten());
+            left.extend(worker.parts.iter().flat_map(parts));
+            let mut effects = Vec::new();
+            worker.append.step(AppendInput::Parts(Frontier::Empty), &mut effects);
+            for effect in effects {
+                let AppendEffect::Delete(files) = effect else { panic!("a frontier completed a batch") };
+                left.extend(files);
+            }
+        }
+        for deed in self.deeds {
+            if let Deed::Commit(_, _, files) = deed {
+                left.extend(files);
+            }
+        }
+        let referenced = |file: &FileId| shard.log.iter().any(|entry| entry.files.contains(file));
+        left.retain(|file| !referenced(file));
+        if !any_dead {
+            shard.delete(&left);
+        } else {
+            // A part may have been sent to a worker that was gone before.
+            left.retain(|file| shard.files.contains_key(file));
+            shard.delete(&left);
+        }
+    }
+
+    /// Does one thing, if the one drawn can be done.
+    pub fn step(&mut self, rng: &mut StdRng, shard: &mut Shard) {
+        if self.failed {
+            return;
+        }
+        let index = rng.random_range(0..self.workers.len());
+        match rng.random_range(0..9) {
+            0 if self.workers[0].alive => self.mint(MintInput::Upper(shard.upper)),
+            1 if self.workers[0].alive => {
+                let desired = self.workers.iter().map(|worker| worker.desired_frontier).min();
+                self.mint(MintInput::Desired(desired.expect("there is a worker")));
+            }
+            2 => {
+                // The desired collection is computed a little further.
+                let worker = &mut self.workers[index];
+                let next = worker.desired.iter().map(|(_, time, _)| *time).find(|time| {
+                    !worker.desired_frontier.is_complete(time)
+                });
+                let to = match next {
+                    None => Frontier::Empty,
+                    Some(time) => Frontier::At(rng.random_range(time..=time + 2)),
+                };
+                worker.desired_frontier = worker.desired_frontier.max(to);
+            }
+            3 if self.workers[index].alive => self.activate_write(index, shard),
+            4 if self.workers[index].alive => self.read(index, shard),
+            5 if self.workers[index].alive => {
+                if let Some(description) = self.workers[index].to_append.pop_front() {
+                    self.append(index, AppendInput::Description(description), shard);
+                }
+            }
+            6 if self.workers[index].alive => {
+                if let Some(part) = self.workers[index].parts.pop_front() {
+                    self.append(index, AppendInput::Part(part), shard);
+                }
+            }
+            7 if self.workers[index].alive => {
+                let frontier = self.parts_frontier();
+                self.append(index, AppendInput::Parts(frontier), shard);
+            }
+            8 if !self.deeds.is_empty() => {
+                let deed = self.deeds.swap_remove(rng.random_range(0..self.deeds.len()));
+                self.perform(deed, shard);
+            }
+            _ => {}
+        }
+    }
+
+    /// No part below it can still come.
+    fn parts_frontier(&self) -> Frontier<Time> {
+        let workers = self.workers.iter().flat_map(|worker| {
+            let held = worker.held.iter().copied();
+            let sent = worker.parts.iter().map(|part| part.description.lower);
+            let minted = worker.descriptions.iter().map(|description| description.lower);
+            held.chain(sent).chain(minted.filter(|_| worker.alive)).map(Frontier::At)
+        });
+        workers.chain([self.mint_frontier]).min().unwrap_or(Frontier::Empty)
+    }
+
+    fn perform(&mut self, deed: Deed, shard: &mut Shard) {
+        match deed {
+            Deed::Bump(id, lower, upper) => {
+                let won = shard.append(id, lower, Frontier::At(upper), &[]);
+                let outcome = if won { Outcome::Done } else { Outcome::Lost };
+                self.deeds.push(Deed::ReportBump(id, outcome));
+            }
+            Deed::Commit(index, description, files) => {
+                let Description { id, lower, upper, .. } = description;
+                let won = shard.append(id, lower, upper, &files);
+                if won {
+                    shard.check(lower, upper);
+                }
+                let outcome = if won { Outcome::Done } else { Outcome::Lost };
+                self.deeds.push(Deed::Report(index, id, outcome));
+            }
+            Deed::Report(index, id, outcome) => {
+                self.append(index, AppendInput::Committed(id, outcome), shard);
+            }
+            Deed::ReportBump(id, outcome) => self.mint(MintInput::Bumped(id, outcome)),
+        }
+    }
+
+    fn mint(&mut self, input: MintInput<Time>) {
+        let mut effects = Vec::new();
+        self.mint.step(input, &mut effects);
+        for effect in effects {
+            match effect {
+                MintEffect::Mint(description) => {
+                    assert!(self.last_minted < Some(description.lower), "lowers strictly increase");
+                    self.last_minted = Some(description.lower);
+                    for worker in &mut self.workers {
+                        worker.descriptions.push_back(description.clone());
+                        worker.to_append.push_back(description.clone());
+                    }
+                }
+                MintEffect::Bump { id, lower, upper } => self.deeds.push(Deed::Bump(id, lower, upper)),
+                MintEffect::Downgrade(frontier) => self.mint_frontier = frontier,
+                MintEffect::Gap { .. } => self.failed = true,
+            }
+        }
+    }
+
+    /// Reads one more entry of the log, or pins a version to start from.
+    fn read(&mut self, index: usize, shard: &Shard) {
+        let count = self.workers.len();
+        let mine = |file: &FileId| usize::try_from(*file).expect("small") % count == index;
+        let mut files: Vec<FileId> = Vec::new();
+        let worker = &mut self.workers[index];
+        if !worker.started {
+            worker.started = true;
+            worker.inbox.push_back(ReadBack::Started);
+            worker.read = shard.log.len();
+            worker.read_frontier = shard.upper;
+            files.extend(shard.log.iter().flat_map(|entry| &entry.files).filter(|file| mine(file)));
+        } else if let Some(entry) = shard.log.get(worker.read) {
+            worker.read += 1;
+            worker.read_frontier = entry.upper;
+            match entry.id.filter(|id| worker.own.contains(id)) {
+                Some(id) => worker.inbox.push_back(ReadBack::Own(id)),
+                None => files.extend(entry.files.iter().filter(|file| mine(file))),
+            }
+        }
+        if self.mode == Mode::Ingest {
+            return;
+        }
+        for (row, time, diff) in files.iter().flat_map(|file| &shard.files[file]) {
+            let target = &mut self.workers[usize::from(*row) % count];
+            target.inbox.push_back(ReadBack::Rows(vec![(*row, *time, *diff)]));
+        }
+    }
+
+    fn activate_write(&mut self, index: usize, shard: &mut Shard) {
+        let persist = self.workers.iter().map(|worker| worker.read_frontier).min();
+        let desired = self.workers[index].desired_frontier;
+        let worker = &mut self.workers[index];
+        let mut inputs = Vec::new();
+        let mut rows = Vec::new();
+        for message in worker.inbox.drain(..) {
+            match message {
+                ReadBack::Started => inputs.push(WriteInput::Started),
+                ReadBack::Own(id) => inputs.push(WriteInput::Own(id)),
+                ReadBack::Rows(updates) => rows.extend(updates),
+            }
+        }
+        inputs.push(WriteInput::Persist(persist.expect("there is a worker")));
+        inputs.push(WriteInput::Desired(desired));
+        for description in worker.descriptions.drain(..) {
+            worker.held.insert(description.lower);
+            inputs.push(WriteInput::Description(description));
+        }
+        if let Some((id, files)) = worker.staged.take() {
+            worker.ready.insert(id, files);
+            inputs.push(WriteInput::Staged(id));
+        }
+        let mut effects = Vec::new();
+        for input in inputs {
+            worker.write.step(input, &mut effects);
+        }
+        // As the task does: settle, take in, advance; then write.
+        let (writes, settles): (Vec<_>, Vec<_>) =
+            effects.into_iter().partition(|effect| matches!(effect, WriteEffect::Write(_)));
+        let mut advance = None;
+        let mut sends = Vec::new();
+        for effect in settles {
+            match effect {
+                WriteEffect::SettleOwn(id) => {
+                    worker.own.remove(&id);
+                    worker.in_flight.clear();
+                }
+                WriteEffect::SettleLost(id) => {
+                    worker.own.remove(&id);
+                    for (row, time, diff) in worker.in_flight.drain(..) {
+                        *worker.corrections.entry((row, time)).or_default() += diff;
+                    }
+                }
+                WriteEffect::Advance(frontier) => advance = Some(frontier),
+                WriteEffect::Send(description) => {
+                    let files = worker.ready.remove(&description.id).expect("it was staged");
+                    sends.push((description, Content::Staged(files)));
+                }
+                WriteEffect::SendObsolete(description) => sends.push((description, Content::Obsolete)),
+                WriteEffect::Write(_) => unreachable!(),
+            }
+        }
+        while let Some((row, time, diff)) = worker.desired.pop_front_if(|(_, time, _)| {
+            desired.is_complete(time)
+        }) {
+            *worker.corrections.entry((row, time)).or_default() += diff;
+        }
+        for (row, time, diff) in rows {
+            *worker.corrections.entry((row, time)).or_default() -= diff;
+        }
+        if let Some(Frontier::At(since)) = advance {
+            worker.since = since;
+        }
+        match self.mode {
+            Mode::View => {
+                for ((row, time), diff) in std::mem::take(&mut worker.corrections) {
+                    *worker.corrections.entry((row, time.max(worker.since))).or_default() += diff;
+                }
+            }
+            Mode::Ingest => worker.corrections.retain(|(_, time), _| *time >= worker.since),
+        }
+        worker.corrections.retain(|_, diff| *diff != 0);
+        for write in writes {
+            let WriteEffect::Write(description) = write else { unreachable!() };
+            if !self.full_read_back {
+                worker.own.insert(description.id);
+            }
+            assert!(worker.in_flight.is_empty(), "one batch in flight");
+            let due = worker.corrections.extract_if(.., |(_, time), _| description.upper.is_complete(time));
+            worker.in_flight = due.map(|((row, time), diff)| (row, time, diff)).collect();
+            let files = match worker.in_flight.is_empty() {
+                true => Vec::new(),
+                false => vec![shard.put(worker.in_flight.clone())],
+            };
+            worker.staged = Some((description.id, files));
+        }
+        for (description, content) in sends {
+            worker.held.remove(&description.lower);
+            let part = Part { description, worker: index, content };
+            let appender = part.description.appender;
+            self.workers[appender].parts.push_back(part);
+        }
+    }
+
+    fn append(&mut self, index: usize, input: AppendInput<Time, FileId>, shard: &mut Shard) {
+        let mut effects = Vec::new();
+        self.workers[index].append.step(input, &mut effects);
+        for effect in effects {
+            match effect {
+                AppendEffect::Commit { description, files } => {
+                    assert_eq!(description.appender, index, "the one named commits");
+                    self.deeds.push(Deed::Commit(index, description, files));
+                }
+                AppendEffect::Delete(files) => shard.delete(&files),
+            }
+        }
+    }
+}
