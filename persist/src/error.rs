@@ -1,5 +1,7 @@
 //! What can go wrong with a shard, and whether trying again can help.
 
+use std::sync::Arc;
+
 use crate::frontier::Frontier;
 
 /// An error of a shard: what was being done, to what, and why it failed.
@@ -74,6 +76,35 @@ pub enum Error {
         /// The shard's since.
         since: Frontier<i64>,
     },
+    /// A property of the table is not what its user expects.
+    #[error(
+        "the shard {url} was created with {name} = {}, not {expected}",
+        found.as_deref().unwrap_or("(nothing)")
+    )]
+    PropertyMismatch {
+        /// The address of the shard.
+        url: String,
+        /// The property.
+        name: String,
+        /// Its value as asked for.
+        expected: String,
+        /// Its value in the table.
+        found: Option<String>,
+    },
+    /// An append whose parts contradict each other; nothing was written.
+    #[error("cannot append to the shard {url}: {why}")]
+    InvalidAppend {
+        /// The address of the shard.
+        url: String,
+        /// The contradiction.
+        why: String,
+    },
+    /// The Tokio runtime that does the work is shutting down.
+    #[error("the runtime is shutting down")]
+    Shutdown,
+    /// An error that several waiters receive.
+    #[error(transparent)]
+    Shared(Arc<Error>),
     /// Another program changed the table's data.
     #[error("the data of the shard {url} was edited by another program in version {version}")]
     ForeignEdit {
@@ -100,6 +131,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Store { source, .. } => store_error_is_transient(source),
+            Error::Shared(error) => error.is_transient(),
             _ => false,
         }
     }

@@ -1,0 +1,302 @@
+//! What a process has once for all its shards: options, stores, threads, randomness, and the open shards.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arrow_schema::SchemaRef;
+use object_store::ObjectStore;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::runtime::Handle;
+
+use crate::cpu::CpuPool;
+use crate::error::Error;
+use crate::frontier::Frontier;
+use crate::location::Stores;
+use crate::lock;
+use crate::retry::RetryPolicy;
+use crate::shard::{Owner, Shard};
+use crate::storage::{OnRetry, Storage};
+
+/// Milliseconds since 1970; only ever stored for people and other tools to read, never compared to decide.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// How a process treats its shards.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// Whether a local store syncs files and directories to the disk before a write counts as done (default: yes).
+    /// Without, a commit that was reported can be lost when the machine (not the process) crashes.
+    pub fsync: bool,
+    /// A checkpoint is written whenever this many log entries were committed; 0 means never.
+    pub checkpoint_interval: u64,
+    /// The wait before looking for other processes' commits, just after one was found.
+    pub poll_min: Duration,
+    /// The wait before looking for other processes' commits, after a long time without any.
+    pub poll_max: Duration,
+    /// How many log entries are kept for their readers; older ones are read again from the store.
+    pub recent_entries: usize,
+    /// The waits after errors that may pass.
+    pub retry: RetryPolicy,
+    /// The wall clock.
+    pub clock: Clock,
+    /// The seed of file names, identities and waits; `None` takes one from the operating system.
+    pub seed: Option<u64>,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        ClientOptions {
+            fsync: true,
+            checkpoint_interval: 100,
+            poll_min: Duration::from_millis(5),
+            poll_max: Duration::from_millis(500),
+            recent_entries: 256,
+            retry: RetryPolicy::default(),
+            clock: Arc::new(|| {
+                let since_1970 = SystemTime::now()
+                    .duration_since(UNIX_EPOCH)
+                    .unwrap_or_default();
+                i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+            }),
+            seed: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientOptions")
+            .field("fsync", &self.fsync)
+            .field("checkpoint_interval", &self.checkpoint_interval)
+            .field("poll_min", &self.poll_min)
+            .field("poll_max", &self.poll_max)
+            .field("recent_entries", &self.recent_entries)
+            .field("retry", &self.retry)
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a shard must be, or is created as.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// All columns of the table, in order.
+    pub schema: SchemaRef,
+    /// Table properties beside the crate's own. An existing table must have the same values.
+    pub properties: BTreeMap<String, String>,
+    /// The since of a shard that is created.
+    pub since: Frontier<i64>,
+}
+
+impl Open {
+    /// A shard with these columns, no properties of its own, and a since of 0.
+    pub fn new(schema: SchemaRef) -> Self {
+        Open {
+            schema,
+            properties: BTreeMap::new(),
+            since: Frontier::At(0),
+        }
+    }
+}
+
+/// What all shards of a process share, without the shards.
+pub(crate) struct Environment {
+    pub(crate) handle: Handle,
+    pub(crate) options: ClientOptions,
+    pub(crate) cpu: CpuPool,
+    random: Mutex<StdRng>,
+}
+
+impl Environment {
+    pub(crate) fn now_ms(&self) -> i64 {
+        (self.options.clock)()
+    }
+
+    pub(crate) fn random_u128(&self) -> u128 {
+        lock(&self.random).random()
+    }
+
+    /// Uniform in `[0, 1)`.
+    pub(crate) fn random_fraction(&self) -> f64 {
+        lock(&self.random).random()
+    }
+
+    /// A random UUID (version 4).
+    pub(crate) fn uuid(&self) -> String {
+        let bits = self.random_u128();
+        let bits = bits & !(0xf << 76) & !(0b11 << 62) | (0x4 << 76) | (0b10 << 62);
+        let hex = format!("{bits:032x}");
+        [
+            &hex[..8],
+            &hex[8..12],
+            &hex[12..16],
+            &hex[16..20],
+            &hex[20..],
+        ]
+        .join("-")
+    }
+
+    /// Waits as the policy says after failed attempt `attempt`.
+    pub(crate) async fn wait(&self, attempt: u32) {
+        let delay = self.options.retry.delay(attempt, self.random_fraction());
+        tokio::time::sleep(delay).await;
+    }
+
+    pub(crate) async fn retry<T, F>(
+        &self,
+        on_retry: OnRetry<'_>,
+        mut operation: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut attempt = 0_u32;
+        loop {
+            match operation().await {
+                Err(error) if error.is_transient() => {
+                    on_retry(&error);
+                    self.wait(attempt).await;
+                    attempt = attempt.saturating_add(1);
+                }
+                decided => return decided,
+            }
+        }
+    }
+}
+
+/// A process's access to shards. Cheap to clone; make one and share it.
+///
+/// The same shard opened twice is one shard in memory, with one follower; it closes when the last handle goes.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<ClientInner>,
+}
+
+struct ClientInner {
+    env: Arc<Environment>,
+    stores: Stores,
+    /// By the key of the location. The lock is held while a shard is being opened.
+    shards: Mutex<HashMap<String, Arc<Slot>>>,
+}
+
+type Slot = tokio::sync::Mutex<Weak<Owner>>;
+
+impl Client {
+    /// A client whose tasks run on `handle`, a runtime with time and I/O enabled.
+    pub fn new(handle: Handle, options: ClientOptions) -> Client {
+        let parallelism = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let random = match options.seed {
+            Some(seed) => StdRng::seed_from_u64(seed),
+            None => StdRng::from_os_rng(),
+        };
+        Client {
+            inner: Arc::new(ClientInner {
+                stores: Stores::new(options.fsync),
+                shards: Mutex::default(),
+                env: Arc::new(Environment {
+                    cpu: CpuPool::new(handle.clone(), parallelism),
+                    handle,
+                    options,
+                    random: Mutex::new(random),
+                }),
+            }),
+        }
+    }
+
+    /// The pool for computations, shared by the process.
+    pub fn cpu(&self) -> &CpuPool {
+        &self.inner.env.cpu
+    }
+
+    /// The runtime that this client's tasks run on.
+    pub fn handle(&self) -> &Handle {
+        &self.inner.env.handle
+    }
+
+    /// The options that the client was made with.
+    pub fn options(&self) -> &ClientOptions {
+        &self.inner.env.options
+    }
+
+    /// A fresh random number, for nonces: from the operating system, or reproducible if the options have a seed.
+    pub fn random_u128(&self) -> u128 {
+        self.inner.env.random_u128()
+    }
+
+    /// Makes `store` available as `memory://name`, instead of the empty one in memory that would be there.
+    pub fn mount(&self, name: &str, store: Arc<dyn ObjectStore>) {
+        self.inner.stores.mount(name, store);
+    }
+
+    /// Runs `operation` until it succeeds or fails for good: errors that may pass are told to `on_retry` and
+    /// followed by a wait and another attempt.
+    ///
+    /// # Errors
+    /// The first permanent one.
+    pub async fn retry<T, F>(
+        &self,
+        on_retry: OnRetry<'_>,
+        operation: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.inner.env.retry(on_retry, operation).await
+    }
+
+    /// Opens the shard at `url`, or creates it: empty, with an upper of 0.
+    ///
+    /// Errors that may pass are retried for ever, with a warning each.
+    ///
+    /// # Errors
+    /// If the table there has other columns or properties, or is not understood or damaged, or for good cannot be
+    /// read or created. An existing table is then untouched.
+    pub async fn open_or_create(&self, url: &str, open: Open) -> Result<Shard, Error> {
+        self.open(url, Some(open)).await
+    }
+
+    /// Opens the shard at `url`; creates nothing.
+    ///
+    /// Errors that may pass are retried for ever, with a warning each.
+    ///
+    /// # Errors
+    /// [`Error::NoShard`] if there is none; otherwise as [`Client::open_or_create`].
+    pub async fn open_existing(&self, url: &str) -> Result<Shard, Error> {
+        self.open(url, None).await
+    }
+
+    async fn open(&self, url: &str, open: Option<Open>) -> Result<Shard, Error> {
+        let location = self.inner.stores.locate(url)?;
+        let slot = {
+            let mut shards = lock(&self.inner.shards);
+            shards.retain(|_, slot| {
+                // In use: being opened, or open.
+                Arc::strong_count(slot) > 1
+                    || slot
+                        .try_lock()
+                        .map_or(true, |owner| owner.strong_count() > 0)
+            });
+            Arc::clone(shards.entry(location.key.clone()).or_default())
+        };
+        let mut slot = slot.lock().await;
+        if let Some(owner) = slot.upgrade() {
+            let shard = Shard::from(owner);
+            if let Some(open) = &open {
+                shard.check(open)?;
+            }
+            shard.refresh().await?;
+            return Ok(shard);
+        }
+        let storage = Storage {
+            url: location.url.into(),
+            store: location.store,
+            env: Arc::clone(&self.inner.env),
+        };
+        let owner = Arc::new(Owner::open(storage, open).await?);
+        *slot = Arc::downgrade(&owner);
+        Ok(Shard::from(owner))
+    }
+}

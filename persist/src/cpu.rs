@@ -1,0 +1,102 @@
+//! A bounded pool for work that computes: consolidation, encoding, decoding.
+//!
+//! At most `permits` closures run at once in the whole process, each on a thread of Tokio's blocking pool;
+//! what waits for its turn waits as a future and holds no thread. So the number of threads does not grow with
+//! sinks × workers, and a long computation never runs on a thread that polls tasks.
+//!
+//! It cannot deadlock, by one rule that callers keep: **a closure computes and returns; it waits for nothing**,
+//! no lock held across work, no channel, no other closure of the pool. A closure that has a permit therefore
+//! always finishes and gives the permit back, whatever the store or the other tasks do; by induction every
+//! closure in the (fair) queue gets its turn. Long work that produces results piece by piece is a sequence of
+//! closures, with the bounded channel between them on the asynchronous side.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use crate::error::Error;
+
+/// The bounded pool for computations that all shards and sinks of a process share.
+#[derive(Clone, Debug)]
+pub struct CpuPool {
+    handle: Handle,
+    permits: Arc<Semaphore>,
+}
+
+impl CpuPool {
+    /// A pool that runs at most `permits` (at least one) closures at a time on `handle`'s blocking threads.
+    pub fn new(handle: Handle, permits: usize) -> Self {
+        CpuPool {
+            handle,
+            permits: Arc::new(Semaphore::new(permits.max(1))),
+        }
+    }
+
+    /// Runs `compute`, which must not wait for anything (see the [module](self)), and returns its result.
+    ///
+    /// Dropping the future before the closure has started means that it never starts; once started it runs to
+    /// its end, and its permit is held until then.
+    ///
+    /// # Errors
+    /// [`Error::Shutdown`] if the runtime is shutting down.
+    ///
+    /// # Panics
+    /// If `compute` panics, with its payload.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        compute: impl FnOnce() -> R + Send + 'static,
+    ) -> Result<R, Error> {
+        let permit = Arc::clone(&self.permits)
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::Shutdown)?;
+        let work = self.handle.spawn_blocking(move || {
+            // Held by the computation, not by the future: a caller that gives up frees no thread.
+            let _permit = permit;
+            compute()
+        });
+        match work.await {
+            Ok(result) => Ok(result),
+            Err(error) => match error.try_into_panic() {
+                Ok(payload) => std::panic::resume_unwind(payload),
+                Err(_) => Err(Error::Shutdown),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn r02_no_more_computations_at_once_than_permits_and_all_finish() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .build()
+            .unwrap();
+        let pool = CpuPool::new(runtime.handle().clone(), 2);
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        runtime.block_on(async {
+            let work = (0..64).map(|i| {
+                let (pool, now, most) = (pool.clone(), now.clone(), most.clone());
+                async move {
+                    pool.run(move || {
+                        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        std::thread::yield_now();
+                        now.fetch_sub(1, Ordering::SeqCst);
+                        i
+                    })
+                    .await
+                    .unwrap()
+                }
+            });
+            let sum: usize = futures::future::join_all(work).await.into_iter().sum();
+            assert_eq!(sum, 64 * 63 / 2);
+        });
+        assert!(most.load(Ordering::SeqCst) <= 2);
+    }
+}

@@ -1,0 +1,165 @@
+//! The data files of a shard, as their writers and the log describe them.
+//!
+//! A [`StagedFile`] lies in the store and no commit refers to it yet; a [`DataFile`] is one that a commit added.
+//! Statistics are in the form that other readers use to skip files.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::log::action::Add;
+
+/// The column of an update's time.
+pub const TIME_COLUMN: &str = "mv_time";
+
+/// What the writer of a data file knows of its contents.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileMeta {
+    /// The rows of the file.
+    pub rows: u64,
+    /// The least and the greatest time in it; `None` if it has no rows.
+    pub times: Option<(i64, i64)>,
+    /// Free to use; kept in the log with the file.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// A data file in the store that is still to be committed. It may be sent to whoever commits it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StagedFile {
+    /// The path relative to the shard, never used by another file.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+    /// What its writer knows of its contents.
+    pub meta: FileMeta,
+    /// When it was staged, in milliseconds since 1970.
+    pub staged_ms: i64,
+}
+
+/// A data file that a commit added.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct DataFile {
+    /// The path in the log: relative to the shard, percent-encoded.
+    pub path: String,
+    /// In bytes.
+    pub size: u64,
+    /// The rows, if the file's writer said; always for files of this crate.
+    pub rows: Option<u64>,
+    /// The least time in the file, if its writer said.
+    pub min_time: Option<i64>,
+    /// The greatest time in the file, if its writer said.
+    pub max_time: Option<i64>,
+    /// What its writer attached to it.
+    pub tags: BTreeMap<String, String>,
+    /// As in the log, so that a checkpoint repeats it exactly.
+    pub(crate) stats: Option<String>,
+    pub(crate) modification_time: i64,
+}
+
+impl StagedFile {
+    /// The action that makes the file part of the table.
+    pub(crate) fn to_add(&self) -> Add {
+        Add {
+            path: self.path.clone(),
+            partition_values: Some(BTreeMap::new()),
+            size: i64::try_from(self.size).unwrap_or(i64::MAX),
+            modification_time: self.staged_ms,
+            data_change: true,
+            stats: Some(stats(&self.meta).to_string()),
+            tags: Some(
+                self.meta
+                    .tags
+                    .iter()
+                    .map(|(name, value)| (name.clone(), Some(value.clone())))
+                    .collect(),
+            ),
+            deletion_vector: None,
+        }
+    }
+}
+
+fn stats(meta: &FileMeta) -> Value {
+    match meta.times {
+        Some((min, max)) => json!({
+            "numRecords": meta.rows,
+            "minValues": {TIME_COLUMN: min},
+            "maxValues": {TIME_COLUMN: max},
+            "nullCount": {TIME_COLUMN: 0},
+        }),
+        None => json!({"numRecords": meta.rows}),
+    }
+}
+
+impl DataFile {
+    pub(crate) fn from_add(add: &Add) -> Self {
+        // Statistics are a hint, and their form is free: what cannot be read is as good as absent.
+        let stats: Value = add
+            .stats
+            .as_deref()
+            .and_then(|stats| serde_json::from_str(stats).ok())
+            .unwrap_or(Value::Null);
+        DataFile {
+            path: add.path.clone(),
+            size: u64::try_from(add.size).unwrap_or(0),
+            rows: stats["numRecords"].as_u64(),
+            min_time: stats["minValues"][TIME_COLUMN].as_i64(),
+            max_time: stats["maxValues"][TIME_COLUMN].as_i64(),
+            tags: add
+                .tags
+                .iter()
+                .flatten()
+                .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
+                .collect(),
+            stats: add.stats.clone(),
+            modification_time: add.modification_time,
+        }
+    }
+
+    /// The action that a checkpoint has for the file.
+    pub(crate) fn to_add(&self) -> Add {
+        Add {
+            path: self.path.clone(),
+            partition_values: Some(BTreeMap::new()),
+            size: i64::try_from(self.size).unwrap_or(i64::MAX),
+            modification_time: self.modification_time,
+            data_change: false,
+            stats: self.stats.clone(),
+            tags: Some(
+                self.tags
+                    .iter()
+                    .map(|(name, value)| (name.clone(), Some(value.clone())))
+                    .collect(),
+            ),
+            deletion_vector: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_writer_says_survives_the_log() {
+        let staged = StagedFile {
+            path: "x.parquet".into(),
+            size: 12,
+            meta: FileMeta {
+                rows: 3,
+                times: Some((5, 9)),
+                tags: BTreeMap::from([("a".into(), "b".into())]),
+            },
+            staged_ms: 77,
+        };
+        let file = DataFile::from_add(&staged.to_add());
+        assert_eq!(
+            (file.rows, file.min_time, file.max_time),
+            (Some(3), Some(5), Some(9))
+        );
+        assert_eq!(file.tags, staged.meta.tags);
+        assert_eq!(DataFile::from_add(&file.to_add()), file);
+    }
+}

@@ -1,0 +1,128 @@
+//! Following: one task per open shard reads the log as it grows, for all watchers of the process.
+//!
+//! The task starts with the first watcher and ends with the shard's last handle. It asks for entry `known + 1`
+//! (no listing), applies what it finds, and waits longer the longer it finds nothing, between
+//! [`ClientOptions::poll_min`] and [`poll_max`](ClientOptions::poll_max). Commits of this process need no
+//! reading: they are applied when they succeed.
+//!
+//! What cannot be read for now is tried again for ever; what fails for good ends the task, and every watcher is
+//! told why. The next watcher starts it again.
+//!
+//! [`ClientOptions::poll_min`]: crate::ClientOptions::poll_min
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tracing::Instrument;
+
+use crate::error::Error;
+use crate::lock;
+use crate::log::state::Progress;
+use crate::retry::RetryPolicy;
+use crate::shard::{Inner, Known, Shard};
+use crate::storage::Storage;
+
+/// Sees a shard's progress as it happens. It keeps the shard open.
+pub struct Watcher {
+    shard: Shard,
+    known: watch::Receiver<Known>,
+    seen: Progress,
+}
+
+impl Watcher {
+    /// The progress seen last: that of the last [`Watcher::changed`], or of the start.
+    pub fn progress(&self) -> Progress {
+        self.seen
+    }
+
+    /// The shard that is watched.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
+    }
+
+    /// Waits until the shard is further than [`Watcher::progress`], and returns how far. Steps may be skipped,
+    /// the last is never missed, and versions only grow. Dropping the future is safe at any time.
+    ///
+    /// # Errors
+    /// The permanent error that ended the following: the log is damaged or not understood, or cannot be read for
+    /// good. Progress made before it is reported first.
+    pub async fn changed(&mut self) -> Result<Progress, Error> {
+        loop {
+            let known = self.known.borrow_and_update().clone();
+            if known.progress != self.seen {
+                self.seen = known.progress;
+                return Ok(self.seen);
+            }
+            if let Some(failure) = known.failure {
+                return Err(Error::Shared(failure));
+            }
+            // The sender lives in the shard, and the shard as long as `self`.
+            self.known.changed().await.map_err(|_| Error::Shutdown)?;
+        }
+    }
+}
+
+impl Shard {
+    /// Watches the shard's progress, by this process and by others. Starts the follower if none runs.
+    pub fn watch(&self) -> Watcher {
+        let inner = self.inner();
+        // Subscribed before the progress is read, so that no step falls in between.
+        let known = inner.known.subscribe();
+        let seen = inner.progress();
+        inner.start_follower();
+        Watcher {
+            shard: self.clone(),
+            known,
+            seen,
+        }
+    }
+
+    /// Has the follower look for other processes' commits now: a hint that there are some.
+    pub fn nudge(&self) {
+        self.inner().nudge.notify_one();
+    }
+}
+
+impl Inner {
+    fn start_follower(self: &Arc<Self>) {
+        let mut follower = lock(&self.follower);
+        if follower.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        self.known
+            .send_if_modified(|known| known.failure.take().is_some());
+        let span = tracing::debug_span!("follow", shard = %self.storage.url);
+        let task = self
+            .storage
+            .env
+            .handle
+            .spawn(follow(Arc::clone(self)).instrument(span));
+        *follower = Some(task.abort_handle());
+    }
+}
+
+async fn follow(inner: Arc<Inner>) {
+    let env = &inner.storage.env;
+    let waits = RetryPolicy {
+        initial: env.options.poll_min,
+        max: env.options.poll_max,
+    };
+    let mut idle = 0_u32;
+    loop {
+        let before = inner.progress().version;
+        match inner.catch_up(&Storage::warn_of_retry).await {
+            Ok(progress) if progress.version > before => idle = 0,
+            Ok(_) => idle = idle.saturating_add(1),
+            Err(error) => {
+                tracing::error!(shard = %inner.storage.url, %error, "cannot follow the shard any more");
+                inner
+                    .known
+                    .send_modify(|known| known.failure = Some(Arc::new(error)));
+                return;
+            }
+        }
+        let delay = waits.delay(idle, env.random_fraction());
+        // Either way: look again.
+        let _ = tokio::time::timeout(delay, inner.nudge.notified()).await;
+    }
+}

@@ -1,0 +1,21 @@
+//! The log of a Delta table: actions as JSON lines, the state that they replay to, and checkpoints of it.
+//!
+//! The state at version `n` is that of the last checkpoint `c ≤ n` (or of entry 0), with the entries
+//! `c+1 ..= n` applied in order.
+
+pub(crate) mod action;
+pub(crate) mod checkpoint;
+pub(crate) mod schema;
+pub(crate) mod state;
+
+use object_store::path::Path;
+
+/// The object that holds log entry `version`.
+pub(crate) fn entry_path(version: u64) -> Path {
+    Path::from(format!("_delta_log/{version:020}.json"))
+}
+
+/// The folder of the log.
+pub(crate) fn folder() -> Path {
+    Path::from("_delta_log")
+}

@@ -1,0 +1,410 @@
+//! The state that a log replays to, and the gates that refuse what is not understood.
+//!
+//! `state(n) = apply(state(n-1), entry n)`, and the first state is made of all actions of entry 0 or of a
+//! checkpoint. Invariants, checked before anything is changed, so that a refused entry leaves the state as it was:
+//!
+//! - *progress*: upper and since never go back;
+//! - *lower is the upper*: a commit of ours starts where the shard's upper was;
+//! - *one schema*: the columns never change;
+//! - *gates*: every protocol and table property in force is one that this version understands.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+
+use crate::data_file::DataFile;
+use crate::error::Error;
+use crate::frontier::Frontier;
+use crate::log::action::{Action, Commit, CommitId, Metadata, Protocol, Remove, Txn};
+use crate::log::entry_path;
+use crate::log::schema::StructType;
+
+/// The `txn` action that holds the shard's upper.
+pub(crate) const UPPER: &str = "mvsink.upper";
+/// The `txn` action that holds the shard's since.
+pub(crate) const SINCE: &str = "mvsink.since";
+/// The table property with the version of the format.
+pub(crate) const FORMAT_PROPERTY: &str = "mvsink.format";
+/// The version of the format that this version of the crate writes, and the newest that it reads.
+pub(crate) const FORMAT: u64 = 1;
+
+/// How far a shard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Progress {
+    /// The last log entry.
+    pub version: u64,
+    /// The shard is complete for times below this.
+    pub upper: Frontier<i64>,
+    /// Reads are exact at times from this on.
+    pub since: Frontier<i64>,
+}
+
+/// One log entry, as far as it concerns the collection.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Entry {
+    /// Its place in the log.
+    pub version: u64,
+    /// Who committed it, if it was a sink.
+    pub id: Option<CommitId>,
+    /// The shard's upper before it.
+    pub lower: Frontier<i64>,
+    /// The shard's upper after it.
+    pub upper: Frontier<i64>,
+    /// The files whose rows it adds to the collection.
+    pub adds: Vec<Arc<DataFile>>,
+    /// True if another program changed the data: such an entry may also have removed rows.
+    pub foreign: bool,
+}
+
+/// The live data files by path.
+pub(crate) type Files = BTreeMap<String, Arc<DataFile>>;
+
+/// What a log says up to and with one version.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) version: u64,
+    protocol: Protocol,
+    metadata: Arc<Metadata>,
+    columns: Arc<StructType>,
+    schema: SchemaRef,
+    txns: BTreeMap<String, Txn>,
+    upper: Frontier<i64>,
+    since: Frontier<i64>,
+    /// Shared with whoever pinned it; copied on the first change after that.
+    files: Arc<Files>,
+    tombstones: Arc<BTreeMap<String, Remove>>,
+}
+
+impl State {
+    /// The state of a log's first entry, or of a checkpoint at `version`; `path` is what was read.
+    pub(crate) fn first(
+        url: &str,
+        path: &str,
+        version: u64,
+        commit: &Commit,
+    ) -> Result<Self, Error> {
+        let corrupt = |why: &str| Error::Corrupt {
+            path: path.to_owned(),
+            why: why.to_owned(),
+        };
+        let protocol = commit
+            .protocol
+            .clone()
+            .ok_or_else(|| corrupt("it has no protocol"))?;
+        let metadata = commit
+            .metadata
+            .clone()
+            .ok_or_else(|| corrupt("it has no metadata"))?;
+        check_protocol(url, &protocol)?;
+        let columns = check_metadata(url, &metadata)?;
+        let schema = columns.to_arrow().map_err(|why| unsupported(url, why))?;
+        let mut txns = BTreeMap::new();
+        for txn in &commit.txns {
+            check_txn(path, txn)?;
+            txns.insert(txn.app_id.clone(), txn.clone());
+        }
+        let frontier = |name: &str| {
+            txns.get(name)
+                .map(|txn| Frontier::from_version(txn.version))
+                .ok_or_else(|| corrupt(&format!("it has no {name}")))
+        };
+        let (upper, since) = (frontier(UPPER)?, frontier(SINCE)?);
+        let mut state = State {
+            version,
+            protocol,
+            metadata: Arc::new(metadata),
+            columns: Arc::new(columns),
+            schema,
+            txns,
+            upper,
+            since,
+            files: Arc::default(),
+            tombstones: Arc::default(),
+        };
+        check_adds(url, commit)?;
+        state.change_files(commit);
+        Ok(state)
+    }
+
+    /// Applies the next log entry.
+    pub(crate) fn apply(&mut self, url: &str, commit: &Commit) -> Result<Entry, Error> {
+        let version = self.version + 1;
+        let path = format!("{url}/{}", entry_path(version));
+        if let Some(protocol) = &commit.protocol {
+            check_protocol(url, protocol)?;
+        }
+        if let Some(metadata) = &commit.metadata {
+            let columns = check_metadata(url, metadata)?;
+            if let Some(why) = StructType::difference(&columns, &self.columns) {
+                return Err(Error::SchemaMismatch {
+                    url: url.to_owned(),
+                    why: format!("{why}, since another program changed it in version {version}"),
+                });
+            }
+        }
+        check_adds(url, commit)?;
+        let (mut upper, mut since) = (self.upper, self.since);
+        for txn in &commit.txns {
+            check_txn(&path, txn)?;
+            let known = match txn.app_id.as_str() {
+                UPPER => &mut upper,
+                SINCE => &mut since,
+                _ => continue,
+            };
+            let new = Frontier::from_version(txn.version);
+            if new < *known {
+                return Err(Error::Corrupt {
+                    path,
+                    why: format!("it moves {} back from {known} to {new}", txn.app_id),
+                });
+            }
+            *known = new;
+        }
+        let id = commit.info.as_ref().and_then(|info| info.id);
+        let lower = commit.info.as_ref().and_then(|info| info.lower);
+        if let (Some(_), Some(lower)) = (id, lower)
+            && Frontier::from_version(lower) != self.upper
+        {
+            return Err(Error::Corrupt {
+                path,
+                why: format!(
+                    "it starts at {} where the shard's upper is {}",
+                    Frontier::from_version(lower),
+                    self.upper
+                ),
+            });
+        }
+
+        // Nothing fails from here on.
+        let lower = self.upper;
+        (self.upper, self.since, self.version) = (upper, since, version);
+        if let Some(protocol) = &commit.protocol {
+            self.protocol = protocol.clone();
+        }
+        if let Some(metadata) = &commit.metadata {
+            self.metadata = Arc::new(metadata.clone());
+        }
+        for txn in &commit.txns {
+            self.txns.insert(txn.app_id.clone(), txn.clone());
+        }
+        let adds = self.change_files(commit);
+        Ok(Entry {
+            version,
+            id,
+            lower,
+            upper,
+            adds,
+            foreign: is_foreign(commit),
+        })
+    }
+
+    /// Removes, then adds; returns the files that bring data.
+    fn change_files(&mut self, commit: &Commit) -> Vec<Arc<DataFile>> {
+        let mut data = Vec::new();
+        if commit.adds.is_empty() && commit.removes.is_empty() {
+            return data;
+        }
+        let files = Arc::make_mut(&mut self.files);
+        let tombstones = Arc::make_mut(&mut self.tombstones);
+        for remove in &commit.removes {
+            files.remove(&remove.path);
+            tombstones.insert(remove.path.clone(), remove.clone());
+        }
+        for add in &commit.adds {
+            let file = Arc::new(DataFile::from_add(add));
+            tombstones.remove(&add.path);
+            if add.data_change {
+                data.push(Arc::clone(&file));
+            }
+            files.insert(add.path.clone(), file);
+        }
+        data
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        Progress {
+            version: self.version,
+            upper: self.upper,
+            since: self.since,
+        }
+    }
+
+    pub(crate) fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    pub(crate) fn columns(&self) -> &StructType {
+        &self.columns
+    }
+
+    pub(crate) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    pub(crate) fn files(&self) -> Arc<Files> {
+        Arc::clone(&self.files)
+    }
+
+    pub(crate) fn is_live(&self, path: &str) -> bool {
+        self.files.contains_key(path)
+    }
+
+    /// True if a commit removed the file, so that no commit may add it any more.
+    pub(crate) fn is_removed(&self, path: &str) -> bool {
+        self.tombstones.contains_key(path)
+    }
+
+    /// The actions of a checkpoint of this state, and how many they are. Tombstones from before `oldest_ms` are
+    /// left out: by then readers have let go of the removed files.
+    pub(crate) fn to_actions(&self, oldest_ms: i64) -> Vec<Action> {
+        let removes = self
+            .tombstones
+            .values()
+            .filter(|remove| remove.deletion_timestamp.is_none_or(|at| at >= oldest_ms))
+            .map(|remove| Remove {
+                data_change: false,
+                ..remove.clone()
+            });
+        let commit = Commit {
+            info: None,
+            protocol: Some(self.protocol.clone()),
+            metadata: Some(self.metadata.as_ref().clone()),
+            txns: self.txns.values().cloned().collect(),
+            adds: self.files.values().map(|file| file.to_add()).collect(),
+            removes: removes.collect(),
+        };
+        commit.into_actions().collect()
+    }
+}
+
+/// True if the entry changes data and no sink of ours made it.
+pub(crate) fn is_foreign(commit: &Commit) -> bool {
+    let ours = commit.info.as_ref().is_some_and(|info| info.id.is_some());
+    let changes = commit.adds.iter().any(|add| add.data_change)
+        || commit.removes.iter().any(|remove| remove.data_change);
+    changes && !ours
+}
+
+fn unsupported(url: &str, why: impl Into<String>) -> Error {
+    Error::Unsupported {
+        url: url.to_owned(),
+        why: why.into(),
+    }
+}
+
+/// The gate of the protocol: up to reader 1 and writer 2, or the features that those stand for.
+fn check_protocol(url: &str, protocol: &Protocol) -> Result<(), Error> {
+    const WRITER_FEATURES: [&str; 2] = ["appendOnly", "invariants"];
+    let unknown = |features: &Option<Vec<String>>, known: &[&str]| {
+        let mut features = features.iter().flatten();
+        features
+            .find(|feature| !known.contains(&feature.as_str()))
+            .cloned()
+    };
+    match protocol.min_reader_version {
+        // Reader 2 means column mapping, which is refused where it is in use.
+        ..=2 => {}
+        3 => {
+            if let Some(feature) = unknown(&protocol.reader_features, &[]) {
+                return Err(unsupported(
+                    url,
+                    format!("it needs the reader feature {feature}"),
+                ));
+            }
+        }
+        version => {
+            return Err(unsupported(
+                url,
+                format!("it needs Delta reader version {version}"),
+            ));
+        }
+    }
+    match protocol.min_writer_version {
+        ..=2 => Ok(()),
+        7 => match unknown(&protocol.writer_features, &WRITER_FEATURES) {
+            Some(feature) => Err(unsupported(
+                url,
+                format!("it needs the writer feature {feature}"),
+            )),
+            None => Ok(()),
+        },
+        version => Err(unsupported(
+            url,
+            format!("it needs Delta writer version {version}"),
+        )),
+    }
+}
+
+/// The gate of the metadata; returns the columns.
+fn check_metadata(url: &str, metadata: &Metadata) -> Result<StructType, Error> {
+    let property = |name: &str| metadata.configuration.get(name).and_then(Option::as_deref);
+    match property(FORMAT_PROPERTY).map(str::parse::<u64>) {
+        Some(Ok(1..=FORMAT)) => {}
+        Some(Ok(newer)) if newer > FORMAT => {
+            return Err(unsupported(
+                url,
+                format!(
+                    "it has format {newer}, and this version of mvsink understands up to format {FORMAT}"
+                ),
+            ));
+        }
+        Some(_) => {
+            return Err(unsupported(
+                url,
+                format!("its {FORMAT_PROPERTY} is not a format"),
+            ));
+        }
+        None => {
+            return Err(unsupported(
+                url,
+                format!("it is a Delta table of another program ({FORMAT_PROPERTY} is not set)"),
+            ));
+        }
+    }
+    if !matches!(property("delta.columnMapping.mode"), None | Some("none")) {
+        return Err(unsupported(url, "it uses column mapping"));
+    }
+    if property("delta.setTransactionRetentionDuration").is_some() {
+        return Err(unsupported(
+            url,
+            "delta.setTransactionRetentionDuration is set, which would make it forget its frontiers",
+        ));
+    }
+    if metadata.format.provider != "parquet" {
+        return Err(unsupported(
+            url,
+            format!("its files are {}", metadata.format.provider),
+        ));
+    }
+    if !metadata.partition_columns.is_empty() {
+        return Err(unsupported(url, "it is partitioned"));
+    }
+    let columns = StructType::from_json(&metadata.schema_string)
+        .map_err(|why| unsupported(url, format!("its schema is not understood: {why}")))?;
+    match columns.constrained_column() {
+        Some((column, key)) => Err(unsupported(url, format!("column {column} has {key}"))),
+        None => Ok(columns),
+    }
+}
+
+fn check_adds(url: &str, commit: &Commit) -> Result<(), Error> {
+    match commit.adds.iter().find(|add| add.deletion_vector.is_some()) {
+        Some(add) => Err(unsupported(
+            url,
+            format!("{} has a deletion vector", add.path),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_txn(path: &str, txn: &Txn) -> Result<(), Error> {
+    if matches!(txn.app_id.as_str(), UPPER | SINCE) && txn.version < 0 {
+        return Err(Error::Corrupt {
+            path: path.to_owned(),
+            why: format!("{} is {}", txn.app_id, txn.version),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! Opening: from what lies in the store to the state of a log, or the first entry of a new one.
+//!
+//! The newest checkpoint is found by `_last_checkpoint`; the entries after it are read one by one until one is
+//! not there. Only if that pointer is missing or points to nothing whole is the log listed, once: then the
+//! newest checkpoint that can be read is taken, or the first entry.
+
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+
+use crate::client::Open;
+use crate::error::Error;
+use crate::frontier::Frontier;
+use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protocol, Txn};
+use crate::log::checkpoint::{
+    self, LastCheckpoint, LogFile, checkpoint_path, last_checkpoint_path,
+};
+use crate::log::schema::StructType;
+use crate::log::state::{FORMAT, FORMAT_PROPERTY, SINCE, State, UPPER};
+use crate::log::{entry_path, folder};
+use crate::storage::{Occupied, Storage};
+
+impl Storage {
+    /// A state of the log from which the rest can be replayed; `None` if there is no log.
+    pub(crate) async fn load(&self) -> Result<Option<State>, Error> {
+        let mut failed = None;
+        let hint = self.last_checkpoint().await?;
+        if let Some(hint) = &hint {
+            if hint.parts.is_some() || hint.v2_checkpoint.is_some() {
+                return Err(self.unsupported_checkpoint(hint.version));
+            }
+            match self.load_checkpoint(hint.version).await {
+                Ok(state) => return Ok(Some(state)),
+                Err(error) => failed = Some(recoverable(error)?),
+            }
+        }
+        let files = self.list_log().await?;
+        let mut checkpoints: Vec<_> = files
+            .iter()
+            .filter_map(|file| match file {
+                LogFile::Checkpoint(version) => Some(*version),
+                _ => None,
+            })
+            .filter(|version| hint.as_ref().is_none_or(|hint| hint.version != *version))
+            .collect();
+        checkpoints.sort_unstable();
+        for version in checkpoints.into_iter().rev() {
+            match self.load_checkpoint(version).await {
+                Ok(state) => return Ok(Some(state)),
+                Err(error) => failed = Some(recoverable(error)?),
+            }
+        }
+        if files.contains(&LogFile::Entry(0)) {
+            return self.load_first_entry().await.map(Some);
+        }
+        for file in &files {
+            if let LogFile::OtherCheckpoint(version) = file {
+                return Err(self.unsupported_checkpoint(*version));
+            }
+        }
+        match failed {
+            Some(error) => Err(error),
+            None if files.is_empty() => Ok(None),
+            None => Err(Error::Corrupt {
+                path: self.show(&folder()),
+                why: "its first entries are gone and there is no checkpoint".into(),
+            }),
+        }
+    }
+
+    fn unsupported_checkpoint(&self, version: u64) -> Error {
+        Error::Unsupported {
+            url: self.url.to_string(),
+            why: format!(
+                "its checkpoint of version {version} is in several parts or of the second form"
+            ),
+        }
+    }
+
+    /// What `_last_checkpoint` says; it is only a hint, so a damaged one is as good as none.
+    pub(crate) async fn last_checkpoint(&self) -> Result<Option<LastCheckpoint>, Error> {
+        let path = last_checkpoint_path();
+        let Some(bytes) = self.get_retrying(&path, &Storage::warn_of_retry).await? else {
+            return Ok(None);
+        };
+        match serde_json::from_slice(&bytes) {
+            Ok(hint) => Ok(Some(hint)),
+            Err(error) => {
+                tracing::warn!(path = %self.show(&path), %error, "ignoring a damaged pointer to the checkpoint");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn load_checkpoint(&self, version: u64) -> Result<State, Error> {
+        let path = checkpoint_path(version);
+        let shown = self.show(&path);
+        let bytes = self
+            .get_retrying(&path, &Storage::warn_of_retry)
+            .await?
+            .ok_or_else(|| Error::MissingFile {
+                path: shown.clone(),
+            })?;
+        let url = self.url.clone();
+        self.env
+            .cpu
+            .run(move || {
+                let commit = checkpoint::decode(bytes, &url, &shown)?;
+                State::first(&url, &shown, version, &commit)
+            })
+            .await?
+    }
+
+    async fn load_first_entry(&self) -> Result<State, Error> {
+        let path = entry_path(0);
+        let shown = self.show(&path);
+        let bytes = self
+            .get_retrying(&path, &Storage::warn_of_retry)
+            .await?
+            .ok_or_else(|| Error::MissingFile {
+                path: shown.clone(),
+            })?;
+        State::first(&self.url, &shown, 0, &Commit::parse(&bytes, &shown)?)
+    }
+
+    async fn list_log(&self) -> Result<Vec<LogFile>, Error> {
+        self.retry(&Storage::warn_of_retry, || async {
+            let listed: Result<Vec<_>, _> = self
+                .store
+                .list(Some(&folder()))
+                .try_filter_map(|object| async move {
+                    Ok(object.location.filename().and_then(LogFile::from_name))
+                })
+                .try_collect()
+                .await;
+            listed.map_err(|source| Error::Store {
+                action: "list",
+                path: self.show(&folder()),
+                source,
+            })
+        })
+        .await
+    }
+
+    /// Puts the first entry of a new shard, or finds that somebody else just did.
+    pub(crate) async fn create(&self, open: &Open) -> Result<State, Error> {
+        let unsupported = |why| Error::Unsupported {
+            url: self.url.to_string(),
+            why,
+        };
+        let columns = StructType::from_arrow(&open.schema).map_err(unsupported)?;
+        let now = self.env.now_ms();
+        let mut configuration: BTreeMap<_, _> = open
+            .properties
+            .iter()
+            .map(|(name, value)| (name.clone(), Some(value.clone())))
+            .collect();
+        configuration.insert(FORMAT_PROPERTY.into(), Some(FORMAT.to_string()));
+        let id = CommitId {
+            nonce: self.env.random_u128(),
+            seq: 0,
+        };
+        let txn = |app_id: &str, frontier: Frontier<i64>| Txn {
+            app_id: app_id.into(),
+            version: frontier.to_version(),
+            last_updated: Some(now),
+        };
+        let commit = Commit {
+            info: Some(CommitInfo {
+                operation: "CREATE TABLE".into(),
+                id: Some(id),
+                ..self.commit_info()
+            }),
+            protocol: Some(Protocol {
+                min_reader_version: 1,
+                min_writer_version: 2,
+                ..Protocol::default()
+            }),
+            metadata: Some(Metadata {
+                id: self.env.uuid(),
+                format: Format {
+                    provider: "parquet".into(),
+                    options: BTreeMap::new(),
+                },
+                schema_string: columns.to_json(),
+                created_time: Some(now),
+                configuration,
+                ..Metadata::default()
+            }),
+            txns: vec![txn(UPPER, Frontier::At(0)), txn(SINCE, open.since)],
+            ..Commit::default()
+        };
+        // Checked before it is written: what would be refused must not be created.
+        let path = self.show(&entry_path(0));
+        let state = State::first(&self.url, &path, 0, &commit)?;
+        match self
+            .occupy(0, &commit.to_bytes(), &Storage::warn_of_retry)
+            .await?
+        {
+            Occupied::Now => Ok(state),
+            Occupied::By(bytes) => {
+                State::first(&self.url, &path, 0, &Commit::parse(&bytes, &path)?)
+            }
+        }
+    }
+
+    /// The parts of `commitInfo` that are the same for every commit.
+    pub(crate) fn commit_info(&self) -> CommitInfo {
+        CommitInfo {
+            timestamp: self.env.now_ms().into(),
+            operation_parameters: serde_json::json!({}),
+            engine_info: concat!("mvsink/", env!("CARGO_PKG_VERSION")).into(),
+            ..CommitInfo::default()
+        }
+    }
+}
+
+/// Whether another checkpoint may serve instead.
+fn recoverable(error: Error) -> Result<Error, Error> {
+    match error {
+        Error::Corrupt { .. } | Error::MissingFile { .. } => {
+            tracing::warn!(%error, "a checkpoint cannot be read, looking for another");
+            Ok(error)
+        }
+        other => Err(other),
+    }
+}

@@ -1,0 +1,154 @@
+//! One shard's objects, and what every access to them needs: errors that name the object, and waits between
+//! attempts.
+//!
+//! The heart is [`Storage::occupy`], which puts a log entry and comes back only when it is known who has the slot.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use crate::client::Environment;
+use crate::error::Error;
+use crate::log::entry_path;
+
+/// Told of every error that is followed by another attempt.
+pub type OnRetry<'a> = &'a (dyn Fn(&Error) + Send + Sync);
+
+/// The objects of a shard.
+#[derive(Clone)]
+pub(crate) struct Storage {
+    pub(crate) url: Arc<str>,
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) env: Arc<Environment>,
+}
+
+/// Who has a slot of the log.
+pub(crate) enum Occupied {
+    /// The entry that was to be put; this put did it.
+    Now,
+    /// This entry: somebody's, or one's own by an attempt that seemed to fail.
+    By(Bytes),
+}
+
+impl Storage {
+    /// The object's name in messages.
+    pub(crate) fn show(&self, path: &Path) -> String {
+        format!("{}/{path}", self.url)
+    }
+
+    fn error(&self, action: &'static str, path: &Path, source: object_store::Error) -> Error {
+        Error::Store {
+            action,
+            path: self.show(path),
+            source,
+        }
+    }
+
+    /// Tells `tracing` of an error that is followed by another attempt, for callers that have nobody else to tell.
+    pub(crate) fn warn_of_retry(error: &Error) {
+        tracing::warn!(%error, "trying again");
+    }
+
+    /// Runs `operation` until it succeeds or fails for good, with waits in between.
+    pub(crate) async fn retry<T, F>(
+        &self,
+        on_retry: OnRetry<'_>,
+        operation: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.env.retry(on_retry, operation).await
+    }
+
+    /// The object's bytes, `None` if it does not exist; one attempt.
+    pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>, Error> {
+        let result = match self.store.get(path).await {
+            Ok(object) => object.bytes().await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.error("read", path, error)),
+        }
+    }
+
+    /// The object's bytes, `None` if it does not exist; tried until the store answers.
+    pub(crate) async fn get_retrying(
+        &self,
+        path: &Path,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<Bytes>, Error> {
+        self.retry(on_retry, || self.get(path)).await
+    }
+
+    /// Writes the object, replacing what is there; one attempt.
+    pub(crate) async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), Error> {
+        match self.store.put(path, PutPayload::from(bytes)).await {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.error("write", path, error)),
+        }
+    }
+
+    /// Deletes the object; that it is not there is success. One attempt.
+    pub(crate) async fn delete(&self, path: &Path) -> Result<(), Error> {
+        match self.store.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error("delete", path, error)),
+        }
+    }
+
+    /// Puts `body` as log entry `version` if there is none, and returns who has the slot then.
+    ///
+    /// A put that fails may have happened, may happen later, or may never happen, and `AlreadyExists` may be about
+    /// one's own earlier attempt, or (an HTTP 409) about nothing. So after the first failure that does not prove
+    /// that nothing was written, only the log decides: the same slot is tried until it can be read.
+    ///
+    /// # Errors
+    /// Permanent ones, and only if nothing was and nothing will be written.
+    pub(crate) async fn occupy(
+        &self,
+        version: u64,
+        body: &Bytes,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Occupied, Error> {
+        let path = entry_path(version);
+        // An attempt that may still take effect is out there.
+        let mut uncertain = false;
+        for attempt in 0.. {
+            let create = PutOptions::from(PutMode::Create);
+            let failed = match self
+                .store
+                .put_opts(&path, PutPayload::from(body.clone()), create)
+                .await
+            {
+                Ok(_) => return Ok(Occupied::Now),
+                Err(error) => error,
+            };
+            let taken = matches!(
+                failed,
+                object_store::Error::AlreadyExists { .. }
+                    | object_store::Error::Precondition { .. }
+            );
+            let failed = self.error("write", &path, failed);
+            if taken || !failed.is_transient() {
+                match self.get_retrying(&path, on_retry).await {
+                    Ok(Some(bytes)) => return Ok(Occupied::By(bytes)),
+                    // The store has answered the only put, and the answer was no.
+                    _ if !taken && !uncertain => return Err(failed),
+                    Ok(None) => {}
+                    // It may be ours that cannot be read.
+                    Err(unreadable) => on_retry(&unreadable),
+                }
+            }
+            uncertain = true;
+            on_retry(&failed);
+            self.env.wait(attempt).await;
+        }
+        Err(Error::Shutdown)
+    }
+}
