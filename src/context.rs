@@ -15,12 +15,11 @@ use crate::status::Instance;
 ///
 /// Cheap to clone; give every worker thread a clone of the same one. Timely threads are not inside a
 /// runtime, so the handle has to be given.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     client: Client,
     configs: ConfigSet,
@@ -32,6 +31,12 @@ struct Inner {
 }
 
 type InstanceKey = (Vec<usize>, String);
+
+impl std::fmt::Debug for Context {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("configs", &self.inner.configs).finish_non_exhaustive()
+    }
+}
 
 impl Context {
     /// A context whose tasks run on this runtime, with default options; sinks may write.

@@ -35,9 +35,6 @@ pub enum Error {
         /// Why.
         error: std::sync::Arc<Error>,
     },
-    /// The shard cannot be followed any further.
-    #[error("cannot follow the shard: {0}")]
-    Follow(std::sync::Arc<mvsink_persist::Error>),
     /// The flag that chooses the driver is off, and there is no other driver.
     #[error("the sink {name} cannot be rendered: enable_sync_mv_sink is off, and the synchronous driver is the only one of this version")]
     NoDriver {

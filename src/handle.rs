@@ -77,10 +77,7 @@ impl<T: Timestamp> Handle<T> {
         let instance = &self.worker.instance;
         let mut status = instance.status();
         loop {
-            let mut progress = instance.shard.get().map(|shard| shard.watch());
-            if let Some(progress) = &mut progress {
-                progress.mark_unchanged();
-            }
+            let mut watcher = instance.shard.get().map(|shard| shard.watch());
             status.mark_unchanged();
             if self.frontier().is_complete(&time) {
                 return Ok(());
@@ -92,14 +89,13 @@ impl<T: Timestamp> Handle<T> {
                 return Err(Error::Cancelled { name: instance.name.clone() });
             }
             let moved = async {
-                match &mut progress {
-                    // The sender lives as long as the shard, which the instance holds.
-                    Some(progress) => drop(progress.changed().await),
+                match &mut watcher {
+                    Some(watcher) => watcher.changed().await.map(drop),
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                () = moved => {}
+                moved = moved => moved?,
                 _ = status.changed() => {}
             }
         }

@@ -53,7 +53,8 @@ where
 
     let minter = minter(name, worker.peers);
     let desired = Desired { ok: ok.inner, err: err.inner };
-    let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, rand::random());
+    let nonce = cx.client().random_u128();
+    let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, nonce);
     let own = OwnCommits::default();
     let reading = Reading {
         codec: codec.clone(),

@@ -16,6 +16,7 @@ mod task;
 pub(crate) use task::Reading;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use differential_dataflow::{AsCollection, VecCollection};
@@ -24,7 +25,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::bounds::{Data, Diff, Timestamp};
 use crate::context::Context;
@@ -116,7 +117,6 @@ where
 /// A shard as a collection.
 #[must_use = "dropping the handle stops the source"]
 #[non_exhaustive]
-#[derive(Debug)]
 pub struct Source<'s, D: Clone + 'static, E: Clone + 'static, T: Timestamp, R: Clone + 'static> {
     /// The rows.
     pub ok: VecCollection<'s, T, D, R>,
@@ -153,16 +153,20 @@ where
     let credits = Arc::new(Semaphore::new(SOURCE_CREDITS.get(worker.cx.configs()).max(1)));
     let internal = reading.as_of.is_none();
     let as_of = reading.as_of;
-    worker.spawn(task::run(worker.clone(), reading, Arc::clone(&credits), upstream));
+    let (tether, gone) = oneshot::channel();
+    worker.spawn(task::run(worker.clone(), reading, Arc::clone(&credits), upstream, gone));
 
     let worker = worker.clone();
     builder.build(move |mut capabilities| {
+        // The task ends with the operator.
+        let tether: oneshot::Sender<Infallible> = tether;
         if let Some(as_of) = &as_of {
             for capability in &mut capabilities {
                 capability.downgrade(as_of);
             }
         }
         move |_frontiers| {
+            let _alive = &tether;
             if internal && worker.stop.is_stopped() {
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
                 capabilities.clear();

@@ -86,27 +86,15 @@ impl Worker {
     pub(crate) async fn retry<O, F>(
         &self,
         task: &str,
-        mut attempt: impl FnMut() -> F,
+        attempt: impl FnMut() -> F,
     ) -> Result<O, Error>
     where
         F: Future<Output = Result<O, mvsink_persist::Error>>,
     {
-        let policy = self.cx.client().retry_policy().clone();
-        let mut attempts = 0;
-        loop {
-            match attempt().await {
-                Ok(output) => {
-                    self.instance.resumed(task);
-                    return Ok(output);
-                }
-                Err(error) if error.is_transient() => {
-                    self.instance.stalled(task, &error);
-                    tokio::time::sleep(policy.delay(attempts, rand::random())).await;
-                    attempts = attempts.saturating_add(1);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let stalled = |error: &mvsink_persist::Error| self.instance.stalled(task, error);
+        let output = self.cx.client().retry(&stalled, attempt).await?;
+        self.instance.resumed(task);
+        Ok(output)
     }
 
     /// Runs a task until it ends, or the sink stops. Its error, or its panic, fails the sink.

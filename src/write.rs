@@ -91,7 +91,7 @@ impl<T: Copy + Ord> State<T> {
         }
     }
 
-    /// Takes one input and appends what is to be done, in order.
+    /// Takes one input and appends what is to be done, in order. [`State::decide`] ends an activation.
     ///
     /// Of what one activation brings, marks must be given before the frontier of the read-back.
     pub fn step(&mut self, input: Input<T>, effects: &mut Vec<Effect<T>>) {
@@ -125,7 +125,6 @@ impl<T: Copy + Ord> State<T> {
                 effects.push(Effect::Send(staged));
             }
         }
-        self.decide(effects);
     }
 
     /// The frontier up to which the read-back is known.
@@ -138,7 +137,11 @@ impl<T: Copy + Ord> State<T> {
         self.staging.is_some()
     }
 
-    fn decide(&mut self, effects: &mut Vec<Effect<T>>) {
+    /// Ends an activation, once all its inputs were given: decides whether a batch is to be written now.
+    ///
+    /// Deciding after each input instead would take the frontiers of the activation before for those of now,
+    /// and order a batch to be written that the next input reveals as lost.
+    pub fn decide(&mut self, effects: &mut Vec<Effect<T>>) {
         let Some(next) = &self.pending else { return };
         // Parts are sent in the order of their descriptions.
         if !self.started || self.staging.is_some() {

@@ -70,7 +70,7 @@ impl<T: Timestamp> Task<T> {
         let Description { id, lower, upper, .. } = description;
         let (lower, upper) = (frontier_to_i64(Frontier::At(lower))?, frontier_to_i64(upper)?);
         let count = files.len();
-        let append = Append::new(id, lower, upper, files);
+        let append = Append { id, lower, upper, files, since: None };
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("commit", error);
         let Some(appended) = self.worker.stop.or_stop(self.shard.append(append, &stalled)).await else {

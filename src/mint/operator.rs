@@ -10,7 +10,9 @@ use timely::progress::Antichain;
 use tokio::sync::mpsc;
 
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_of, frontier_to_i64, meet};
+use crate::bounds::{
+    Data, Diff, Timestamp, frontier_from_i64, frontier_of, frontier_to_i64, meet,
+};
 use crate::description::{Description, Outcome};
 use crate::error::Error;
 use crate::target::Mode;
@@ -166,34 +168,33 @@ async fn watch<T: Timestamp>(
     let shard = worker.shard("open").await?;
     let mut read_only = worker.cx.read_only();
     let mut host_decides = true;
-    let mut progress = shard.watch();
+    let mut watcher = shard.watch();
     let mut known: Option<Frontier<i64>> = None;
-    replies.send(Input::ReadOnly(*read_only.borrow_and_update()));
-    worker.instance.read_only(*read_only.borrow());
+    let first = *read_only.borrow_and_update();
+    worker.instance.read_only(first);
+    let mut next = Some(Input::ReadOnly(first));
     loop {
-        let upper = match &*progress.borrow_and_update() {
-            Ok(progress) => progress.upper,
-            Err(error) => return Err(Error::Follow(std::sync::Arc::clone(error))),
-        };
+        // An operator that is gone has closed its requests too.
+        if let Some(input) = next.take() {
+            let _ = replies.send(input);
+        }
+        let upper = watcher.progress().upper;
         if known < Some(upper) {
             known = Some(upper);
-            replies.send(Input::Upper(crate::bounds::frontier_from_i64(upper)?));
+            let _ = replies.send(Input::Upper(frontier_from_i64(upper)?));
             if upper.is_empty() {
                 return Ok(());
             }
         }
         tokio::select! {
-            changed = progress.changed() => {
-                if changed.is_err() {
-                    // The shard is held here, so its follower lives.
-                    return Ok(());
-                }
+            progress = watcher.changed() => {
+                progress?;
             }
             changed = read_only.changed(), if host_decides => match changed {
                 Ok(()) => {
                     let now = *read_only.borrow_and_update();
                     worker.instance.read_only(now);
-                    replies.send(Input::ReadOnly(now));
+                    next = Some(Input::ReadOnly(now));
                 }
                 // A host that dropped its signal has decided for good.
                 Err(_) => host_decides = false,
@@ -201,7 +202,7 @@ async fn watch<T: Timestamp>(
             bump = bumps.recv() => match bump {
                 Some(bump) => {
                     let outcome = move_upper(worker, &shard, &bump).await?;
-                    replies.send(Input::Bumped(bump.id, outcome));
+                    next = Some(Input::Bumped(bump.id, outcome));
                 }
                 None => return Ok(()),
             },
@@ -214,12 +215,13 @@ async fn move_upper<T: Timestamp>(
     shard: &Shard,
     bump: &Bump<T>,
 ) -> Result<Outcome, Error> {
-    let append = Append::new(
-        bump.id,
-        frontier_to_i64(Frontier::At(bump.lower))?,
-        frontier_to_i64(Frontier::At(bump.upper))?,
-        Vec::new(),
-    );
+    let append = Append {
+        id: bump.id,
+        lower: frontier_to_i64(Frontier::At(bump.lower))?,
+        upper: frontier_to_i64(Frontier::At(bump.upper))?,
+        files: Vec::new(),
+        since: None,
+    };
     let stalled = |error: &mvsink_persist::Error| worker.instance.stalled("bump", error);
     let appended = shard.append(append, &stalled).await?;
     worker.instance.resumed("bump");

@@ -1,9 +1,10 @@
 //! The task of a source: follows the log, reads and decodes the files that fall to its worker.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use mvsink_persist::{Codec, DataFile, Error as ShardError, Frontier, Shard, decode_file};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::{Mark, Message, OwnCommits};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_from_i64, time_to_i64};
@@ -36,16 +37,21 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     reading: Reading<D, E, T>,
     credits: Arc<Semaphore>,
     replies: Replies<Message<D, E, T, R>>,
+    gone: oneshot::Receiver<Infallible>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
     let work = async {
         let shard = worker.shard("open").await?;
-        mvsink_persist::check_schema(&shard.schema(), &reading.codec.schema()).map_err(|why| {
+        mvsink_persist::schema::check_schema(&shard.schema(), &reading.codec.schema()).map_err(|why| {
             ShardError::SchemaMismatch { url: shard.url().to_owned(), why }
         })?;
         Task { worker, shard, reading, credits, replies }.follow().await
     };
-    stop.or_stop(work).await.unwrap_or(Ok(()))
+    tokio::select! {
+        biased;
+        _ = gone => Ok(()),
+        ended = stop.or_stop(work) => ended.unwrap_or(Ok(())),
+    }
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -58,7 +64,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 return Err(ShardError::BeforeSince { as_of, since: progress.since }.into());
             }
         }
-        self.replies.send(Message::Mark(Mark::Started));
+        self.reply(Message::Mark(Mark::Started));
         if self.reading.rows {
             for file in pinned.files() {
                 self.read(file).await?;
@@ -74,7 +80,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let entry = self.shard.entry(version).await?;
             let own = entry.id.filter(|id| self.reading.own.contains(id));
             if let Some(id) = own {
-                self.replies.send(Message::Mark(Mark::Own(id)));
+                self.reply(Message::Mark(Mark::Own(id)));
             } else if entry.foreign {
                 return Err(ShardError::ForeignEdit { url: self.shard.url().to_owned(), version }.into());
             } else if self.reading.rows {
@@ -94,7 +100,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if let Some(as_of) = self.reading.as_of {
             frontier = frontier.max(Frontier::At(as_of));
         }
-        self.replies.send(Message::Frontier(frontier));
+        self.reply(Message::Frontier(frontier));
         Ok(())
     }
 
@@ -136,7 +142,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             // The operator gives it back.
             permit.forget();
         }
-        self.replies.send(data);
+        self.reply(data);
+    }
+
+    fn reply(&self, message: Message<D, E, T, R>) {
+        // An operator that is gone ends this task.
+        let _ = self.replies.send(message);
     }
 }
 

@@ -102,8 +102,7 @@ where
             });
             let Some(commands) = &mut commands else { return };
 
-            // The order matters: marks before the frontier that passes them, and what may order a batch to
-            // be written after all that settles the one before.
+            // The order matters: marks come before the frontier that passes them.
             let mut step = |input| state.step(input, &mut effects);
             for mark in marks {
                 match mark {
@@ -124,6 +123,7 @@ where
                 staged.insert(id, files);
                 step(Input::Staged(id));
             }
+            state.decide(&mut effects);
 
             let mut write = None;
             let mut output = parts_out.activate();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mvsink_persist::{
-    Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, Frontier, Shard, StagedFile,
+    Codec, CommitId, EncodedFile, FileEncoder, FileMeta, Frontier, Shard, StagedFile,
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
@@ -249,7 +249,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
 
     async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<StagedFile, Error> {
         tracing::trace!(sink = %self.worker.instance.name, %id, rows = file.rows, "staging");
-        let (bytes, meta) = file.into_parts();
+        let times = (file.rows > 0).then_some((file.min_time, file.max_time));
+        let meta = FileMeta { rows: file.rows, times, ..FileMeta::default() };
+        let bytes = file.bytes;
         self.worker.retry("stage", || self.shard.put_file(bytes.clone(), meta.clone())).await
     }
 }

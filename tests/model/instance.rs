@@ -327,6 +327,7 @@ impl Instance {
         for input in inputs {
             worker.write.step(input, &mut effects);
         }
+        worker.write.decide(&mut effects);
         // As the task does: settle, take in, advance; then write.
         let (writes, settles): (Vec<_>, Vec<_>) =
             effects.into_iter().partition(|effect| matches!(effect, WriteEffect::Write(_)));
@@ -388,7 +389,7 @@ impl Instance {
             worker.staged = Some((description.id, files));
         }
         for (description, content) in sends {
-            worker.held.remove(&description.lower);
+            self.workers[index].held.remove(&description.lower);
             let part = Part { description, worker: index, content };
             let appender = part.description.appender;
             self.workers[appender].parts.push_back(part);
