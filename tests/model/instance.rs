@@ -63,6 +63,7 @@ pub struct Instance {
     workers: Vec<Worker>,
     deeds: Vec<Deed>,
     last_minted: Option<Time>,
+    put: Vec<FileId>,
     failed: bool,
 }
 
@@ -106,6 +107,7 @@ impl Instance {
             workers: (0..count).map(worker).collect(),
             deeds: Vec::new(),
             last_minted: None,
+            put: Vec::new(),
             failed: false,
         }
     }
@@ -126,47 +128,32 @@ impl Instance {
         }
     }
 
+    /// True if all its workers still run.
+    pub fn is_whole(&self) -> bool {
+        self.workers.iter().all(|worker| worker.alive)
+    }
+
     /// Nothing is left to do but to wait.
     pub fn is_at_rest(&self) -> bool {
-        self.deeds.is_empty()
-            && self.workers.iter().filter(|worker| worker.alive).all(|worker| {
-                worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty()
-            })
+        self.failed
+            || self.deeds.is_empty()
+                && self.workers.iter().filter(|worker| worker.alive).all(|worker| {
+                    let append = self.is_whole() && worker.append.waiting() > 0;
+                    worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty() && !append
+                })
+    }
+
+    /// The files that it staged and that no commit refers to.
+    pub fn unreferenced(&self, shard: &Shard) -> Vec<FileId> {
+        let referenced = |file: &FileId| shard.log.iter().any(|entry| entry.files.contains(file));
+        let left = self.put.iter().filter(|file| shard.files.contains_key(file) && !referenced(file));
+        left.copied().collect()
     }
 
     /// The instance is gone; what it staged and never committed is the sweeper's.
     pub fn abandon(self, shard: &mut Shard) {
-        let mut left: Vec<FileId> = Vec::new();
-        let parts = |part: &Part<Time, FileId>| match &part.content {
-            Content::Staged(files) => files.clone(),
-            Content::Obsolete => Vec::new(),
-        };
-        let any_dead = self.workers.iter().any(|worker| !worker.alive);
-        for mut worker in self.workers {
-            left.extend(worker.staged.into_iter().flat_map(|(_, files)| files));
-            left.extend(worker.ready.into_values().flatten());
-            left.extend(worker.parts.iter().flat_map(parts));
-            let mut effects = Vec::new();
-            worker.append.step(AppendInput::Parts(Frontier::Empty), &mut effects);
-            for effect in effects {
-                let AppendEffect::Delete(files) = effect else { panic!("a frontier completed a batch") };
-                left.extend(files);
-            }
-        }
-        for deed in self.deeds {
-            if let Deed::Commit(_, _, files) = deed {
-                left.extend(files);
-            }
-        }
-        let referenced = |file: &FileId| shard.log.iter().any(|entry| entry.files.contains(file));
-        left.retain(|file| !referenced(file));
-        if !any_dead {
-            shard.delete(&left);
-        } else {
-            // A part may have been sent to a worker that was gone before.
-            left.retain(|file| shard.files.contains_key(file));
-            shard.delete(&left);
-        }
+        let left = self.unreferenced(shard);
+        shard.delete(&left);
     }
 
     /// Does one thing, if the one drawn can be done.
@@ -386,6 +373,7 @@ impl Instance {
                 true => Vec::new(),
                 false => vec![shard.put(worker.in_flight.clone())],
             };
+            self.put.extend(&files);
             worker.staged = Some((description.id, files));
         }
         for (description, content) in sends {

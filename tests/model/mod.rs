@@ -182,6 +182,9 @@ impl World {
         }
         assert!(shard.upper.is_empty(), "the end is reached; upper {}", shard.upper);
         for instance in instances {
+            if instance.is_whole() {
+                assert!(instance.unreferenced(&shard).is_empty(), "everything staged ends");
+            }
             instance.abandon(&mut shard);
         }
         let referenced = shard.log.iter().map(|entry| entry.files.len()).sum::<usize>();
