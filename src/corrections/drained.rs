@@ -49,13 +49,18 @@ impl<D, T: Time, R> Drained<D, T, R> {
         self.entries[start..end].iter().map(|entry| {
             let held = &self.containers[entry.place.container as usize];
             let (data, time, _) = &held.rows[entry.place.row as usize];
-            (data, self.since.map_or(*time, |since| since.max(*time)), entry.diff)
+            (
+                data,
+                self.since.map_or(*time, |since| since.max(*time)),
+                entry.diff,
+            )
         })
     }
 
     /// Bytes of the entries, beside the payloads.
     pub fn bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.containers.capacity() * size_of::<Held<D, T, R>>()
+        self.entries.capacity() * size_of::<Entry>()
+            + self.containers.capacity() * size_of::<Held<D, T, R>>()
     }
 }
 

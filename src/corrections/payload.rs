@@ -177,7 +177,11 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
 
     /// The slot to give back rows to: `slot`, if it still holds the same container, or else a new one.
     pub fn hold_again(&mut self, slot: u32, rows: &Rows<D, T, R>) -> u32 {
-        match self.slots.get(slot as usize).and_then(|slot| slot.rows.as_ref()) {
+        match self
+            .slots
+            .get(slot as usize)
+            .and_then(|slot| slot.rows.as_ref())
+        {
             Some(held) if Arc::ptr_eq(held, rows) => slot,
             _ => self.hold(Arc::clone(rows)),
         }
