@@ -239,7 +239,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.rewrite_if_sparse();
         Drained {
             since: self.payload.since(),
-            entries: by_container(entries, &containers),
+            entries: by_place(entries, &containers),
             containers,
         }
     }
@@ -365,22 +365,28 @@ fn mix(hash: u64) -> u64 {
     (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// The entries in the order of their containers: reading payloads in hash order would miss the cache for each row.
-fn by_container<D, T, R>(entries: Vec<Entry>, containers: &[Held<D, T, R>]) -> Vec<Entry> {
-    if containers.len() <= 1 {
-        return entries;
+/// The entries in the order of their rows: reading payloads in hash order would miss the cache for each one.
+fn by_place<D, T, R>(mut entries: Vec<Entry>, containers: &[Held<D, T, R>]) -> Vec<Entry> {
+    if containers.len() > 1 {
+        let mut next = Vec::with_capacity(containers.len());
+        let mut start = 0;
+        for held in containers {
+            next.push(start);
+            start += held.entries as usize;
+        }
+        let mut ordered = vec![Entry::default(); entries.len()];
+        for entry in entries {
+            let at = &mut next[entry.place.container as usize];
+            ordered[*at] = entry;
+            *at += 1;
+        }
+        entries = ordered;
     }
-    let mut next = Vec::with_capacity(containers.len());
-    let mut start = 0;
+    let mut rest = &mut entries[..];
     for held in containers {
-        next.push(start);
-        start += held.entries as usize;
+        let (group, others) = rest.split_at_mut(held.entries as usize);
+        group.sort_unstable_by_key(|entry| entry.place.row);
+        rest = others;
     }
-    let mut ordered = vec![Entry::default(); entries.len()];
-    for entry in entries {
-        let at = &mut next[entry.place.container as usize];
-        ordered[*at] = entry;
-        *at += 1;
-    }
-    ordered
+    entries
 }

@@ -17,8 +17,8 @@ pub(super) struct Held<D, T, R> {
 
 /// Consolidated updates, drained from corrections: distinct in (data, time), none with a zero difference.
 ///
-/// Payloads stay in the containers in which they arrived, shared with the corrections. The order is that of the
-/// containers, so that reading from front to back reads memory from front to back; it is no order of data or time.
+/// Payloads stay in the containers in which they arrived, shared with the corrections. The order is that of their
+/// places in memory, so that reading from front to back reads memory from front to back; it is no order of data or time.
 pub struct Drained<D, T, R> {
     pub(super) since: Option<T>,
     pub(super) entries: Vec<Entry>,

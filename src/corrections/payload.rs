@@ -141,6 +141,11 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
         if let Some((container, target)) = open {
             let row = target.len() as u32;
             let capacity = target.capacity();
+            if capacity - target.len() < added {
+                // Grows by doubling, but never beyond the size at which it is closed.
+                let more = target.len().min(packed_rows - target.len()).max(added);
+                target.reserve_exact(more);
+            }
             target.extend(rows);
             self.rows += added;
             self.row_capacity += target.capacity() - capacity;
