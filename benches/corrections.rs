@@ -9,7 +9,10 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main,
+    measurement::WallTime,
+};
 use mvsink::corrections::Corrections;
 use mvsink_persist::Frontier;
 
@@ -31,7 +34,12 @@ fn scramble(seed: u64) -> u64 {
 
 fn data(number: u64) -> Data {
     let random = scramble(number);
-    (random, format!("a string of forty bytes {number:016x}"), number, random >> 32)
+    (
+        random,
+        format!("a string of forty bytes {number:016x}"),
+        number,
+        random >> 32,
+    )
 }
 
 fn containers(rows: usize, in_each: usize, time: impl Fn(u64) -> u64) -> Containers {
@@ -52,7 +60,9 @@ fn hash(data: &Data) -> u64 {
 fn touch(containers: &Containers) -> u64 {
     let rows = containers.iter().flatten();
     rows.fold(0, |sum, (data, time, diff)| {
-        sum.wrapping_add(hash(data)).wrapping_add(*time).wrapping_add(*diff as u64)
+        sum.wrapping_add(hash(data))
+            .wrapping_add(*time)
+            .wrapping_add(*diff as u64)
     })
 }
 
@@ -76,7 +86,9 @@ fn insert_and_drain(c: &mut Criterion, name: &str, in_each: usize) {
     group.bench_function("insert", |b| {
         let insert = |containers: Containers| {
             let mut corrections = corrections();
-            containers.into_iter().for_each(|container| corrections.insert(container));
+            containers
+                .into_iter()
+                .for_each(|container| corrections.insert(container));
             corrections
         };
         b.iter_batched(make, insert, BatchSize::PerIteration);
@@ -84,7 +96,9 @@ fn insert_and_drain(c: &mut Criterion, name: &str, in_each: usize) {
     group.bench_function("insert_drain", |b| {
         let insert_drain = |containers: Containers| {
             let mut corrections = corrections();
-            containers.into_iter().for_each(|container| corrections.insert(container));
+            containers
+                .into_iter()
+                .for_each(|container| corrections.insert(container));
             let drained = corrections.drain(Frontier::At(1));
             (corrections, drained)
         };
@@ -93,11 +107,16 @@ fn insert_and_drain(c: &mut Criterion, name: &str, in_each: usize) {
     group.bench_function("insert_drain_read", |b| {
         let insert_drain_read = |containers: Containers| {
             let mut corrections = corrections();
-            containers.into_iter().for_each(|container| corrections.insert(container));
+            containers
+                .into_iter()
+                .for_each(|container| corrections.insert(container));
             let drained = corrections.drain(Frontier::At(1));
             let read = drained.iter().fold(0u64, |sum, (data, time, diff)| {
                 let bytes = data.1.bytes().map(u64::from).sum::<u64>();
-                sum.wrapping_add(data.0).wrapping_add(bytes).wrapping_add(time).wrapping_add(diff as u64)
+                sum.wrapping_add(data.0)
+                    .wrapping_add(bytes)
+                    .wrapping_add(time)
+                    .wrapping_add(diff as u64)
             });
             (corrections, drained, black_box(read))
         };
@@ -118,10 +137,17 @@ fn insert_and_drain(c: &mut Criterion, name: &str, in_each: usize) {
     group.finish();
 
     let mut corrections = corrections();
-    let payload = made.iter().map(|container| container.capacity() * size_of::<(Data, u64, i64)>()).sum::<usize>();
-    made.into_iter().for_each(|container| corrections.insert(container));
+    let payload = made
+        .iter()
+        .map(|container| container.capacity() * size_of::<(Data, u64, i64)>())
+        .sum::<usize>();
+    made.into_iter()
+        .for_each(|container| corrections.insert(container));
     let overhead = corrections.bytes().saturating_sub(payload);
-    println!("{name}: {:.1} B an update beside the payload", overhead as f64 / rows as f64);
+    println!(
+        "{name}: {:.1} B an update beside the payload",
+        overhead as f64 / rows as f64
+    );
 }
 
 fn snapshot(c: &mut Criterion) {
@@ -139,8 +165,12 @@ fn rehydrate(c: &mut Criterion) {
     group.bench_function("insert_negate", |b| {
         let cancel = |(desired, persist): (Containers, Containers)| {
             let mut corrections = corrections();
-            desired.into_iter().for_each(|container| corrections.insert(container));
-            persist.into_iter().for_each(|container| corrections.insert_negated(container));
+            desired
+                .into_iter()
+                .for_each(|container| corrections.insert(container));
+            persist
+                .into_iter()
+                .for_each(|container| corrections.insert_negated(container));
             corrections.consolidate();
             assert!(corrections.is_empty());
             corrections
@@ -166,7 +196,9 @@ fn rehydrate(c: &mut Criterion) {
         b.iter_batched(make, cancel, BatchSize::PerIteration);
     });
     let made = make();
-    group.bench_function("floor", |b| b.iter(|| touch(black_box(&made.0)).wrapping_add(touch(black_box(&made.1)))));
+    group.bench_function("floor", |b| {
+        b.iter(|| touch(black_box(&made.0)).wrapping_add(touch(black_box(&made.1))))
+    });
     group.finish();
 }
 
@@ -188,7 +220,9 @@ fn temporal(c: &mut Criterion) {
         for _ in 0..iterations {
             now += 1;
             let first = (rows as u64) + now * DUE;
-            let new: Vec<_> = (first..first + DUE).map(|n| (data(n), now + ticks, 1)).collect();
+            let new: Vec<_> = (first..first + DUE)
+                .map(|n| (data(n), now + ticks, 1))
+                .collect();
             let start = Instant::now();
             corrections.insert(new);
             corrections.advance(now);
@@ -204,7 +238,10 @@ fn temporal(c: &mut Criterion) {
     let one_tick = containers(DUE as usize, 1024, |_| 0);
     group.bench_function("floor", |b| b.iter(|| touch(black_box(&one_tick))));
     group.finish();
-    println!("corrections_temporal: worst tick {worst:?}, {} held", corrections.len());
+    println!(
+        "corrections_temporal: worst tick {worst:?}, {} held",
+        corrections.len()
+    );
 }
 
 criterion_group!(benches, snapshot, rehydrate, temporal, small);

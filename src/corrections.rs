@@ -30,14 +30,13 @@
 
 mod drained;
 mod future;
+#[cfg(test)]
+pub(crate) mod model;
 mod partition;
 mod payload;
 mod store;
 #[cfg(test)]
-pub(crate) mod model;
-#[cfg(test)]
 mod tests;
-
 
 use std::sync::Arc;
 
@@ -116,7 +115,13 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     }
 
     /// Makes entries for some rows of a container. Rows that follow each other tend to share their area.
-    fn enter(&mut self, rows: &[Row<D, T, R>], container: u32, range: std::ops::Range<usize>, sign: i64) {
+    fn enter(
+        &mut self,
+        rows: &[Row<D, T, R>],
+        container: u32,
+        range: std::ops::Range<usize>,
+        sign: i64,
+    ) {
         let base = self.future.base();
         let mut at = range.start;
         while at < range.end {
@@ -166,17 +171,25 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Forgets the updates whose time, advanced to the since, is before `frontier`.
     pub fn discard_before(&mut self, frontier: Frontier<T>) {
-        self.take_before(frontier, |payload, entry| payload.release(entry.place.container));
+        self.take_before(frontier, |payload, entry| {
+            payload.release(entry.place.container)
+        });
         self.rewrite_if_sparse();
     }
 
     /// True if the since is not before `frontier`: every time then counts as one that is not either.
     fn nothing_before(&self, frontier: Frontier<T>) -> bool {
-        self.payload.since().is_some_and(|since| !frontier.is_complete(&since))
+        self.payload
+            .since()
+            .is_some_and(|since| !frontier.is_complete(&since))
     }
 
     /// Hands out the entries at times before `frontier`.
-    fn take_before(&mut self, frontier: Frontier<T>, mut each: impl FnMut(&mut Payload<D, T, R>, Entry)) {
+    fn take_before(
+        &mut self,
+        frontier: Frontier<T>,
+        mut each: impl FnMut(&mut Payload<D, T, R>, Entry),
+    ) {
         if self.nothing_before(frontier) {
             return;
         }
@@ -189,7 +202,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             let payload = &self.payload;
             let before = |entry: &Entry| frontier.is_complete(&payload.time(entry.place));
             self.due.extract(before, |entry| taken.push(entry));
-            taken.into_iter().for_each(|entry| each(&mut self.payload, entry));
+            taken
+                .into_iter()
+                .for_each(|entry| each(&mut self.payload, entry));
         }
     }
 
@@ -224,7 +239,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.rewrite_if_sparse();
         Drained {
             since: self.payload.since(),
-            entries: by_container(entries, &containers),
+            entries: by_place(entries, &containers),
             containers,
         }
     }
@@ -304,7 +319,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     }
 }
 
-impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R> for Corrections<D, T, R, H> {
+impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R>
+    for Corrections<D, T, R, H>
+{
     type Drained = Drained<D, T, R>;
 
     fn insert(&mut self, container: Vec<(D, T, R)>) {
@@ -348,22 +365,28 @@ fn mix(hash: u64) -> u64 {
     (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
-/// The entries in the order of their containers: reading payloads in hash order would miss the cache for each row.
-fn by_container<D, T, R>(entries: Vec<Entry>, containers: &[Held<D, T, R>]) -> Vec<Entry> {
-    if containers.len() <= 1 {
-        return entries;
+/// The entries in the order of their rows: reading payloads in hash order would miss the cache for each one.
+fn by_place<D, T, R>(mut entries: Vec<Entry>, containers: &[Held<D, T, R>]) -> Vec<Entry> {
+    if containers.len() > 1 {
+        let mut next = Vec::with_capacity(containers.len());
+        let mut start = 0;
+        for held in containers {
+            next.push(start);
+            start += held.entries as usize;
+        }
+        let mut ordered = vec![Entry::default(); entries.len()];
+        for entry in entries {
+            let at = &mut next[entry.place.container as usize];
+            ordered[*at] = entry;
+            *at += 1;
+        }
+        entries = ordered;
     }
-    let mut next = Vec::with_capacity(containers.len());
-    let mut start = 0;
+    let mut rest = &mut entries[..];
     for held in containers {
-        next.push(start);
-        start += held.entries as usize;
+        let (group, others) = rest.split_at_mut(held.entries as usize);
+        group.sort_unstable_by_key(|entry| entry.place.row);
+        rest = others;
     }
-    let mut ordered = vec![Entry::default(); entries.len()];
-    for entry in entries {
-        let at = &mut next[entry.place.container as usize];
-        ordered[*at] = entry;
-        *at += 1;
-    }
-    ordered
+    entries
 }

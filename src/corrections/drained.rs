@@ -17,8 +17,8 @@ pub(super) struct Held<D, T, R> {
 
 /// Consolidated updates, drained from corrections: distinct in (data, time), none with a zero difference.
 ///
-/// Payloads stay in the containers in which they arrived, shared with the corrections. The order is that of the
-/// containers, so that reading from front to back reads memory from front to back; it is no order of data or time.
+/// Payloads stay in the containers in which they arrived, shared with the corrections. The order is that of their
+/// places in memory, so that reading from front to back reads memory from front to back; it is no order of data or time.
 pub struct Drained<D, T, R> {
     pub(super) since: Option<T>,
     pub(super) entries: Vec<Entry>,
@@ -49,13 +49,18 @@ impl<D, T: Time, R> Drained<D, T, R> {
         self.entries[start..end].iter().map(|entry| {
             let held = &self.containers[entry.place.container as usize];
             let (data, time, _) = &held.rows[entry.place.row as usize];
-            (data, self.since.map_or(*time, |since| since.max(*time)), entry.diff)
+            (
+                data,
+                self.since.map_or(*time, |since| since.max(*time)),
+                entry.diff,
+            )
         })
     }
 
     /// Bytes of the entries, beside the payloads.
     pub fn bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.containers.capacity() * size_of::<Held<D, T, R>>()
+        self.entries.capacity() * size_of::<Entry>()
+            + self.containers.capacity() * size_of::<Held<D, T, R>>()
     }
 }
 

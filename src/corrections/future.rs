@@ -1,20 +1,21 @@
 //! Future times, in buckets that are coarse far away and fine nearby.
 //!
-//! A radix heap (Ahuja et al., 1990) with digits of six bits: a time t ≥ base lies in the bucket of the highest digit
-//! in which it differs from the base. That bucket spans 64^level times. When the base moves, buckets below it are
+//! A radix heap (Ahuja et al., 1990) with digits of eight bits: a time t ≥ base lies in the bucket of the highest digit
+//! in which it differs from the base. That bucket spans 256^level times. When the base moves, buckets below it are
 //! *due* as a whole, the one that contains it is refined, and no other is touched. An entry is so moved at most once
-//! a level, eleven times in all and two or three times in practice, however many steps the base takes.
+//! a level, seven times in all and once or twice in practice, however many steps the base takes.
 //!
 //! Invariant *radix*: each bucket's level is that of every time in it relative to the present base; buckets are
 //! disjoint, and none starts before the base.
 
 use std::collections::BTreeMap;
 
-use super::partition::{Area, Entry};
+use super::partition::Area;
 use super::payload::Payload;
 use crate::time::{Diff, Time};
 
-const DIGIT_BITS: u32 = 6;
+/// Wide digits mean few levels, and so few moves; a level has at most 255 buckets, of some 200 bytes each.
+const DIGIT_BITS: u32 = 8;
 
 /// Offset of the times that do not fit `i64`: they come out only at the empty frontier.
 const BEYOND: u64 = u64::MAX - 1;
@@ -26,7 +27,8 @@ pub(super) const END: u64 = u64::MAX;
 #[inline]
 pub(super) fn offset<T: Time>(time: T) -> u64 {
     // Flipping the sign bit turns the order of i64 into that of u64; i64::MAX, the empty frontier, maps to END.
-    time.to_i64().map_or(BEYOND, |time| (time as u64) ^ (1 << 63))
+    time.to_i64()
+        .map_or(BEYOND, |time| (time as u64) ^ (1 << 63))
 }
 
 struct Bucket {
@@ -80,7 +82,12 @@ impl Future {
     }
 
     /// Moves the base to `base`, and what is then before it to `due`.
-    pub fn advance<D: Ord, T: Time, R: Diff>(&mut self, base: u64, due: &mut Area, payload: &mut Payload<D, T, R>) {
+    pub fn advance<D: Ord, T: Time, R: Diff>(
+        &mut self,
+        base: u64,
+        due: &mut Area,
+        payload: &mut Payload<D, T, R>,
+    ) {
         if base <= self.base {
             return;
         }
@@ -102,6 +109,7 @@ impl Future {
                 continue;
             }
             payload.copied += area.len() as u64;
+            let fill = area.fill();
             area.take_each(|entry| {
                 let at = offset(payload.row(entry.place).1);
                 if at < base {
@@ -110,8 +118,11 @@ impl Future {
                     self.area(at).0.push(entry);
                 }
             });
-            for bucket in self.buckets.range_mut(base..=last) {
-                bucket.1.area.settle(payload);
+            // All of these are new: until now their times were in this one bucket.
+            for (_, bucket) in self.buckets.range_mut(base..=last) {
+                if bucket.area.inherit_fill(fill) {
+                    bucket.area.settle(payload);
+                }
             }
             break;
         }

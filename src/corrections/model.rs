@@ -58,7 +58,9 @@ impl<D: Ord + Clone, T: Time, R: Diff> CorrectionStore<D, T, R> for Model<D, T> 
 
     fn drain(&mut self, upper: Frontier<T>) -> Self::Drained {
         let held = std::mem::take(&mut self.held);
-        let (drained, held) = held.into_iter().partition(|((_, time), _)| upper.is_complete(time));
+        let (drained, held) = held
+            .into_iter()
+            .partition(|((_, time), _)| upper.is_complete(time));
         self.held = held;
         drained
     }

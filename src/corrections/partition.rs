@@ -60,7 +60,8 @@ impl Partition {
         let len = self.entries.len();
         if len == self.entries.capacity() {
             // Doubling would leave up to half of the memory unused; large allocations grow in place anyway.
-            self.entries.reserve_exact(if len < 1024 { len.max(4) } else { len / 4 });
+            self.entries
+                .reserve_exact(if len < 1024 { len.max(4) } else { len / 4 });
         }
         self.entries.push(entry);
         len + 1 == self.limit
@@ -127,7 +128,11 @@ fn merge_run<D: Ord, T: Time, R: Diff>(
     for index in start..end {
         let entry = entries[index];
         // Sorted runs have equal ones side by side, so only the last kept one can match.
-        let candidates = if pairwise { first } else { kept.max(first + 1) - 1 };
+        let candidates = if pairwise {
+            first
+        } else {
+            kept.max(first + 1) - 1
+        };
         match (candidates..kept).find(|at| equal(payload, &entries[*at], &entry)) {
             Some(at) => {
                 entries[at].diff = entries[at].diff.wrapping_add(entry.diff);
@@ -206,6 +211,35 @@ impl Area {
         }
     }
 
+    /// How full the area is: its entries, and the number at which they will have doubled.
+    pub fn fill(&self) -> (usize, usize) {
+        (
+            self.len,
+            self.partitions
+                .iter()
+                .map(|partition| partition.limit)
+                .sum(),
+        )
+    }
+
+    /// Takes over the fill of the area from which all entries here came: moving entries alone is no reason to
+    /// consolidate them. Returns true if the area should be settled all the same, because a partition has become
+    /// too large.
+    pub fn inherit_fill(&mut self, (len, limit): (usize, usize)) -> bool {
+        let mut oversize = false;
+        self.grown.clear();
+        for (index, partition) in self.partitions.iter_mut().enumerate() {
+            let entries = partition.entries.len();
+            let scaled = (entries as u128 * limit as u128 / len.max(1) as u128) as usize;
+            partition.limit = scaled.max(entries + 1).max(CONSOLIDATE_MIN);
+            if entries > 4 * SPLIT_ABOVE {
+                self.grown.push(index as u32);
+                oversize = true;
+            }
+        }
+        oversize
+    }
+
     /// Consolidates everything.
     pub fn consolidate<D: Ord, T: Time, R: Diff>(&mut self, payload: &mut Payload<D, T, R>) {
         self.grown.clear();
@@ -216,7 +250,11 @@ impl Area {
         self.settle(payload);
     }
 
-    fn consolidate_one<D: Ord, T: Time, R: Diff>(&mut self, index: usize, payload: &mut Payload<D, T, R>) {
+    fn consolidate_one<D: Ord, T: Time, R: Diff>(
+        &mut self,
+        index: usize,
+        payload: &mut Payload<D, T, R>,
+    ) {
         let partition = &mut self.partitions[index];
         let before = partition.entries.len();
         partition.consolidate(payload);
@@ -226,7 +264,8 @@ impl Area {
     /// Splits a consolidated partition if it is large. Returns the number of entries copied.
     fn split(&mut self, index: usize) -> u64 {
         let partition = &mut self.partitions[index];
-        let (Some(first), Some(last)) = (partition.entries.first(), partition.entries.last()) else {
+        let (Some(first), Some(last)) = (partition.entries.first(), partition.entries.last())
+        else {
             return 0;
         };
         let depth = partition.depth;
@@ -239,7 +278,9 @@ impl Area {
         let child_depth = depth + SPLIT_BITS;
         if child_depth > self.bits {
             let grown = self.directory.iter();
-            self.directory = grown.flat_map(|part| std::iter::repeat_n(*part, 1 << SPLIT_BITS)).collect();
+            self.directory = grown
+                .flat_map(|part| std::iter::repeat_n(*part, 1 << SPLIT_BITS))
+                .collect();
             self.bits = child_depth;
         }
         let width = 1usize << (self.bits - child_depth);
@@ -247,7 +288,8 @@ impl Area {
         let mut rest = &entries[..];
         for child in 0..1usize << SPLIT_BITS {
             let child_prefix = (prefix << SPLIT_BITS) | child;
-            let end = rest.partition_point(|entry| Self::prefix(entry.hash, child_depth) <= child_prefix);
+            let end =
+                rest.partition_point(|entry| Self::prefix(entry.hash, child_depth) <= child_prefix);
             let partition = Partition::new(child_depth, rest[..end].to_vec());
             rest = &rest[end..];
             let at = if child == 0 {
@@ -283,7 +325,9 @@ impl Area {
     }
 
     pub fn each(&self) -> impl Iterator<Item = &Entry> {
-        self.partitions.iter().flat_map(|partition| &partition.entries)
+        self.partitions
+            .iter()
+            .flat_map(|partition| &partition.entries)
     }
 
     /// Removes the entries that `take` accepts, and hands them out.
@@ -305,13 +349,21 @@ impl Area {
         }
     }
 
-    pub fn rewrite_mark<D: Ord, T: Time, R: Diff>(&self, payload: &Payload<D, T, R>, rewrite: &mut Rewrite) {
+    pub fn rewrite_mark<D: Ord, T: Time, R: Diff>(
+        &self,
+        payload: &Payload<D, T, R>,
+        rewrite: &mut Rewrite,
+    ) {
         for entry in self.each() {
             payload.rewrite_mark(rewrite, entry.place);
         }
     }
 
-    pub fn rewrite_places<D: Ord, T: Time, R: Diff>(&mut self, payload: &mut Payload<D, T, R>, rewrite: &Rewrite) {
+    pub fn rewrite_places<D: Ord, T: Time, R: Diff>(
+        &mut self,
+        payload: &mut Payload<D, T, R>,
+        rewrite: &Rewrite,
+    ) {
         payload.copied += self.len as u64;
         for partition in &mut self.partitions {
             for entry in &mut partition.entries {
@@ -321,7 +373,11 @@ impl Area {
     }
 
     pub fn bytes(&self) -> usize {
-        let entries: usize = self.partitions.iter().map(|partition| partition.entries.capacity()).sum();
+        let entries: usize = self
+            .partitions
+            .iter()
+            .map(|partition| partition.entries.capacity())
+            .sum();
         entries * size_of::<Entry>()
             + self.partitions.capacity() * size_of::<Partition>()
             + (self.directory.capacity() + self.grown.capacity()) * size_of::<u32>()

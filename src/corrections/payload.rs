@@ -141,6 +141,11 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
         if let Some((container, target)) = open {
             let row = target.len() as u32;
             let capacity = target.capacity();
+            if capacity - target.len() < added {
+                // Grows by doubling, but never beyond the size at which it is closed.
+                let more = target.len().min(packed_rows - target.len()).max(added);
+                target.reserve_exact(more);
+            }
             target.extend(rows);
             self.rows += added;
             self.row_capacity += target.capacity() - capacity;
@@ -177,7 +182,11 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
 
     /// The slot to give back rows to: `slot`, if it still holds the same container, or else a new one.
     pub fn hold_again(&mut self, slot: u32, rows: &Rows<D, T, R>) -> u32 {
-        match self.slots.get(slot as usize).and_then(|slot| slot.rows.as_ref()) {
+        match self
+            .slots
+            .get(slot as usize)
+            .and_then(|slot| slot.rows.as_ref())
+        {
             Some(held) if Arc::ptr_eq(held, rows) => slot,
             _ => self.hold(Arc::clone(rows)),
         }
