@@ -155,9 +155,10 @@ fn one_client_has_one_shard_in_memory_for_one_directory() {
 fn rival_creators_make_one_shard() {
     let dir = tempfile::tempdir().unwrap();
     run(async {
+        let dir = dir.path();
         let creations = (0..8).map(|seed| async move {
             let client = client(options(seed));
-            let shard = filled(&client, dir.path(), 0).await;
+            let shard = filled(&client, dir, 0).await;
             shard.refresh().await.unwrap().version
         });
         let versions: HashSet<_> = futures::future::join_all(creations)
