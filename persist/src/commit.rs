@@ -49,7 +49,7 @@ pub enum Appended {
 
 /// What to do by the state.
 enum Plan<T> {
-    Put(Commit),
+    Put(Box<Commit>),
     Done(T),
 }
 
@@ -87,7 +87,7 @@ impl Shard {
             if upper != append.lower || swept {
                 return Plan::Done(Appended::Lost { upper });
             }
-            Plan::Put(append_commit(&inner.storage, state, &append))
+            Plan::Put(Box::new(append_commit(&inner.storage, state, &append)))
         };
         Ok(match self.commit(append.id, plan, on_retry).await? {
             Outcome::Committed(version) => Appended::Committed { version },
@@ -118,14 +118,14 @@ impl Shard {
             if since <= progress.since {
                 return Plan::Done(());
             }
-            Plan::Put(Commit {
+            Plan::Put(Box::new(Commit {
                 info: Some(CommitInfo {
                     operation: "SET SINCE".into(),
                     ..our_info(storage, id, progress.upper, progress.upper)
                 }),
                 txns: vec![txn(storage, SINCE, since)],
                 ..Commit::default()
-            })
+            }))
         };
         self.commit(id, plan, on_retry).await?;
         Ok(self.progress())
@@ -141,7 +141,7 @@ impl Shard {
         loop {
             let (slot, plan) = inner.with_state(|state| (state.version + 1, plan(state)));
             let commit = match plan {
-                Plan::Put(commit) => commit,
+                Plan::Put(commit) => *commit,
                 Plan::Done(done) => return Ok(Outcome::Done(done)),
             };
             let (commit, ours) = match inner

@@ -1,0 +1,332 @@
+//! Compare-and-append under faults and rivals, against a fresh reader of the log.
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use mvsink_persist::{Append, Appended, Client, CommitId, Error, FileMeta, Frontier, Open, Shard};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use support::{Fault, FaultyStore, append, client, options, run, schema};
+
+const URL: &str = "memory://store/shard";
+
+fn client_of(store: Arc<dyn ObjectStore>, seed: u64) -> Client {
+    let mut options = options(seed);
+    options.checkpoint_interval = 4;
+    options.recent_entries = 3;
+    let client = client(options);
+    client.mount("store", store);
+    client
+}
+
+fn quiet(_: &Error) {}
+
+/// One writer's commits, by identity, with the files of each.
+type Commits = BTreeMap<CommitId, (u64, Vec<String>)>;
+
+/// Appends until the shard's upper reaches `goal`; returns what it was told is committed.
+async fn write_until(
+    shard: Shard,
+    client: Client,
+    nonce: u128,
+    seed: u64,
+    goal: i64,
+) -> (Commits, u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut commits = Commits::new();
+    let mut losses = 0;
+    for seq in 0.. {
+        let Frontier::At(lower) = shard.progress().upper else {
+            break;
+        };
+        if lower >= goal {
+            break;
+        }
+        let upper = lower + random.random_range(1..3);
+        let mut files = Vec::new();
+        for _ in 0..random.random_range(0..3) {
+            let meta = FileMeta {
+                rows: 1,
+                times: Some((lower, upper - 1)),
+                tags: BTreeMap::new(),
+            };
+            let put = || shard.put_file(Bytes::from_static(b"rows"), meta.clone());
+            files.push(client.retry(&quiet, put).await.unwrap());
+        }
+        let id = CommitId { nonce, seq };
+        let append = Append {
+            id,
+            lower: Frontier::At(lower),
+            upper: Frontier::At(upper),
+            files: files.clone(),
+            since: None,
+        };
+        match shard.append(append, &quiet).await.unwrap() {
+            Appended::Committed { version } => {
+                // The process knows at once, without reading.
+                assert!(shard.progress().version >= version);
+                commits.insert(
+                    id,
+                    (version, files.into_iter().map(|file| file.path).collect()),
+                );
+            }
+            Appended::Lost { upper } => {
+                losses += 1;
+                assert_ne!(upper, Frontier::At(lower), "a loss without a winner");
+                client
+                    .retry(&quiet, || shard.delete_files(&files))
+                    .await
+                    .unwrap();
+            }
+        }
+    }
+    (commits, losses)
+}
+
+/// Rivals write through a store with faults; then a fresh reader of the store itself decides who was right.
+async fn rivals(seed: u64, writers: u64, percent: u32, goal: i64) -> u64 {
+    let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let faulty = FaultyStore::new(Arc::clone(&truth), seed, percent);
+    let writing = (0..writers).map(|writer| {
+        let client = client_of(faulty.clone(), seed ^ writer);
+        async move {
+            let shard = client
+                .open_or_create(URL, Open::new(schema()))
+                .await
+                .unwrap();
+            // Half of them follow, half learn of the others' commits only by losing.
+            let watcher = (writer % 2 == 0).then(|| shard.watch());
+            let result = write_until(shard, client, u128::from(writer), seed ^ writer, goal).await;
+            drop(watcher);
+            result
+        }
+    });
+    let results = join_all(writing).await;
+    // What was delayed arrives.
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+
+    let client = client_of(Arc::clone(&truth), 0);
+    let shard = client.open_existing(URL).await.unwrap();
+    let mut upper = Frontier::At(0);
+    let mut found = Commits::new();
+    for version in 1..=shard.progress().version {
+        let entry = shard.entry(version).await.unwrap();
+        assert_eq!(entry.lower, upper, "the history is linear");
+        assert!(entry.upper > entry.lower);
+        assert!(!entry.foreign);
+        upper = entry.upper;
+        let paths = entry.adds.iter().map(|file| file.path.clone()).collect();
+        let twice = found.insert(entry.id.unwrap(), (version, paths));
+        assert_eq!(twice, None, "a commit is in the log once");
+    }
+    assert_eq!(shard.progress().upper, upper);
+    let told: Commits = results
+        .iter()
+        .flat_map(|(commits, _)| commits.clone())
+        .collect();
+    assert_eq!(
+        told, found,
+        "committed if and only if a fresh reader sees it"
+    );
+
+    let live: BTreeSet<_> = shard.pin().files().map(|file| file.path.clone()).collect();
+    let committed: BTreeSet<_> = told.into_values().flat_map(|(_, files)| files).collect();
+    assert_eq!(live, committed);
+    for path in live {
+        assert!(
+            truth
+                .head(&Path::from(format!("shard/{path}")))
+                .await
+                .is_ok(),
+            "{path} was deleted"
+        );
+    }
+    results.into_iter().map(|(_, losses)| losses).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Every store call may fail, having happened, happening later, or not at all.
+    #[test]
+    fn r01_an_append_is_committed_iff_it_says_so(seed: u64, writers in 1_u64..5, percent in 0_u32..50) {
+        run(rivals(seed, writers, percent, 12));
+    }
+}
+
+#[test]
+fn r18_losing_is_control_flow_and_every_round_has_one_winner() {
+    let losses = run(rivals(18, 6, 0, 1000));
+    assert!(losses > 500, "the writers were no rivals: {losses} losses");
+}
+
+#[test]
+fn r01_each_fault_of_the_commit_itself_is_resolved() {
+    use Fault::{Applied, AppliedLater, Conflict, None, NotApplied};
+    let scripts: &[&[Fault]] = &[
+        &[Applied],
+        &[NotApplied],
+        &[AppliedLater],
+        &[Conflict],
+        &[NotApplied, Applied],
+        &[AppliedLater, Conflict, None],
+        &[Conflict, Applied, NotApplied],
+        &[NotApplied, NotApplied, AppliedLater, NotApplied],
+    ];
+    for script in scripts {
+        run(async {
+            let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let faulty = FaultyStore::new(Arc::clone(&truth), 1, 0);
+            let client = client_of(faulty.clone(), 1);
+            let shard = client
+                .open_or_create(URL, Open::new(schema()))
+                .await
+                .unwrap();
+            faulty.script(script);
+            let retries = Mutex::new(0);
+            let count = |_: &Error| *retries.lock().unwrap() += 1;
+            let appended = shard
+                .append(append(1, 0, 5, Vec::new()), &count)
+                .await
+                .unwrap();
+            assert_eq!(appended, Appended::Committed { version: 1 }, "{script:?}");
+            assert!(
+                *retries.lock().unwrap() > 0,
+                "{script:?}: retries are reported"
+            );
+            let appended = shard
+                .append(append(2, 5, 6, Vec::new()), &quiet)
+                .await
+                .unwrap();
+            assert_eq!(appended, Appended::Committed { version: 2 }, "{script:?}");
+        });
+    }
+}
+
+#[test]
+fn r01_a_dropped_append_is_found_by_its_identity() {
+    run(async {
+        let faulty = FaultyStore::new(Arc::new(InMemory::new()), 1, 0);
+        let client = client_of(faulty.clone(), 1);
+        let shard = client
+            .open_or_create(URL, Open::new(schema()))
+            .await
+            .unwrap();
+        for fault in [Fault::Applied, Fault::AppliedLater] {
+            let Frontier::At(lower) = shard.progress().upper else {
+                unreachable!()
+            };
+            let again = append(u64::try_from(lower).unwrap(), lower, lower + 1, Vec::new());
+            faulty.script(&[
+                fault,
+                Fault::NotApplied,
+                Fault::NotApplied,
+                Fault::NotApplied,
+                Fault::NotApplied,
+            ]);
+            let given_up = std::time::Duration::from_millis(30);
+            let dropped = tokio::time::timeout(given_up, shard.append(again.clone(), &quiet)).await;
+            assert!(dropped.is_err(), "it was still trying");
+            faulty.script(&[]);
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            shard.refresh().await.unwrap();
+            let version = shard.progress().version;
+            let appended = shard.append(again, &quiet).await.unwrap();
+            assert_eq!(appended, Appended::Committed { version });
+        }
+    });
+}
+
+#[test]
+fn r21_frontier_only_commits_are_durable() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let shard = client_of(store.clone(), 1)
+            .open_or_create(URL, Open::new(schema()))
+            .await
+            .unwrap();
+        shard
+            .append(append(1, 0, 7, Vec::new()), &quiet)
+            .await
+            .unwrap();
+        let mut last = append(2, 7, 8, Vec::new());
+        last.upper = Frontier::Empty;
+        last.since = Some(Frontier::At(3));
+        shard.append(last, &quiet).await.unwrap();
+        let again = client_of(store, 2).open_existing(URL).await.unwrap();
+        let progress = again.progress();
+        assert_eq!(
+            (progress.upper, progress.since),
+            (Frontier::Empty, Frontier::At(3))
+        );
+        assert_eq!(again.pin().files().len(), 0);
+        let lost = again
+            .append(append(3, 8, 9, Vec::new()), &quiet)
+            .await
+            .unwrap();
+        assert_eq!(
+            lost,
+            Appended::Lost {
+                upper: Frontier::Empty
+            }
+        );
+    });
+}
+
+#[test]
+fn appends_that_contradict_themselves_are_refused() {
+    run(async {
+        let client = client_of(Arc::new(InMemory::new()), 1);
+        let shard = client
+            .open_or_create(URL, Open::new(schema()))
+            .await
+            .unwrap();
+        let file = |times| {
+            let meta = FileMeta {
+                rows: 1,
+                times: Some(times),
+                tags: BTreeMap::new(),
+            };
+            shard.put_file(Bytes::new(), meta)
+        };
+        let early = file((1, 5)).await.unwrap();
+        let late = file((3, 9)).await.unwrap();
+        for bad in [
+            append(1, 0, 0, Vec::new()),
+            append(1, -1, 3, Vec::new()),
+            append(1, 0, i64::MAX, Vec::new()),
+            append(1, 2, 9, vec![early]),
+            append(1, 2, 9, vec![late]),
+        ] {
+            let refused = shard.append(bad, &quiet).await;
+            assert!(
+                matches!(refused, Err(Error::InvalidAppend { .. })),
+                "{refused:?}"
+            );
+        }
+        assert_eq!(shard.refresh().await.unwrap().version, 0);
+    });
+}
+
+#[test]
+fn the_since_only_moves_forward() {
+    run(async {
+        let client = client_of(Arc::new(InMemory::new()), 1);
+        let shard = client
+            .open_or_create(URL, Open::new(schema()))
+            .await
+            .unwrap();
+        let progress = shard.advance_since(Frontier::At(4), &quiet).await.unwrap();
+        assert_eq!(progress.since, Frontier::At(4));
+        let progress = shard.advance_since(Frontier::At(2), &quiet).await.unwrap();
+        assert_eq!((progress.since, progress.version), (Frontier::At(4), 1));
+    });
+}
