@@ -90,11 +90,18 @@ fn time(names: &[&'static str], events: u64, workers: usize, step: u64) -> Resul
         }
     })?;
     let (seconds, updates) = results.lock().map(|results| *results).unwrap_or_default();
-    println!("{:<24}{seconds:>7.2} s {updates:>9} updates", names.join(" "));
+    println!(
+        "{:<24}{seconds:>7.2} s {updates:>9} updates",
+        names.join(" ")
+    );
     Ok(())
 }
 
-fn finish<D: Clone + 'static>(view: Rows<'_, D>, probe: &probe::Handle<u64>, updates: &Rc<Cell<u64>>) {
+fn finish<D: Clone + 'static>(
+    view: Rows<'_, D>,
+    probe: &probe::Handle<u64>,
+    updates: &Rc<Cell<u64>>,
+) {
     let updates = Rc::clone(updates);
     view.inspect_batch(move |_, batch| updates.set(updates.get() + batch.len() as u64))
         .probe_with(probe);

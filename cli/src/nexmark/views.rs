@@ -64,8 +64,7 @@ pub fn q2<'s>(bid: Rows<'s, Bid>) -> Rows<'s, Q2> {
 /// Local items: `SELECT p.name, p.city, p.state, a.id FROM auction a JOIN person p ON p.id = a.seller WHERE
 /// a.category = 10 AND p.state IN ('or','id','ca')`.
 pub fn q3<'s>(auction: Rows<'s, Auction>, person: Rows<'s, Person>) -> Rows<'s, Q3> {
-    let items =
-        auction.flat_map(|a| (a.category == LOCAL_CATEGORY).then_some((a.seller, a.id)));
+    let items = auction.flat_map(|a| (a.category == LOCAL_CATEGORY).then_some((a.seller, a.id)));
     let people = person.flat_map(|p| {
         LOCAL_STATES
             .contains(&p.state.as_str())
@@ -142,19 +141,21 @@ pub fn q5<'s>(bid: Rows<'s, Bid>) -> Rows<'s, Q5> {
         .map(|((window, _group), hot)| (window, hot))
         .reduce_named("Q5Top", |_window, hot, output| keep_hottest(hot, output))
         .inner
-        .flat_map(|((window, (num, auction)), time, diff): ((i64, (i64, i64)), u64, i64)| {
-            let window_start = window * HOT_SLIDE_MS;
-            let row = Q5 {
-                window_start,
-                auction,
-                num,
-            };
-            let dropped = event_time(window_start + HOT_DROP_MS);
-            (time < dropped)
-                .then(|| [(row.clone(), time, diff), (row, dropped, -diff)])
-                .into_iter()
-                .flatten()
-        })
+        .flat_map(
+            |((window, (num, auction)), time, diff): ((i64, (i64, i64)), u64, i64)| {
+                let window_start = window * HOT_SLIDE_MS;
+                let row = Q5 {
+                    window_start,
+                    auction,
+                    num,
+                };
+                let dropped = event_time(window_start + HOT_DROP_MS);
+                (time < dropped)
+                    .then(|| [(row.clone(), time, diff), (row, dropped, -diff)])
+                    .into_iter()
+                    .flatten()
+            },
+        )
         .as_collection()
 }
 
