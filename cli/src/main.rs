@@ -1,2 +1,52 @@
-//! The command line.
-fn main() {}
+//! The command `mvsink`.
+//!
+//! Exit status: 0 on success, 1 on failure with one line on stderr, 2 on bad usage. Data goes to stdout and
+//! everything else to stderr; that whoever reads stdout has gone away is no failure.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
+use mvsink_cli::error::Error;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version go to stdout with status 0; if nobody reads them, nobody misses them.
+            let _ = answer.print();
+            return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
+        }
+    };
+    log_to_stderr(&cli);
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mvsink: {}", error.line());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::Run(Workload::Nexmark(_)) => Err(Error::Unavailable("run nexmark")),
+        Command::Inspect(_) => Err(Error::Unavailable("inspect")),
+        Command::Snapshot(_) => Err(Error::Unavailable("snapshot")),
+        Command::Tail(_) => Err(Error::Unavailable("tail")),
+    }
+}
+
+fn log_to_stderr(cli: &Cli) {
+    // The grammar has checked the filter.
+    let filter = EnvFilter::builder().parse_lossy(&cli.log);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
