@@ -54,7 +54,9 @@ impl<T: Timestamp> Handle<T> {
 
     /// What the sink is doing.
     pub fn status(&self) -> Status {
-        self.worker.instance.status().borrow().clone()
+        let status = self.worker.instance.status().borrow().clone();
+        // The log says so before the last task has noticed.
+        if !status.is_final() && self.frontier().is_empty() { Status::Finished } else { status }
     }
 
     /// What the sink is doing, and every change of it.

@@ -66,7 +66,7 @@ where
     let persist = source::render(&worker, scope, reading);
     let descriptions = minted.descriptions.clone();
     let inputs = write::Inputs { minted, persist, own };
-    let parts = write::render(&worker, scope, inputs, codec, target.mode);
+    let parts = write::render(&worker, scope, inputs, codec, target.mode, as_of);
     append::render(&worker, scope, descriptions, parts);
     Ok(Handle::new(worker))
 }

@@ -12,7 +12,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
 
-use super::task::{self, Batch, Settle};
+use super::task::{self, Batch, Settle, Store};
 use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_of, hash_data, hash_error, meet, route};
 use crate::channel::write_channel;
@@ -39,6 +39,7 @@ pub(crate) fn render<'s, D, E, T, R>(
     inputs: Inputs<'s, D, E, T, R>,
     codec: Codec<D, E>,
     mode: Mode,
+    as_of: T,
 ) -> StreamVec<'s, T, Part<T, StagedFile>>
 where
     D: Data,
@@ -68,7 +69,7 @@ where
     let waker = worker.waker(&scope, &info);
     let (upstream, inbox) = replies(&waker);
     let (commands, receiver) = write_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(task::run(worker.clone(), codec, mode, receiver, upstream));
+    worker.spawn(task::run(worker.clone(), codec, Store::new(mode, as_of), receiver, upstream));
 
     let worker = worker.clone();
     builder.build(move |_capabilities| {

@@ -79,7 +79,7 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
 }
 
 /// The corrections of one worker, and what was drained from them for the batch in flight.
-struct Store<D, E, T, R> {
+pub(super) struct Store<D, E, T, R> {
     mode: Mode,
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
@@ -89,14 +89,14 @@ struct Store<D, E, T, R> {
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
-    fn new(mode: Mode) -> Self {
-        Store {
-            mode,
-            ok: Corrections::new(hash_data),
-            err: Corrections::new(hash_error),
-            in_flight: None,
-            sealed: None,
-        }
+    /// Empty, for a sink with this as-of.
+    pub(super) fn new(mode: Mode, as_of: T) -> Self {
+        let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
+        let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
+        // Nothing is written below the as-of, so that the rows of a snapshot need not be told apart by time.
+        ok.advance(as_of);
+        err.advance(as_of);
+        Store { mode, ok, err, in_flight: None, sealed: None }
     }
 
     fn len(&self) -> usize {
@@ -164,15 +164,14 @@ struct Task<D, E, T, R> {
 pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     worker: Worker,
     codec: Codec<D, E>,
-    mode: Mode,
+    store: Store<D, E, T, R>,
     mut commands: Receiver<WriteCommand<Batch<D, E, T, R>, Description<T>>>,
     replies: Replies<(CommitId, Vec<StagedFile>)>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
     let work = async {
         let shard = worker.shard("open").await?;
-        let store = Some(Store::new(mode));
-        let mut task = Task { worker, shard, codec, store, replies };
+        let mut task = Task { worker, shard, codec, store: Some(store), replies };
         while let Some(command) = commands.recv().await {
             match command {
                 WriteCommand::Batch(batch) => task.apply(batch).await?,
