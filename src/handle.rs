@@ -130,7 +130,11 @@ impl<T: Timestamp> Handle<T> {
 
 impl<T: Timestamp> Drop for Handle<T> {
     fn drop(&mut self) {
-        self.worker.instance.cancelled();
+        // A sink that has nothing left to write was not cut short.
+        match self.frontier() {
+            Frontier::Empty => self.worker.instance.finished(),
+            Frontier::At(_) => self.worker.instance.cancelled(),
+        }
         Arc::clone(&self.worker.stop).stop();
     }
 }
