@@ -19,7 +19,7 @@ fn row(i: u64) -> Row {
     (
         i,
         format!("name {}", i % 10),
-        (i % 3 == 0).then_some(i as i32),
+        i.is_multiple_of(3).then_some(i as i32),
         list,
     )
 }
