@@ -197,11 +197,12 @@ where
         }
         move |_frontiers| {
             let _alive = &tether;
-            if internal && worker.stop.is_stopped() {
+            let awake = waker.awake();
+            if internal && worker.stop.is_stopped(&awake) {
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
                 capabilities.clear();
             }
-            for message in inbox.drain() {
+            for message in inbox.drain(&awake) {
                 let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else {
                     continue;
                 };

@@ -16,7 +16,7 @@ use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
 use crate::error::Error;
-use crate::wake::Waker;
+use crate::wake::{Awake, Waker};
 
 /// What a sink is doing.
 #[derive(Clone, Debug)]
@@ -199,8 +199,8 @@ impl Instance {
     fn refresh(&self, inner: &Inner) {
         let status = match inner.stalls.values().next() {
             Some(on) => Status::Stalled { on: on.clone() },
-            None if !self.shard.initialized() => Status::Starting,
             None if inner.read_only => Status::ReadOnly,
+            None if !self.shard.initialized() => Status::Starting,
             None => Status::Running,
         };
         self.status.send_if_modified(|current| {
@@ -227,7 +227,7 @@ pub(crate) struct Stop {
 impl fmt::Debug for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Stop")
-            .field("stopped", &self.is_stopped())
+            .field("stopped", &*self.stopped.borrow())
             .finish_non_exhaustive()
     }
 }
@@ -246,8 +246,8 @@ impl Stop {
         }
     }
 
-    /// True once stopped.
-    pub(crate) fn is_stopped(&self) -> bool {
+    /// True once stopped; asked by an operator that has begun to run, so that it misses no stop.
+    pub(crate) fn is_stopped(&self, _: &Awake) -> bool {
         *self.stopped.borrow()
     }
 

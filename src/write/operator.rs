@@ -91,7 +91,8 @@ where
         let mut capabilities: BTreeMap<CommitId, Capability<T>> = BTreeMap::new();
         let mut staged: BTreeMap<CommitId, Vec<StagedFile>> = BTreeMap::new();
         move |frontiers| {
-            if worker.stop.is_stopped() {
+            let awake = waker.awake();
+            if worker.stop.is_stopped(&awake) {
                 commands = None;
                 capabilities.clear();
             }
@@ -135,7 +136,7 @@ where
             for description in descriptions {
                 step(Input::Description(description));
             }
-            for (id, files) in inbox.drain() {
+            for (id, files) in inbox.drain(&awake) {
                 staged.insert(id, files);
                 step(Input::Staged(id));
             }
