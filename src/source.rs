@@ -202,9 +202,9 @@ where
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
                 capabilities.clear();
             }
-            for message in inbox.drain(&awake) {
+            inbox.drain(&awake, |message| {
                 let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else {
-                    continue;
+                    return;
                 };
                 match message {
                     Message::Rows(mut rows) => {
@@ -229,7 +229,7 @@ where
                     }
                     Message::Frontier(Frontier::Empty) => capabilities.clear(),
                 }
-            }
+            });
         }
     });
     Read { ok, err, marks }

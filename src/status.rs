@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use mvsink_persist::Shard;
 use tokio::sync::{OnceCell, watch};
@@ -17,6 +18,9 @@ use tokio::sync::{OnceCell, watch};
 use crate::channel::Meter;
 use crate::error::Error;
 use crate::wake::{Awake, Waker};
+
+/// How long a write that is under way may go on after its sink was stopped.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a sink is doing.
 #[derive(Clone, Debug)]
@@ -266,6 +270,22 @@ impl Stop {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => None,
             output = future => Some(output),
+        }
+    }
+
+    /// Runs the future until it is done. A stop leaves it a while, for what is almost finished; after that it
+    /// is dropped where it waits.
+    pub(crate) async fn or_grace<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut stopped = self.stopped.subscribe();
+        let grace = async {
+            // The sender is `self`.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = grace => None,
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, TryIter, unbounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
 
 /// Wakes one operator from any thread, at most once until it has run.
 pub(crate) struct Waker {
@@ -60,13 +60,27 @@ impl<M> Replies<M> {
     }
 }
 
+impl<M> Drop for Replies<M> {
+    fn drop(&mut self) {
+        // Disconnects before the wake-up, so that the operator sees it.
+        let (closed, _) = unbounded();
+        drop(std::mem::replace(&mut self.messages, closed));
+        self.waker.wake();
+    }
+}
+
 /// The receiving half: the operator's.
 pub(crate) struct Inbox<M>(Receiver<M>);
 
 impl<M> Inbox<M> {
-    /// Takes what has arrived.
-    pub(crate) fn drain(&self, _: &Awake) -> TryIter<'_, M> {
-        self.0.try_iter()
+    /// Takes what has arrived; true if the task has ended and nothing more will come.
+    pub(crate) fn drain(&self, _: &Awake, mut each: impl FnMut(M)) -> bool {
+        loop {
+            match self.0.try_recv() {
+                Ok(message) => each(message),
+                Err(error) => return error == TryRecvError::Disconnected,
+            }
+        }
     }
 }
 
@@ -98,7 +112,14 @@ mod tests {
         let awake = waker.awake();
         // What comes while the operator runs, wherever it is by then, wakes it again.
         waker.wake();
-        assert_eq!(inbox.drain(&awake).count(), 3);
+        let mut seen = Vec::new();
+        assert!(!inbox.drain(&awake, |message| seen.push(message)));
+        assert_eq!(seen, [0, 1, 2]);
         assert_eq!(count.load(Ordering::Relaxed), 2);
+        // The end of the task is worth a wake-up too.
+        let awake = waker.awake();
+        drop(replies);
+        assert_eq!(count.load(Ordering::Relaxed), 3);
+        assert!(inbox.drain(&awake, |_| unreachable!()));
     }
 }

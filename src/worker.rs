@@ -138,7 +138,9 @@ impl Worker {
     {
         let handle = self.cx.client().handle().clone();
         let worker = self.clone();
+        let count = self.cx.task();
         let owner = handle.clone().spawn(async move {
+            let _count = count;
             match handle.spawn(task).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => worker.instance.fail(error),

@@ -97,7 +97,9 @@ where
             if capability.is_none() {
                 return;
             }
-            for input in inbox.drain(&awake) {
+            let mut inputs = Vec::new();
+            inbox.drain(&awake, |input| inputs.push(input));
+            for input in inputs {
                 if let Input::Upper(upper) = &input {
                     debug_assert!(uppers < Some(*upper), "uppers strictly increase");
                     uppers = Some(*upper);
