@@ -155,6 +155,9 @@ fn store_error_is_transient(error: &object_store::Error) -> bool {
                             | ErrorKind::ReadOnlyFilesystem
                             | ErrorKind::NotADirectory
                             | ErrorKind::IsADirectory
+                            | ErrorKind::AlreadyExists
+                            | ErrorKind::InvalidFilename
+                            | ErrorKind::FileTooLarge
                             | ErrorKind::NotFound
                             | ErrorKind::InvalidInput
                             | ErrorKind::Unsupported

@@ -5,7 +5,6 @@
 
 pub(crate) mod action;
 pub(crate) mod checkpoint;
-pub(crate) mod schema;
 pub(crate) mod state;
 
 use object_store::path::Path;

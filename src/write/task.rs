@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mvsink_persist::{
-    Codec, CommitId, EncodedFile, FileEncoder, FileMeta, Frontier, Shard, StagedFile,
+    Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard, StagedFile,
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
@@ -251,7 +251,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let times = (file.rows > 0).then_some((file.min_time, file.max_time));
         let meta = FileMeta { rows: file.rows, times, ..FileMeta::default() };
         let bytes = file.bytes;
-        self.worker.retry("stage", || self.shard.put_file(bytes.clone(), meta.clone())).await
+        let instance = &self.worker.instance;
+        let stalled = |error: &ShardError| instance.stalled("stage", error);
+        let staged = self.shard.put_file(bytes, meta, &stalled).await?;
+        instance.resumed("stage");
+        Ok(staged)
     }
 }
 
