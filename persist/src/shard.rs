@@ -388,13 +388,15 @@ fn upper_of(commit: &Commit) -> Option<Frontier<i64>> {
 pub struct Pinned {
     /// How far the shard was.
     pub progress: Progress,
-    files: Arc<Files>,
+    files: Files,
 }
 
 impl Pinned {
     /// The files whose rows add up to the collection, in the order of their paths.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Arc<DataFile>> {
-        self.files.values()
+        let mut files: Vec<_> = self.files.values().collect();
+        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        files.into_iter()
     }
 }
 
@@ -464,7 +466,8 @@ impl Shard {
         self.inner().catch_up(&Storage::warn_of_retry).await
     }
 
-    /// The live files at the last version known. Cheap: they are shared until the next change.
+    /// The live files at the last version known. Cheap: they are shared with the versions that follow, as far as
+    /// these do not change them.
     pub fn pin(&self) -> Pinned {
         self.inner().with_state(|state| Pinned {
             progress: state.progress(),

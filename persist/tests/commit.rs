@@ -280,6 +280,23 @@ fn r01_an_append_that_left_memory_is_still_found_by_its_identity() {
 }
 
 #[test]
+fn a_listing_that_missed_the_first_entry_is_no_damage() {
+    run(async {
+        let store = FaultyStore::new(Arc::new(InMemory::new()), 1, 0);
+        let open = Open::new(schema());
+        let writer = client_of(store.clone(), 1)
+            .open_or_create(URL, open.clone())
+            .await
+            .unwrap();
+        let next = append(1, 0, 5, Vec::new());
+        writer.append(next, &quiet).await.unwrap();
+        store.hide(Path::from("shard/_delta_log/00000000000000000000.json"));
+        let reader = client_of(store, 2).open_or_create(URL, open).await.unwrap();
+        assert_eq!(reader.progress(), writer.progress());
+    });
+}
+
+#[test]
 fn r21_frontier_only_commits_are_durable() {
     run(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::{Action, Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
+use crate::log::path_map::PathMap;
 use crate::schema::{check_schema, from_delta};
 
 /// The `txn` action that holds the shard's upper.
@@ -59,7 +60,7 @@ pub struct Entry {
 }
 
 /// The live data files by path.
-pub(crate) type Files = BTreeMap<String, Arc<DataFile>>;
+pub(crate) type Files = PathMap<Arc<DataFile>>;
 
 /// What a log says up to and with one version.
 #[derive(Clone, Debug)]
@@ -71,9 +72,8 @@ pub(crate) struct State {
     txns: BTreeMap<String, Txn>,
     upper: Frontier<i64>,
     since: Frontier<i64>,
-    /// Shared with whoever pinned it; copied on the first change after that.
-    files: Arc<Files>,
-    tombstones: Arc<BTreeMap<String, Remove>>,
+    files: Files,
+    tombstones: PathMap<Remove>,
 }
 
 impl State {
@@ -117,8 +117,8 @@ impl State {
             txns,
             upper,
             since,
-            files: Arc::default(),
-            tombstones: Arc::default(),
+            files: Files::default(),
+            tombstones: PathMap::default(),
         };
         check_adds(url, commit)?;
         state.change_files(commit);
@@ -203,22 +203,17 @@ impl State {
     /// Removes, then adds; returns the files that bring data.
     fn change_files(&mut self, commit: &Commit) -> Vec<Arc<DataFile>> {
         let mut data = Vec::new();
-        if commit.adds.is_empty() && commit.removes.is_empty() {
-            return data;
-        }
-        let files = Arc::make_mut(&mut self.files);
-        let tombstones = Arc::make_mut(&mut self.tombstones);
         for remove in &commit.removes {
-            files.remove(&remove.path);
-            tombstones.insert(remove.path.clone(), remove.clone());
+            self.files.remove(&remove.path);
+            self.tombstones.insert(remove.path.clone(), remove.clone());
         }
         for add in &commit.adds {
             let file = Arc::new(DataFile::from_add(add));
-            tombstones.remove(&add.path);
+            self.tombstones.remove(&add.path);
             if add.data_change {
                 data.push(Arc::clone(&file));
             }
-            files.insert(add.path.clone(), file);
+            self.files.insert(add.path.clone(), file);
         }
         data
     }
@@ -239,25 +234,23 @@ impl State {
         &self.metadata
     }
 
-    pub(crate) fn files(&self) -> Arc<Files> {
-        Arc::clone(&self.files)
+    pub(crate) fn files(&self) -> Files {
+        self.files.clone()
     }
 
     pub(crate) fn is_live(&self, path: &str) -> bool {
-        self.files.contains_key(path)
+        self.files.contains(path)
     }
 
     /// True if a commit removed the file, so that no commit may add it any more.
     pub(crate) fn is_removed(&self, path: &str) -> bool {
-        self.tombstones.contains_key(path)
+        self.tombstones.contains(path)
     }
 
     /// Forgets the files that were removed before `oldest_ms`.
     pub(crate) fn forget_removed(&mut self, oldest_ms: i64) {
-        let old = |remove: &Remove| remove.deletion_timestamp.is_some_and(|at| at < oldest_ms);
-        if self.tombstones.values().any(old) {
-            Arc::make_mut(&mut self.tombstones).retain(|_, remove| !old(remove));
-        }
+        self.tombstones
+            .retain(|remove| remove.deletion_timestamp.is_none_or(|at| at >= oldest_ms));
     }
 
     /// The actions of a checkpoint of this state, and how many they are. Tombstones from before `oldest_ms` are
