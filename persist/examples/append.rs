@@ -56,7 +56,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 times: Some((time, time)),
                 tags: BTreeMap::new(),
             };
-            let file = shard.put_file(bytes.into(), meta).await?;
+            let report = |error: &Error| eprintln!("trying again: {error}");
+            let file = shard.put_file(bytes.into(), meta, &report).await?;
             let append = Append {
                 id: CommitId {
                     nonce,
@@ -68,7 +69,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 since: None,
             };
             let start = Instant::now();
-            let report = |error: &Error| eprintln!("trying again: {error}");
             let appended = shard.append(append, &report).await?;
             times.push(start.elapsed());
             if let Appended::Lost { upper } = appended {

@@ -287,10 +287,10 @@ impl Client {
         let mut slot = slot.lock().await;
         if let Some(owner) = slot.upgrade() {
             let shard = Shard::from(owner);
+            shard.refresh().await?;
             if let Some(open) = &open {
                 shard.check(open)?;
             }
-            shard.refresh().await?;
             return Ok(shard);
         }
         let storage = Storage {

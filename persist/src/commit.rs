@@ -91,7 +91,7 @@ impl Shard {
         };
         Ok(match self.commit(append.id, plan, on_retry).await? {
             Outcome::Committed(version) => Appended::Committed { version },
-            Outcome::Done(lost) => match inner.find_recent(append.id) {
+            Outcome::Done(lost) => match inner.find_append(append.id, append.lower).await? {
                 // An earlier call was dropped, but had succeeded.
                 Some(version) => Appended::Committed { version },
                 None => lost,

@@ -9,9 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::log::action::Add;
-
-/// The column of an update's time.
-pub const TIME_COLUMN: &str = "mv_time";
+use crate::schema::TIME_COLUMN;
 
 /// What the writer of a data file knows of its contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

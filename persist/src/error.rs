@@ -155,6 +155,9 @@ fn store_error_is_transient(error: &object_store::Error) -> bool {
                             | ErrorKind::ReadOnlyFilesystem
                             | ErrorKind::NotADirectory
                             | ErrorKind::IsADirectory
+                            | ErrorKind::AlreadyExists
+                            | ErrorKind::InvalidFilename
+                            | ErrorKind::FileTooLarge
                             | ErrorKind::NotFound
                             | ErrorKind::InvalidInput
                             | ErrorKind::Unsupported
@@ -175,5 +178,49 @@ fn store_error_is_transient(error: &object_store::Error) -> bool {
         | Store::Unauthenticated { .. }
         | Store::UnknownConfigurationKey { .. } => false,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_local_disk_may_be_full_for_a_while_but_not_forbidden() {
+        let transient = |kind: io::ErrorKind| {
+            let source = Box::new(io::Error::from(kind));
+            Error::Store {
+                action: "write",
+                path: "x".into(),
+                source: object_store::Error::Generic {
+                    store: "local",
+                    source,
+                },
+            }
+            .is_transient()
+        };
+        use io::ErrorKind::*;
+        for kind in [
+            StorageFull,
+            QuotaExceeded,
+            Interrupted,
+            TimedOut,
+            ResourceBusy,
+            Other,
+        ] {
+            assert!(transient(kind), "{kind}");
+        }
+        for kind in [
+            PermissionDenied,
+            ReadOnlyFilesystem,
+            NotADirectory,
+            IsADirectory,
+            InvalidFilename,
+            FileTooLarge,
+        ] {
+            assert!(!transient(kind), "{kind}");
+        }
     }
 }

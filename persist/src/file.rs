@@ -242,7 +242,7 @@ impl Iterator for FileDecoder {
 
 /// Runs the Parquet reader; a panic becomes an error about the file. What `read` borrows must not be used after
 /// an error.
-fn guard<T>(path: &str, read: impl FnOnce() -> T) -> Result<T, Error> {
+pub(crate) fn guard<T>(path: &str, read: impl FnOnce() -> T) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
         let message = panic
             .downcast_ref::<&str>()

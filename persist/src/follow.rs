@@ -86,11 +86,14 @@ impl Shard {
 impl Inner {
     fn start_follower(self: &Arc<Self>) {
         let mut follower = lock(&self.follower);
-        if follower.as_ref().is_some_and(|task| !task.is_finished()) {
+        let running = follower.as_ref().is_some_and(|task| !task.is_finished());
+        // One that has told of its failure is as good as finished.
+        let failed = self
+            .known
+            .send_if_modified(|known| known.failure.take().is_some());
+        if running && !failed {
             return;
         }
-        self.known
-            .send_if_modified(|known| known.failure.take().is_some());
         let span = tracing::debug_span!("follow", shard = %self.storage.url);
         let task = self
             .storage
@@ -101,7 +104,26 @@ impl Inner {
     }
 }
 
+/// A follower's life: when it ends, however it does, the watchers are told why nobody follows any more.
+struct Following {
+    inner: Arc<Inner>,
+    failure: Option<Error>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        let failure = Arc::new(self.failure.take().unwrap_or(Error::Shutdown));
+        self.inner
+            .known
+            .send_modify(|known| known.failure = Some(failure));
+    }
+}
+
 async fn follow(inner: Arc<Inner>) {
+    let mut following = Following {
+        inner: Arc::clone(&inner),
+        failure: None,
+    };
     let env = &inner.storage.env;
     let waits = RetryPolicy {
         initial: env.options.poll_min,
@@ -115,9 +137,7 @@ async fn follow(inner: Arc<Inner>) {
             Ok(_) => idle = idle.saturating_add(1),
             Err(error) => {
                 tracing::error!(shard = %inner.storage.url, %error, "cannot follow the shard any more");
-                inner
-                    .known
-                    .send_modify(|known| known.failure = Some(Arc::new(error)));
+                following.failure = Some(error);
                 return;
             }
         }

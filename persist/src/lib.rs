@@ -1,8 +1,18 @@
 //! Durable, definite collections of updates as Delta tables.
 //!
-//! A *shard* is a Delta table whose rows are updates `(data, time, diff)`: the user's columns, then `mv_error`,
-//! `mv_time` and `mv_diff`. Beside its files it has two frontiers, `txn` actions in the log: the *upper* (it is
-//! complete for times below) and the *since* (reads are exact at times from it on).
+//! # A shard
+//!
+//! A *shard* is a collection of updates `(data, time, diff)` that is stored as a Delta Lake table: the user's
+//! columns, then `mv_error`, `mv_time` and `mv_diff`. Beside its files it has two frontiers: the *upper* (it is
+//! complete for times below) and the *since* (reads are exact at times from it on). Its contents at a time `t` are
+//!
+//! ```text
+//!   contents(t) = sum of the diffs of each row with mv_time ≤ t,    since ≤ t < upper
+//! ```
+//!
+//! and every reader, at any moment, of any program, finds the same: the collection is *definite*. In SQL it is
+//! `SELECT columns, sum(mv_diff) … WHERE mv_time <= t GROUP BY columns HAVING sum(mv_diff) <> 0`. A row is data if
+//! its `mv_error` is null, and otherwise an error, as JSON, with its columns null.
 //!
 //! ```text
 //!   Client ── open ──> Shard ── put_file ──> StagedFile ─┐
@@ -14,7 +24,69 @@
 //! ```
 //!
 //! Everything is decided by one thing, the put of log entry `n + 1` if it is absent: many writers on many
-//! machines need no other coordination, and any reader of Delta tables reads the result.
+//! machines need no other coordination. One of them wins each step, and the others are told
+//! [`Lost`](Appended::Lost).
+//!
+//! # On disk
+//!
+//! ```text
+//!   shard/_delta_log/00000000000000000000.json                  the schema, the format, upper 0
+//!   shard/_delta_log/00000000000000000001.json                  a commit: new files, the new upper
+//!   shard/_delta_log/00000000000000000100.checkpoint.parquet    all that the log says up to here
+//!   shard/_delta_log/_last_checkpoint                           where to begin to read
+//!   shard/9f1c….parquet                                         updates
+//! ```
+//!
+//! The table needs reader version 1 and writer version 2 of the Delta protocol and no features, so other engines
+//! read it as it is. The frontiers are `txn` actions, `mvsink.upper` and `mvsink.since`: their version is the time,
+//! and `i64::MAX` the empty frontier. Names that end in `#` and a number are a local write that was cut off.
+//!
+//! # Example
+//!
+//! ```
+//! use mvsink_persist::{
+//!     Append, Appended, Client, ClientOptions, Codec, CommitId, FileEncoder, FileMeta, Frontier, Open, decode_file,
+//! };
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! let client = Client::new(tokio::runtime::Handle::current(), ClientOptions::default());
+//! let codec = Codec::<(String, u64), String>::new()?;
+//! let shard = client.open_or_create("memory://fruit", Open::new(codec.schema())).await?;
+//!
+//! // Stage: one apple row comes at time 3.
+//! let row = ("apple".to_owned(), 7);
+//! let mut file = FileEncoder::new(codec.schema())?;
+//! file.write(&codec.encode([(&row, 3, 1)].into_iter())?)?;
+//! let file = file.finish()?;
+//! let meta = FileMeta { rows: file.rows, times: Some((3, 3)), ..FileMeta::default() };
+//! let report = |error: &_| eprintln!("trying again: {error}");
+//! let staged = shard.put_file(file.bytes, meta, &report).await?;
+//!
+//! // Commit: times below 10 are complete now.
+//! let append = Append {
+//!     id: CommitId { nonce: client.random_u128(), seq: 0 },
+//!     lower: Frontier::At(0),
+//!     upper: Frontier::At(10),
+//!     files: vec![staged],
+//!     since: None,
+//! };
+//! assert_eq!(shard.append(append, &report).await?, Appended::Committed { version: 1 });
+//!
+//! // Read.
+//! let pinned = shard.pin();
+//! assert_eq!(pinned.progress.upper, Frontier::At(10));
+//! for file in pinned.files() {
+//!     let bytes = shard.read_file(&file.path).await?;
+//!     for batch in decode_file(&file.path, bytes, None, 1024)? {
+//!         assert_eq!(codec.decode(&batch?)?.ok, [(row.clone(), 3, 1)]);
+//!     }
+//! }
+//! # Ok(())
+//! # })
+//! # }
+//! ```
 
 mod client;
 mod codec;

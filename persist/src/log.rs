@@ -5,7 +5,7 @@
 
 pub(crate) mod action;
 pub(crate) mod checkpoint;
-pub(crate) mod schema;
+pub(crate) mod path_map;
 pub(crate) mod state;
 
 use object_store::path::Path;

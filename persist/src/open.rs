@@ -16,9 +16,9 @@ use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protoco
 use crate::log::checkpoint::{
     self, LastCheckpoint, LogFile, checkpoint_path, last_checkpoint_path,
 };
-use crate::log::schema::StructType;
 use crate::log::state::{FORMAT, FORMAT_PROPERTY, SINCE, State, UPPER};
 use crate::log::{entry_path, folder};
+use crate::schema::to_delta;
 use crate::storage::{Occupied, Storage};
 
 impl Storage {
@@ -51,8 +51,13 @@ impl Storage {
                 Err(error) => failed = Some(recoverable(error)?),
             }
         }
-        if files.contains(&LogFile::Entry(0)) {
-            return self.load_first_entry().await.map(Some);
+        // A listing is no snapshot: it may have missed the first entry of a shard that was just being created, and
+        // found a later one.
+        if !files.is_empty() {
+            match self.load_first_entry().await {
+                Err(Error::MissingFile { .. }) => {}
+                loaded => return loaded.map(Some),
+            }
         }
         for file in &files {
             if let LogFile::OtherCheckpoint(version) = file {
@@ -96,12 +101,7 @@ impl Storage {
     async fn load_checkpoint(&self, version: u64) -> Result<State, Error> {
         let path = checkpoint_path(version);
         let shown = self.show(&path);
-        let bytes = self
-            .get_retrying(&path, &Storage::warn_of_retry)
-            .await?
-            .ok_or_else(|| Error::MissingFile {
-                path: shown.clone(),
-            })?;
+        let bytes = self.get_existing(&path).await?;
         let url = self.url.clone();
         self.env
             .cpu
@@ -115,12 +115,7 @@ impl Storage {
     async fn load_first_entry(&self) -> Result<State, Error> {
         let path = entry_path(0);
         let shown = self.show(&path);
-        let bytes = self
-            .get_retrying(&path, &Storage::warn_of_retry)
-            .await?
-            .ok_or_else(|| Error::MissingFile {
-                path: shown.clone(),
-            })?;
+        let bytes = self.get_existing(&path).await?;
         State::first(&self.url, &shown, 0, &Commit::parse(&bytes, &shown)?)
     }
 
@@ -149,7 +144,7 @@ impl Storage {
             url: self.url.to_string(),
             why,
         };
-        let columns = StructType::from_arrow(&open.schema).map_err(unsupported)?;
+        let columns = to_delta(&open.schema).map_err(unsupported)?;
         let now = self.env.now_ms();
         let mut configuration: BTreeMap<_, _> = open
             .properties
@@ -183,7 +178,7 @@ impl Storage {
                     provider: "parquet".into(),
                     options: BTreeMap::new(),
                 },
-                schema_string: columns.to_json(),
+                schema_string: columns,
                 created_time: Some(now),
                 configuration,
                 ..Metadata::default()

@@ -10,8 +10,9 @@
 //! | `timestamp` | `Timestamp(Microsecond, "UTC")` |
 //! | `struct`, `array`, `map` | `Struct`, `List`, `Map`, with children named as Parquet names them |
 //!
-//! [`to_delta`] and [`from_delta`] are inverse to each other on them, up to metadata. The JSON form is that of
-//! the Delta protocol specification, section "Schema Serialization Format".
+//! [`to_delta`] and [`from_delta`] are inverse to each other on them, up to metadata and what may be null: all
+//! that this crate writes may be. The JSON form is that of the Delta protocol specification, section "Schema
+//! Serialization Format".
 
 use std::sync::Arc;
 
@@ -36,7 +37,16 @@ const ELEMENT: &str = "element";
 /// The name of a map's repeated group, as in the Parquet specification.
 const ENTRIES: &str = "key_value";
 
-/// A table's schema as the string that the log's `metaData.schemaString` holds.
+/// Keys of a column's metadata that change how it must be written, or under which name it is found.
+const CONSTRAINTS: &[&str] = &[
+    "delta.invariants",
+    "delta.generationExpression",
+    "delta.columnMapping.",
+    "delta.identity.",
+];
+
+/// A table's schema as the string that the log's `metaData.schemaString` holds. Everything in it may be null,
+/// whatever the fields say: the rows of errors have no data, and other writers may leave any column out.
 ///
 /// # Errors
 ///
@@ -45,11 +55,12 @@ pub fn to_delta(schema: &Schema) -> Result<String, String> {
     Ok(struct_to_delta(schema.fields(), "")?.to_string())
 }
 
-/// The inverse of [`to_delta`]: Arrow fields for the log's `metaData.schemaString`. Column metadata is dropped.
+/// Arrow fields, without metadata, for the log's `metaData.schemaString`.
 ///
 /// # Errors
 ///
-/// In words, if the text is no Delta schema or has a type that this version does not know.
+/// In words, if the text is no Delta schema, has a type that this version does not know, or puts a constraint on
+/// a column: an invariant, a generated value, a mapped name.
 pub fn from_delta(text: &str) -> Result<Schema, String> {
     let value: Value =
         serde_json::from_str(text).map_err(|error| format!("the schema is not JSON: {error}"))?;
@@ -61,38 +72,75 @@ pub fn from_delta(text: &str) -> Result<Schema, String> {
 
 /// Whether a table can take and give rows of the `wanted` schema.
 ///
-/// Every wanted column must be in the table with the same type; nullability, the order of columns, and the
-/// names inside lists and maps do not matter. The table may have more columns if they are nullable.
+/// Every wanted column must be in the table, with the same type; the order of columns, the names inside lists and
+/// maps, and what may be null inside of a column do not matter. The table may have more columns, which others
+/// added: they are ignored by readers, and null in what is written. So every column of the table must allow nulls,
+/// and none but the wanted ones may begin with `mv_`. The same holds for the fields of a struct.
 ///
 /// # Errors
 ///
 /// The first difference, in words.
 pub fn check_schema(table: &Schema, wanted: &Schema) -> Result<(), String> {
-    for field in wanted.fields() {
-        let name = field.name();
-        let Ok(found) = table.field_with_name(name) else {
-            return Err(format!("the table has no column {name}"));
-        };
-        if !same_type(found.data_type(), field.data_type()) {
+    check_fields(table.fields(), wanted.fields(), "")?;
+    let surplus = |field: &&FieldRef| wanted.field_with_name(field.name()).is_err();
+    for field in table.fields().iter().filter(surplus) {
+        if field.name().starts_with(RESERVED_PREFIX) {
             return Err(format!(
-                "the column {name} is {} in the table, but {} is wanted",
-                type_name(found.data_type()),
-                type_name(field.data_type()),
+                "the table has a column {} that is not expected",
+                field.name()
             ));
         }
     }
-    let surplus = |field: &&FieldRef| wanted.field_with_name(field.name()).is_err();
-    match table
-        .fields()
-        .iter()
-        .filter(surplus)
-        .find(|field| !field.is_nullable())
-    {
+    match table.fields().iter().find(|field| !field.is_nullable()) {
         Some(field) => Err(format!(
-            "the table's column {} is not wanted, and must not be null",
+            "the column {} must not be null in the table",
             field.name()
         )),
         None => Ok(()),
+    }
+}
+
+fn check_fields(table: &Fields, wanted: &Fields, path: &str) -> Result<(), String> {
+    for field in wanted {
+        let path = child_path(path, field.name());
+        match table.find(field.name()) {
+            Some((_, found)) => check_type(found.data_type(), field.data_type(), &path)?,
+            None => return Err(format!("the table has no column {path}")),
+        }
+    }
+    Ok(())
+}
+
+fn check_type(table: &DataType, wanted: &DataType, path: &str) -> Result<(), String> {
+    match (table, wanted) {
+        (DataType::Struct(table), DataType::Struct(wanted)) => check_fields(table, wanted, path),
+        (DataType::List(table), DataType::List(wanted)) => check_type(
+            table.data_type(),
+            wanted.data_type(),
+            &child_path(path, ELEMENT),
+        ),
+        (DataType::Map(table, _), DataType::Map(wanted, _)) => {
+            // By position: the names of keys and values vary.
+            let (table, wanted) = (key_and_value(table, path)?, key_and_value(wanted, path)?);
+            for (index, name) in ["key", "value"].into_iter().enumerate() {
+                let path = child_path(path, name);
+                check_type(table[index].data_type(), wanted[index].data_type(), &path)?;
+            }
+            Ok(())
+        }
+        (table, wanted) if table == wanted => Ok(()),
+        (table, wanted) => Err(format!(
+            "the column {path} is {} in the table where {} is expected",
+            type_name(table),
+            type_name(wanted),
+        )),
+    }
+}
+
+fn key_and_value<'a>(entries: &'a Field, path: &str) -> Result<&'a Fields, String> {
+    match entries.data_type() {
+        DataType::Struct(fields) if fields.len() == 2 => Ok(fields),
+        _ => Err(format!("{path}: a map must have keys and values")),
     }
 }
 
@@ -102,30 +150,6 @@ fn type_name(data_type: &DataType) -> String {
         Ok(Value::String(name)) => name,
         Ok(value) => value.to_string(),
         Err(_) => data_type.to_string(),
-    }
-}
-
-fn same_type(left: &DataType, right: &DataType) -> bool {
-    match (left, right) {
-        (DataType::Struct(left), DataType::Struct(right)) => {
-            left.len() == right.len()
-                && left.iter().zip(right).all(|(left, right)| {
-                    left.name() == right.name() && same_type(left.data_type(), right.data_type())
-                })
-        }
-        (DataType::List(left), DataType::List(right)) => {
-            same_type(left.data_type(), right.data_type())
-        }
-        (DataType::Map(left, _), DataType::Map(right, _)) => {
-            match (left.data_type(), right.data_type()) {
-                (DataType::Struct(left), DataType::Struct(right)) => left
-                    .iter()
-                    .zip(right)
-                    .all(|(left, right)| same_type(left.data_type(), right.data_type())),
-                _ => false,
-            }
-        }
-        (left, right) => left == right,
     }
 }
 
@@ -174,14 +198,12 @@ pub(crate) fn storable(field: &Field, nullability: Nullability) -> Result<DataTy
         DataType::Struct(fields) => {
             DataType::Struct(storable_fields(fields, is_tuple(field), nullability)?)
         }
-        DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) if fields.len() == 2 => {
-                let key = storable(&fields[0], nullability)?;
-                let value = storable(&fields[1], nullability)?;
-                map_of(key, value, nullable(&fields[1]))
-            }
-            _ => return Err("a map must have keys and values".into()),
-        },
+        DataType::Map(entries, _) => {
+            let fields = key_and_value(entries, field.name())?;
+            let key = storable(&fields[0], nullability)?;
+            let value = storable(&fields[1], nullability)?;
+            map_of(key, value, nullable(&fields[1]))
+        }
         DataType::Null => return Err("what is always null has no Delta type".into()),
         DataType::Union(..) => {
             return Err(
@@ -286,7 +308,7 @@ fn struct_to_delta(fields: &Fields, path: &str) -> Result<Value, String> {
         columns.push(json!({
             "name": field.name(),
             "type": type_to_delta(field.data_type(), &path)?,
-            "nullable": field.is_nullable(),
+            "nullable": true,
             "metadata": {},
         }));
     }
@@ -316,21 +338,20 @@ fn type_to_delta(data_type: &DataType, path: &str) -> Result<Value, String> {
             return Ok(json!({
                 "type": "array",
                 "elementType": type_to_delta(item.data_type(), &child_path(path, ELEMENT))?,
-                "containsNull": item.is_nullable(),
+                "containsNull": true,
             }));
         }
         DataType::Map(entries, _) => {
-            if let DataType::Struct(fields) = entries.data_type()
-                && let [key, value] = fields.as_ref()
-            {
-                return Ok(json!({
-                    "type": "map",
-                    "keyType": type_to_delta(key.data_type(), &child_path(path, "key"))?,
-                    "valueType": type_to_delta(value.data_type(), &child_path(path, "value"))?,
-                    "valueContainsNull": value.is_nullable(),
-                }));
-            }
-            return Err(format!("{path}: a map must have keys and values"));
+            let fields = key_and_value(entries, path)?;
+            let child = |index: usize, name| {
+                type_to_delta(fields[index].data_type(), &child_path(path, name))
+            };
+            return Ok(json!({
+                "type": "map",
+                "keyType": child(0, "key")?,
+                "valueType": child(1, "value")?,
+                "valueContainsNull": true,
+            }));
         }
         other => return Err(format!("{path}: Delta has no type for {other}")),
     };
@@ -376,10 +397,22 @@ fn struct_from_delta(object: &Map<String, Value>, path: &str) -> Result<DataType
         let name = member(column, "name", path)?
             .as_str()
             .ok_or_else(|| format!("a field of {} has no name", place(path)))?;
-        let data_type = type_from_delta(member(column, "type", path)?, &child_path(path, name))?;
+        let path = child_path(path, name);
+        if let Some(Value::Object(metadata)) = column.get("metadata") {
+            check_metadata(metadata, &path)?;
+        }
+        let data_type = type_from_delta(member(column, "type", &path)?, &path)?;
         fields.push(Field::new(name, data_type, flag(column, "nullable")));
     }
     Ok(DataType::Struct(fields.into()))
+}
+
+fn check_metadata(metadata: &Map<String, Value>, path: &str) -> Result<(), String> {
+    let constrains = |key: &&String| CONSTRAINTS.iter().any(|known| key.starts_with(known));
+    match metadata.keys().find(constrains) {
+        Some(key) => Err(format!("the column {path} has {key}")),
+        None => Ok(()),
+    }
 }
 
 fn primitive_from_delta(name: &str, path: &str) -> Result<DataType, String> {
@@ -441,125 +474,4 @@ fn child_path(path: &str, name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rich() -> Schema {
-        let inner = DataType::Struct(Fields::from(vec![
-            Field::new("x", DataType::Float32, true),
-            Field::new("y", list_of(DataType::Int8, true), true),
-        ]));
-        Schema::new(vec![
-            Field::new("a", DataType::Boolean, true),
-            Field::new("b", DataType::Int16, false),
-            Field::new("c", DataType::Int32, true),
-            Field::new("d", DataType::Int64, true),
-            Field::new("e", DataType::Float64, true),
-            Field::new("f", DataType::Utf8, true),
-            Field::new("g", DataType::Binary, true),
-            Field::new("h", DataType::Date32, true),
-            Field::new("i", utc_timestamp(), true),
-            Field::new("j", DataType::Decimal128(12, 3), true),
-            Field::new("k", inner, true),
-            Field::new(
-                "l",
-                map_of(DataType::Utf8, list_of(DataType::Int64, false), true),
-                true,
-            ),
-        ])
-    }
-
-    #[test]
-    fn delta_schemas_round_trip() {
-        let text = to_delta(&rich()).unwrap();
-        assert_eq!(from_delta(&text).unwrap(), rich());
-    }
-
-    #[test]
-    fn the_form_is_that_of_the_specification() {
-        let schema = Schema::new(vec![Field::new("a", DataType::Int64, true)]);
-        let value: Value = serde_json::from_str(&to_delta(&schema).unwrap()).unwrap();
-        let expected = json!({
-            "type": "struct",
-            "fields": [{"name": "a", "type": "long", "nullable": true, "metadata": {}}],
-        });
-        assert_eq!(value, expected);
-    }
-
-    #[test]
-    fn unknown_types_are_named_with_their_column() {
-        let text = r#"{"type":"struct","fields":[{"name":"a","type":{"type":"array","elementType":"variant","containsNull":true},"nullable":true,"metadata":{}}]}"#;
-        let why = from_delta(text).unwrap_err();
-        assert!(
-            why.contains("a.element") && why.contains("variant"),
-            "{why}"
-        );
-        assert!(from_delta("[").unwrap_err().contains("not JSON"));
-        assert!(from_delta(r#""long""#).unwrap_err().contains("struct"));
-        assert!(
-            from_delta(r#"{"type":"struct"}"#)
-                .unwrap_err()
-                .contains("fields")
-        );
-        for bad in ["decimal(0,0)", "decimal(99,1)", "decimal(3)", "decimal"] {
-            assert!(primitive_from_delta(bad, "p").unwrap_err().contains(bad));
-        }
-    }
-
-    #[test]
-    fn types_that_delta_lacks_are_refused() {
-        let schema = Schema::new(vec![Field::new("a", DataType::UInt64, true)]);
-        assert!(to_delta(&schema).unwrap_err().starts_with("a:"));
-        let refused = [
-            DataType::Null,
-            DataType::Timestamp(TimeUnit::Microsecond, None),
-            DataType::Struct(Fields::empty()),
-            DataType::Time64(TimeUnit::Microsecond),
-        ];
-        for data_type in refused {
-            assert!(storable(&Field::new("a", data_type, true), Nullability::All).is_err());
-        }
-    }
-
-    #[test]
-    fn the_first_difference_is_told() {
-        let wanted = Schema::new(vec![
-            Field::new("a", DataType::Int64, true),
-            Field::new("b", list_of(DataType::Utf8, true), true),
-        ]);
-        assert_eq!(check_schema(&wanted, &wanted), Ok(()));
-
-        let named_otherwise = DataType::List(Arc::new(Field::new("item", DataType::Utf8, false)));
-        let other_order = Schema::new(vec![
-            Field::new("b", named_otherwise, false),
-            Field::new("more", DataType::Int8, true),
-            Field::new("a", DataType::Int64, false),
-        ]);
-        assert_eq!(check_schema(&other_order, &wanted), Ok(()));
-
-        let missing = Schema::new(vec![Field::new("a", DataType::Int64, true)]);
-        assert!(
-            check_schema(&missing, &wanted)
-                .unwrap_err()
-                .contains("no column b")
-        );
-
-        let typed = Schema::new(vec![
-            Field::new("a", DataType::Utf8, true),
-            Field::new("b", list_of(DataType::Utf8, true), true),
-        ]);
-        let why = check_schema(&typed, &wanted).unwrap_err();
-        assert!(
-            why.contains("column a is string") && why.contains("long"),
-            "{why}"
-        );
-
-        let mut fields = wanted.fields().to_vec();
-        fields.push(Arc::new(Field::new("must", DataType::Int64, false)));
-        assert!(
-            check_schema(&Schema::new(fields), &wanted)
-                .unwrap_err()
-                .contains("must")
-        );
-    }
-}
+mod tests;

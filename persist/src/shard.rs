@@ -24,8 +24,8 @@ use crate::lock;
 use crate::log::action::{Commit, CommitId};
 use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
 use crate::log::entry_path;
-use crate::log::schema::StructType;
 use crate::log::state::{Entry, Files, Progress, State, UPPER, is_foreign};
+use crate::schema::check_schema;
 use crate::storage::{OnRetry, Storage};
 
 /// Log entries read at once when there are many to read.
@@ -34,7 +34,9 @@ const READ_AHEAD_MAX: u64 = 32;
 const PARSE_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// Files that the ring of recent entries may refer to.
 const RECENT_FILES_MAX: usize = 64 * 1024;
-/// How long checkpoints remember removed files: Delta's default for `delta.deletedFileRetentionDuration`.
+/// Old tombstones leave memory every so many versions.
+const FORGET_INTERVAL: u64 = 256;
+/// How long removed files are remembered: Delta's default for `delta.deletedFileRetentionDuration`.
 const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
 /// What watchers of a shard are told.
@@ -103,10 +105,10 @@ impl Owner {
             nudge: Notify::new(),
             checkpointing: AtomicBool::new(false),
         };
+        inner.catch_up(&Storage::warn_of_retry).await?;
         if let Some(open) = &open {
             inner.check(open)?;
         }
-        inner.catch_up(&Storage::warn_of_retry).await?;
         Ok(Owner {
             inner: Arc::new(inner),
         })
@@ -123,13 +125,45 @@ impl Inner {
         look(&lock(&self.log).state)
     }
 
-    /// The version of a recent entry with this identity.
-    pub(crate) fn find_recent(&self, id: CommitId) -> Option<u64> {
-        let log = lock(&self.log);
-        log.recent
-            .iter()
-            .find(|entry| entry.id == Some(id))
-            .map(|entry| entry.version)
+    /// The version of the entry with this identity, if it took the shard on from `lower`. Entries that have left
+    /// memory are read again, back to the one that did; if they were cleaned up, it is taken for another's.
+    pub(crate) async fn find_append(
+        &self,
+        id: CommitId,
+        lower: Frontier<i64>,
+    ) -> Result<Option<u64>, Error> {
+        let oldest = {
+            let log = lock(&self.log);
+            for entry in log.recent.iter().rev() {
+                if entry.id == Some(id) {
+                    return Ok(Some(entry.version));
+                }
+                if entry.lower <= lower && lower < entry.upper {
+                    return Ok(None);
+                }
+            }
+            let oldest = log.recent.front().map(|entry| (entry.version, entry.lower));
+            let progress = log.state.progress();
+            oldest.unwrap_or((progress.version + 1, progress.upper))
+        };
+        let (mut version, mut upper) = oldest;
+        while lower < upper && version > 0 {
+            version -= 1;
+            let commit = match self.read_commit(version).await {
+                Ok(commit) => commit,
+                Err(Error::MissingFile { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let info = commit.info.as_ref();
+            if info.and_then(|info| info.id) == Some(id) {
+                return Ok(Some(version));
+            }
+            // Uppers only grow: what starts at or below ends the search.
+            if let Some(found) = info.and_then(|info| info.lower) {
+                upper = Frontier::from_version(found);
+            }
+        }
+        Ok(None)
     }
 
     /// Applies entry `version` unless it is known already, and tells the watchers.
@@ -141,6 +175,10 @@ impl Inner {
             return Ok(());
         }
         let entry = Arc::new(log.state.apply(&self.storage.url, commit)?);
+        if version.is_multiple_of(FORGET_INTERVAL) {
+            let oldest_ms = self.oldest_tombstone_ms();
+            log.state.forget_removed(oldest_ms);
+        }
         log.recent_files += entry.adds.len();
         log.recent.push_back(entry);
         while log.recent.len() > 1
@@ -193,12 +231,9 @@ impl Inner {
     /// Compares with what is asked for.
     fn check(&self, open: &Open) -> Result<(), Error> {
         let url = || self.storage.url.to_string();
-        let expected = StructType::from_arrow(&open.schema)
-            .map_err(|why| Error::Unsupported { url: url(), why })?;
         let log = lock(&self.log);
-        if let Some(why) = StructType::difference(log.state.columns(), &expected) {
-            return Err(Error::SchemaMismatch { url: url(), why });
-        }
+        check_schema(&log.state.schema(), &open.schema)
+            .map_err(|why| Error::SchemaMismatch { url: url(), why })?;
         for (name, value) in &open.properties {
             let found = log
                 .state
@@ -219,12 +254,17 @@ impl Inner {
         Ok(())
     }
 
+    fn oldest_tombstone_ms(&self) -> i64 {
+        let now_ms = self.storage.env.now_ms();
+        now_ms.saturating_sub(TOMBSTONE_RETENTION_MS)
+    }
+
     /// Writes a checkpoint of the state as it is now, and points to it.
     async fn checkpoint(&self) -> Result<u64, Error> {
         let storage = &self.storage;
         let state = self.with_state(State::clone);
         let version = state.version;
-        let oldest_ms = storage.env.now_ms().saturating_sub(TOMBSTONE_RETENTION_MS);
+        let oldest_ms = self.oldest_tombstone_ms();
         let encode = move || {
             let actions = state.to_actions(oldest_ms);
             let size = actions.len() as u64;
@@ -270,13 +310,13 @@ impl Inner {
         {
             return;
         }
-        let inner = Arc::clone(self);
+        let running = Checkpointing(Arc::clone(self));
         let span = tracing::debug_span!("checkpoint", shard = %self.storage.url, version);
         let task = async move {
+            let inner = &running.0;
             if let Err(error) = inner.checkpoint().await {
                 tracing::warn!(shard = %inner.storage.url, %error, "could not write a checkpoint");
             }
-            inner.checkpointing.store(false, Ordering::Release);
         };
         self.storage.env.handle.spawn(task.instrument(span));
     }
@@ -323,17 +363,17 @@ impl Inner {
     }
 
     async fn read_commit(&self, version: u64) -> Result<Commit, Error> {
-        let path = entry_path(version);
-        match self
-            .storage
-            .get_retrying(&path, &Storage::warn_of_retry)
-            .await?
-        {
-            Some(bytes) => self.parse(version, bytes).await,
-            None => Err(Error::MissingFile {
-                path: self.storage.show(&path),
-            }),
-        }
+        let bytes = self.storage.get_existing(&entry_path(version)).await?;
+        self.parse(version, bytes).await
+    }
+}
+
+/// A checkpoint under way; another may start when this one is dropped, however it ended.
+struct Checkpointing(Arc<Inner>);
+
+impl Drop for Checkpointing {
+    fn drop(&mut self) {
+        self.0.checkpointing.store(false, Ordering::Release);
     }
 }
 
@@ -348,13 +388,15 @@ fn upper_of(commit: &Commit) -> Option<Frontier<i64>> {
 pub struct Pinned {
     /// How far the shard was.
     pub progress: Progress,
-    files: Arc<Files>,
+    files: Files,
 }
 
 impl Pinned {
     /// The files whose rows add up to the collection, in the order of their paths.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Arc<DataFile>> {
-        self.files.values()
+        let mut files: Vec<_> = self.files.values().collect();
+        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        files.into_iter()
     }
 }
 
@@ -424,7 +466,8 @@ impl Shard {
         self.inner().catch_up(&Storage::warn_of_retry).await
     }
 
-    /// The live files at the last version known. Cheap: they are shared until the next change.
+    /// The live files at the last version known. Cheap: they are shared with the versions that follow, as far as
+    /// these do not change them.
     pub fn pin(&self) -> Pinned {
         self.inner().with_state(|state| Pinned {
             progress: state.progress(),
@@ -452,16 +495,25 @@ impl Shard {
         }
     }
 
-    /// Writes a data file under a fresh name; one attempt. No commit refers to it yet: the result goes to
-    /// [`Shard::append`] or to [`Shard::delete_files`].
+    /// Writes a data file under a fresh name. No commit refers to it yet: the result goes to [`Shard::append`] or
+    /// to [`Shard::delete_files`].
+    ///
+    /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever. All attempts write
+    /// the same bytes under the same name, so one that seemed to fail leaves nothing behind.
     ///
     /// # Errors
-    /// If the store fails. What may have been written is deleted if the store lets us.
-    pub async fn put_file(&self, bytes: Bytes, meta: FileMeta) -> Result<StagedFile, Error> {
+    /// Permanent ones of the store. What may have been written is deleted if the store lets us.
+    pub async fn put_file(
+        &self,
+        bytes: Bytes,
+        meta: FileMeta,
+        on_retry: OnRetry<'_>,
+    ) -> Result<StagedFile, Error> {
         let storage = &self.inner().storage;
         let path = Path::from(format!("{}.parquet", storage.env.uuid()));
         let size = bytes.len() as u64;
-        if let Err(error) = storage.put(&path, bytes).await {
+        let put = || storage.put(&path, bytes.clone());
+        if let Err(error) = storage.retry(on_retry, put).await {
             // The name was given to nobody, so nothing can come to refer to it.
             if let Err(left) = storage.delete(&path).await {
                 tracing::debug!(error = %left, "a file that failed to be staged may be left behind");

@@ -86,6 +86,15 @@ impl Storage {
         self.retry(on_retry, || self.get(path)).await
     }
 
+    /// The bytes of an object that must be there; tried until the store answers.
+    pub(crate) async fn get_existing(&self, path: &Path) -> Result<Bytes, Error> {
+        self.get_retrying(path, &Storage::warn_of_retry)
+            .await?
+            .ok_or_else(|| Error::MissingFile {
+                path: self.show(path),
+            })
+    }
+
     /// Writes the object, replacing what is there; one attempt.
     pub(crate) async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), Error> {
         match self.store.put(path, PutPayload::from(bytes)).await {

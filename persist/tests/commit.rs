@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use futures::TryStreamExt;
 use futures::future::join_all;
 use mvsink_persist::{Append, Appended, Client, CommitId, Error, FileMeta, Frontier, Open, Shard};
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -58,8 +59,8 @@ async fn write_until(
                 times: Some((lower, upper - 1)),
                 tags: BTreeMap::new(),
             };
-            let put = || shard.put_file(Bytes::from_static(b"rows"), meta.clone());
-            files.push(client.retry(&quiet, put).await.unwrap());
+            let rows = Bytes::from_static(b"rows");
+            files.push(shard.put_file(rows, meta, &quiet).await.unwrap());
         }
         let id = CommitId { nonce, seq };
         let append = Append {
@@ -140,15 +141,20 @@ async fn rivals(seed: u64, writers: u64, percent: u32, goal: i64) -> u64 {
     let live: BTreeSet<_> = shard.pin().files().map(|file| file.path.clone()).collect();
     let committed: BTreeSet<_> = told.into_values().flat_map(|(_, files)| files).collect();
     assert_eq!(live, committed);
-    for path in live {
-        assert!(
-            truth
-                .head(&Path::from(format!("shard/{path}")))
-                .await
-                .is_ok(),
-            "{path} was deleted"
-        );
-    }
+    let objects: Vec<_> = truth
+        .list(Some(&Path::from("shard")))
+        .try_collect()
+        .await
+        .unwrap();
+    let data = objects.iter().filter_map(|object| {
+        let path = object.location.as_ref().strip_prefix("shard/")?;
+        (!path.starts_with("_delta_log/")).then(|| path.to_owned())
+    });
+    assert_eq!(
+        data.collect::<BTreeSet<_>>(),
+        live,
+        "r11: no file is lost and none is left behind"
+    );
     results.into_iter().map(|(_, losses)| losses).sum()
 }
 
@@ -246,6 +252,51 @@ fn r01_a_dropped_append_is_found_by_its_identity() {
 }
 
 #[test]
+fn r01_an_append_that_left_memory_is_still_found_by_its_identity() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let client = client_of(store, 1);
+        let shard = client
+            .open_or_create(URL, Open::new(schema()))
+            .await
+            .unwrap();
+        // As if the caller had been dropped before it heard of it.
+        let first = append(1, 0, 1, Vec::new());
+        shard.append(first.clone(), &quiet).await.unwrap();
+        for time in 1..20 {
+            let next = append(u64::try_from(time).unwrap() + 1, time, time + 1, Vec::new());
+            shard.append(next, &quiet).await.unwrap();
+        }
+        let appended = shard.append(first.clone(), &quiet).await.unwrap();
+        assert_eq!(appended, Appended::Committed { version: 1 });
+        let rival = Append {
+            id: CommitId { nonce: 2, seq: 1 },
+            ..first
+        };
+        let upper = Frontier::At(20);
+        let lost = shard.append(rival, &quiet).await.unwrap();
+        assert_eq!(lost, Appended::Lost { upper });
+    });
+}
+
+#[test]
+fn a_listing_that_missed_the_first_entry_is_no_damage() {
+    run(async {
+        let store = FaultyStore::new(Arc::new(InMemory::new()), 1, 0);
+        let open = Open::new(schema());
+        let writer = client_of(store.clone(), 1)
+            .open_or_create(URL, open.clone())
+            .await
+            .unwrap();
+        let next = append(1, 0, 5, Vec::new());
+        writer.append(next, &quiet).await.unwrap();
+        store.hide(Path::from("shard/_delta_log/00000000000000000000.json"));
+        let reader = client_of(store, 2).open_or_create(URL, open).await.unwrap();
+        assert_eq!(reader.progress(), writer.progress());
+    });
+}
+
+#[test]
 fn r21_frontier_only_commits_are_durable() {
     run(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -295,7 +346,7 @@ fn appends_that_contradict_themselves_are_refused() {
                 times: Some(times),
                 tags: BTreeMap::new(),
             };
-            shard.put_file(Bytes::new(), meta)
+            shard.put_file(Bytes::new(), meta, &quiet)
         };
         let early = file((1, 5)).await.unwrap();
         let late = file((3, 9)).await.unwrap();
@@ -341,8 +392,10 @@ fn futures_can_be_spawned() {
         let shard = spawnable(client.open_or_create(URL, Open::new(schema())))
             .await
             .unwrap();
-        let put = || shard.put_file(Bytes::new(), FileMeta::default());
-        let file = spawnable(client.retry(&quiet, put)).await.unwrap();
+        let put = shard.put_file(Bytes::new(), FileMeta::default(), &quiet);
+        let file = spawnable(put).await.unwrap();
+        let refresh = || shard.refresh();
+        spawnable(client.retry(&quiet, refresh)).await.unwrap();
         spawnable(shard.append(append(1, 0, 1, vec![file.clone()]), &quiet))
             .await
             .unwrap();

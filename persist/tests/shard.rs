@@ -31,7 +31,7 @@ async fn stage(shard: &Shard, time: i64) -> StagedFile {
         tags: BTreeMap::from([("mvsink.test".into(), time.to_string())]),
     };
     shard
-        .put_file(Bytes::from_static(b"rows"), meta)
+        .put_file(Bytes::from_static(b"rows"), meta, &quiet)
         .await
         .unwrap()
 }
@@ -600,14 +600,41 @@ fn commits_that_break_the_history_are_refused() {
             .unwrap();
         let error = fourth(&[&metadata.replace("long", "string")]).await;
         assert!(matches!(error, Error::SchemaMismatch { .. }), "{error}");
+        // Another program may add a column.
+        let column = r#"\"fields\":["#;
+        let more = format!(
+            r#"{column}{{\"name\":\"more\",\"type\":\"long\",\"nullable\":true,\"metadata\":{{}}}},"#
+        );
+        let added = metadata.replace(column, &more);
+        assert_ne!(added, metadata);
+        let error = fourth(&[&added.replacen("true", "false", 1)]).await;
+        assert!(matches!(error, Error::SchemaMismatch { .. }), "{error}");
+        put_entry(dir.path(), 4, &[&added]);
+        assert_eq!(shard.refresh().await.unwrap().version, 4);
+        assert_eq!(shard.schema().fields().len(), 5);
+        let next = append(9, 3, 4, Vec::new());
+        let version = 5;
+        let appended = shard.append(next, &quiet).await.unwrap();
+        assert_eq!(appended, Appended::Committed { version });
+        let url = dir.path().to_str().unwrap();
+        let client = plain();
+        let again = client.open_or_create(url, Open::new(schema())).await;
+        assert_eq!(again.unwrap().progress(), shard.progress());
         // Another program may set a property that changes nothing here.
         put_entry(
             dir.path(),
-            4,
-            &[&metadata.replace(r#""mvsink.format""#, r#""x":"y","mvsink.format""#)],
+            6,
+            &[&added.replace(r#""mvsink.format""#, r#""x":"y","mvsink.format""#)],
         );
         shard.refresh().await.unwrap();
         assert_eq!(shard.properties()["x"], "y");
+        // What the shard is now counts, not what it was created as.
+        let mut open = Open::new(schema());
+        open.properties.insert("x".into(), "y".into());
+        assert!(plain().open_or_create(url, open.clone()).await.is_ok());
+        open.properties.insert("x".into(), "z".into());
+        let error = plain().open_or_create(url, open).await.unwrap_err();
+        assert!(matches!(error, Error::PropertyMismatch { .. }), "{error}");
     });
 }
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mvsink_persist::{
-    Codec, CommitId, EncodedFile, FileEncoder, FileMeta, Frontier, Shard, StagedFile,
+    Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard,
+    StagedFile,
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
@@ -302,9 +303,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             ..FileMeta::default()
         };
         let bytes = file.bytes;
-        let put = || self.shard.put_file(bytes.clone(), meta.clone());
-        let staged = self.worker.stop.or_grace(self.worker.retry("stage", put));
-        staged.await.transpose()
+        let instance = &self.worker.instance;
+        let stalled = |error: &ShardError| instance.stalled("stage", error);
+        let put = self.shard.put_file(bytes, meta, &stalled);
+        let Some(staged) = self.worker.stop.or_grace(put).await else {
+            return Ok(None);
+        };
+        instance.resumed("stage");
+        Ok(Some(staged?))
     }
 
     /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.

@@ -17,6 +17,7 @@ use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::file::guard;
 use crate::log::action::{Action, Commit};
 
 /// Rows that are turned into a record batch at once: bounds the memory beside the state itself.
@@ -93,6 +94,10 @@ pub(crate) fn encode(actions: &[Action]) -> Result<Bytes, String> {
 
 /// The actions of a checkpoint; `path` is for the messages. This computes: it belongs on the pool.
 pub(crate) fn decode(bytes: Bytes, url: &str, path: &str) -> Result<Commit, Error> {
+    guard(path, || read(bytes, url, path))?
+}
+
+fn read(bytes: Bytes, url: &str, path: &str) -> Result<Commit, Error> {
     let corrupt = |why: String| Error::Corrupt {
         path: path.to_owned(),
         why,
@@ -261,6 +266,8 @@ fn fields() -> Vec<FieldRef> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::log::action::{Add, Format, Metadata, Protocol, Remove, Txn};
 
@@ -323,6 +330,26 @@ mod tests {
                 decode(bytes.slice(..cut), "url", "path"),
                 Err(Error::Corrupt { .. })
             ));
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn damage_never_panics(
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let mut commit = commit();
+            commit.adds.truncate(20);
+            let actions: Vec<_> = commit.into_actions().collect();
+            let mut bytes = encode(&actions).unwrap().to_vec();
+            for (at, value) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+            // Whatever it reads as.
+            let _ = decode(bytes.into(), "url", "path");
         }
     }
 

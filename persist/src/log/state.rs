@@ -5,7 +5,7 @@
 //!
 //! - *progress*: upper and since never go back;
 //! - *lower is the upper*: a commit of ours starts where the shard's upper was;
-//! - *one schema*: the columns never change;
+//! - *one schema*: no column goes or changes its type; others may add some that allow nulls;
 //! - *gates*: every protocol and table property in force is one that this version understands.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,8 @@ use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::{Action, Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
-use crate::log::schema::StructType;
+use crate::log::path_map::PathMap;
+use crate::schema::{check_schema, from_delta};
 
 /// The `txn` action that holds the shard's upper.
 pub(crate) const UPPER: &str = "mvsink.upper";
@@ -59,7 +60,7 @@ pub struct Entry {
 }
 
 /// The live data files by path.
-pub(crate) type Files = BTreeMap<String, Arc<DataFile>>;
+pub(crate) type Files = PathMap<Arc<DataFile>>;
 
 /// What a log says up to and with one version.
 #[derive(Clone, Debug)]
@@ -67,14 +68,12 @@ pub(crate) struct State {
     pub(crate) version: u64,
     protocol: Protocol,
     metadata: Arc<Metadata>,
-    columns: Arc<StructType>,
     schema: SchemaRef,
     txns: BTreeMap<String, Txn>,
     upper: Frontier<i64>,
     since: Frontier<i64>,
-    /// Shared with whoever pinned it; copied on the first change after that.
-    files: Arc<Files>,
-    tombstones: Arc<BTreeMap<String, Remove>>,
+    files: Files,
+    tombstones: PathMap<Remove>,
 }
 
 impl State {
@@ -98,8 +97,7 @@ impl State {
             .clone()
             .ok_or_else(|| corrupt("it has no metadata"))?;
         check_protocol(url, &protocol)?;
-        let columns = check_metadata(url, &metadata)?;
-        let schema = columns.to_arrow().map_err(|why| unsupported(url, why))?;
+        let schema = check_metadata(url, &metadata)?;
         let mut txns = BTreeMap::new();
         for txn in &commit.txns {
             check_txn(path, txn)?;
@@ -115,13 +113,12 @@ impl State {
             version,
             protocol,
             metadata: Arc::new(metadata),
-            columns: Arc::new(columns),
             schema,
             txns,
             upper,
             since,
-            files: Arc::default(),
-            tombstones: Arc::default(),
+            files: Files::default(),
+            tombstones: PathMap::default(),
         };
         check_adds(url, commit)?;
         state.change_files(commit);
@@ -135,14 +132,14 @@ impl State {
         if let Some(protocol) = &commit.protocol {
             check_protocol(url, protocol)?;
         }
+        let mut schema = None;
         if let Some(metadata) = &commit.metadata {
-            let columns = check_metadata(url, metadata)?;
-            if let Some(why) = StructType::difference(&columns, &self.columns) {
-                return Err(Error::SchemaMismatch {
-                    url: url.to_owned(),
-                    why: format!("{why}, since another program changed it in version {version}"),
-                });
-            }
+            let changed = check_metadata(url, metadata)?;
+            check_schema(&changed, &self.schema).map_err(|why| Error::SchemaMismatch {
+                url: url.to_owned(),
+                why: format!("{why}, since another program changed it in version {version}"),
+            })?;
+            schema = Some(changed);
         }
         check_adds(url, commit)?;
         let (mut upper, mut since) = (self.upper, self.since);
@@ -186,6 +183,9 @@ impl State {
         if let Some(metadata) = &commit.metadata {
             self.metadata = Arc::new(metadata.clone());
         }
+        if let Some(schema) = schema {
+            self.schema = schema;
+        }
         for txn in &commit.txns {
             self.txns.insert(txn.app_id.clone(), txn.clone());
         }
@@ -203,22 +203,17 @@ impl State {
     /// Removes, then adds; returns the files that bring data.
     fn change_files(&mut self, commit: &Commit) -> Vec<Arc<DataFile>> {
         let mut data = Vec::new();
-        if commit.adds.is_empty() && commit.removes.is_empty() {
-            return data;
-        }
-        let files = Arc::make_mut(&mut self.files);
-        let tombstones = Arc::make_mut(&mut self.tombstones);
         for remove in &commit.removes {
-            files.remove(&remove.path);
-            tombstones.insert(remove.path.clone(), remove.clone());
+            self.files.remove(&remove.path);
+            self.tombstones.insert(remove.path.clone(), remove.clone());
         }
         for add in &commit.adds {
             let file = Arc::new(DataFile::from_add(add));
-            tombstones.remove(&add.path);
+            self.tombstones.remove(&add.path);
             if add.data_change {
                 data.push(Arc::clone(&file));
             }
-            files.insert(add.path.clone(), file);
+            self.files.insert(add.path.clone(), file);
         }
         data
     }
@@ -235,25 +230,27 @@ impl State {
         Arc::clone(&self.schema)
     }
 
-    pub(crate) fn columns(&self) -> &StructType {
-        &self.columns
-    }
-
     pub(crate) fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    pub(crate) fn files(&self) -> Arc<Files> {
-        Arc::clone(&self.files)
+    pub(crate) fn files(&self) -> Files {
+        self.files.clone()
     }
 
     pub(crate) fn is_live(&self, path: &str) -> bool {
-        self.files.contains_key(path)
+        self.files.contains(path)
     }
 
     /// True if a commit removed the file, so that no commit may add it any more.
     pub(crate) fn is_removed(&self, path: &str) -> bool {
-        self.tombstones.contains_key(path)
+        self.tombstones.contains(path)
+    }
+
+    /// Forgets the files that were removed before `oldest_ms`.
+    pub(crate) fn forget_removed(&mut self, oldest_ms: i64) {
+        self.tombstones
+            .retain(|remove| remove.deletion_timestamp.is_none_or(|at| at >= oldest_ms));
     }
 
     /// The actions of a checkpoint of this state, and how many they are. Tombstones from before `oldest_ms` are
@@ -338,7 +335,7 @@ fn check_protocol(url: &str, protocol: &Protocol) -> Result<(), Error> {
 }
 
 /// The gate of the metadata; returns the columns.
-fn check_metadata(url: &str, metadata: &Metadata) -> Result<StructType, Error> {
+fn check_metadata(url: &str, metadata: &Metadata) -> Result<SchemaRef, Error> {
     let property = |name: &str| metadata.configuration.get(name).and_then(Option::as_deref);
     match property(FORMAT_PROPERTY).map(str::parse::<u64>) {
         Some(Ok(1..=FORMAT)) => {}
@@ -381,12 +378,9 @@ fn check_metadata(url: &str, metadata: &Metadata) -> Result<StructType, Error> {
     if !metadata.partition_columns.is_empty() {
         return Err(unsupported(url, "it is partitioned"));
     }
-    let columns = StructType::from_json(&metadata.schema_string)
-        .map_err(|why| unsupported(url, format!("its schema is not understood: {why}")))?;
-    match columns.constrained_column() {
-        Some((column, key)) => Err(unsupported(url, format!("column {column} has {key}"))),
-        None => Ok(columns),
-    }
+    from_delta(&metadata.schema_string)
+        .map(Arc::new)
+        .map_err(|why| unsupported(url, format!("its schema is not understood: {why}")))
 }
 
 fn check_adds(url: &str, commit: &Commit) -> Result<(), Error> {

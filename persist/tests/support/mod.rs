@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use mvsink_persist::{Append, Client, ClientOptions, CommitId, Frontier, StagedFile};
 use object_store::path::Path;
@@ -47,6 +48,8 @@ pub struct Faults {
 pub struct FaultyStore {
     inner: Arc<dyn ObjectStore>,
     faults: Mutex<Faults>,
+    /// Objects that listings miss.
+    hidden: Mutex<Vec<Path>>,
 }
 
 impl fmt::Display for FaultyStore {
@@ -71,12 +74,18 @@ impl FaultyStore {
                 percent,
                 script: Vec::new(),
             }),
+            hidden: Mutex::default(),
         })
     }
 
     /// The next puts that create have these faults, in this order.
     pub fn script(&self, faults: &[Fault]) {
         self.faults.lock().unwrap().script = faults.iter().rev().copied().collect();
+    }
+
+    /// Listings miss this object, as if it had been put while they were made.
+    pub fn hide(&self, path: Path) {
+        self.hidden.lock().unwrap().push(path);
     }
 
     async fn next(&self, creates: bool) -> Fault {
@@ -158,7 +167,10 @@ impl ObjectStore for FaultyStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let hidden = self.hidden.lock().unwrap().clone();
+        let seen = move |object: &ObjectMeta| !hidden.contains(&object.location);
+        let listed = self.inner.list(prefix);
+        Box::pin(listed.try_filter(move |object| futures::future::ready(seen(object))))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
