@@ -56,7 +56,7 @@ whole() {
 # interrupted DIRECTORY EVENTS KILLS SECONDS: kills the run that often at random moments, then lets it finish.
 # SECONDS is what a whole run takes; MVSINK_SEED replays the moments, as far as the machine does.
 interrupted() {
-    local dir=$1 events=$2 kills=$3 seconds=$4 seed=${MVSINK_SEED:-$RANDOM} landed=0 n pid wait
+    local dir=$1 events=$2 kills=$3 seconds=$4 seed=${MVSINK_SEED:-$RANDOM} landed=0 n pid wait status
     rm -rf "$dir"
     say "$kills kills with MVSINK_SEED=$seed; a whole run takes $seconds s"
     for ((n = 0; n < kills; n++)); do
@@ -68,12 +68,12 @@ print(random.Random(f"{seed} {n}").uniform(0.02, 1) * 0.9 * float(seconds) / int
         "$MVSINK" run nexmark --dir "$dir" --events "$events" --workers 2 >"$dir.log" 2>&1 &
         pid=$!
         sleep "$wait"
-        if kill -9 "$pid" 2>/dev/null; then landed=$((landed + 1)); fi
-        local status=0
+        kill -9 "$pid" 2>/dev/null || true
+        status=0
         wait "$pid" || status=$?
-        # 137: killed. 0: done before. Anything else is a failure of its own.
         case $status in
-            0 | 137) say "kill $((n + 1)) after $wait s: exit $status" ;;
+            0) say "run $((n + 1)) was done before $wait s" ;;
+            137) landed=$((landed + 1)); say "run $((n + 1)) was killed after $wait s" ;;
             *) cat "$dir.log" >&2; die "the run before kill $((n + 1)) failed with exit status $status" ;;
         esac
     done
