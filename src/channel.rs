@@ -166,13 +166,16 @@ impl<B: Weigh, W> Weigh for WriteCommand<B, W> {
     }
 }
 
+/// The receiving end in the task of one `write` operator.
+pub(crate) type WriteReceiver<B, W> = Receiver<WriteCommand<B, W>>;
+
 /// The only sender to the task of one `write` operator.
 pub(crate) struct WriteSender<B, W>(Sender<WriteCommand<B, W>>);
 
 /// A channel from one `write` operator to its task.
 pub(crate) fn write_channel<B: Weigh, W>(
     meter: Arc<Meter>,
-) -> (WriteSender<B, W>, Receiver<WriteCommand<B, W>>) {
+) -> (WriteSender<B, W>, WriteReceiver<B, W>) {
     let (tx, rx) = channel(meter);
     (WriteSender(tx), rx)
 }
@@ -223,13 +226,16 @@ pub(crate) enum AppendCommand<D, P, F> {
 
 impl<D, P, F> Weigh for AppendCommand<D, P, F> {}
 
+/// The receiving end in the task of one `append` operator.
+pub(crate) type AppendReceiver<D, P, F> = Receiver<AppendCommand<D, P, F>>;
+
 /// The only sender to the task of one `append` operator.
 pub(crate) struct AppendSender<D, P, F>(Sender<AppendCommand<D, P, F>>);
 
 /// A channel from one `append` operator to its task.
 pub(crate) fn append_channel<D, P, F>(
     meter: Arc<Meter>,
-) -> (AppendSender<D, P, F>, Receiver<AppendCommand<D, P, F>>) {
+) -> (AppendSender<D, P, F>, AppendReceiver<D, P, F>) {
     let (tx, rx) = channel(meter);
     (AppendSender(tx), rx)
 }

@@ -265,13 +265,12 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
                     input.update_at(word.clone(), *time, *diff);
                 }
             }
-            match until {
-                Frontier::At(time) => {
-                    input.advance_to(time);
-                    input.flush();
-                }
-                Frontier::Empty => input = InputSession::new(),
-            }
+            // The input stays open for as long as this worker runs, unless it is to end.
+            let _open = until.time().map(|time| {
+                input.advance_to(time);
+                input.flush();
+                input
+            });
             let status = step_until(worker, &handle, until);
             drop(handle);
             let index = worker.installed_dataflows()[0];

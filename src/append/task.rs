@@ -4,12 +4,12 @@ use mvsink_persist::{Append, Appended, Error as ShardError, Frontier, Shard, Sta
 
 use super::{Effect, Input, State};
 use crate::bounds::{Timestamp, frontier_to_i64};
-use crate::channel::{AppendCommand, Receiver};
+use crate::channel::{AppendCommand, AppendReceiver};
 use crate::description::{Description, Outcome, Part};
 use crate::error::Error;
 use crate::worker::Worker;
 
-type Commands<T> = Receiver<AppendCommand<Description<T>, Part<T, StagedFile>, Frontier<T>>>;
+type Commands<T> = AppendReceiver<Description<T>, Part<T, StagedFile>, Frontier<T>>;
 
 /// Runs the task until its operator is gone.
 pub(crate) async fn run<T: Timestamp>(

@@ -153,7 +153,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 .await?;
             decoder = next;
             let Some(chunk) = chunk else { return Ok(()) };
-            let (rows, errors): (Vec<(D, T, R)>, Vec<(E, T, R)>) = chunk?;
+            let (rows, errors): Decoded<D, E, T, R> = chunk?;
             if !rows.is_empty() {
                 self.send(Message::Rows(rows)).await;
             }

@@ -7,7 +7,7 @@ use mvsink_persist::{
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
-use crate::channel::{Receiver, Weigh, WriteCommand};
+use crate::channel::{Weigh, WriteCommand, WriteReceiver};
 use crate::corrections::{Corrections, Drained};
 use crate::description::Description;
 use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
@@ -81,12 +81,18 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     }
 }
 
+/// The rows and the errors of one batch.
+type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
+
+/// The commands of one worker's operator.
+type Commands<D, E, T, R> = WriteReceiver<Batch<D, E, T, R>, Description<T>>;
+
 /// The corrections of one worker, and what was drained from them for the batch in flight.
 pub(super) struct Store<D, E, T, R> {
     mode: Mode,
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
-    in_flight: Option<(Drained<D, T, R>, Drained<E, T, R>)>,
+    in_flight: Option<Batched<D, E, T, R>>,
     /// In ingest mode, the frontier below which everything is sealed.
     sealed: Option<Frontier<T>>,
 }
@@ -186,7 +192,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     worker: Worker,
     codec: Codec<D, E>,
     store: Store<D, E, T, R>,
-    mut commands: Receiver<WriteCommand<Batch<D, E, T, R>, Description<T>>>,
+    mut commands: Commands<D, E, T, R>,
     replies: Replies<(CommitId, Vec<StagedFile>)>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
