@@ -65,7 +65,7 @@
 //! ```
 //!
 //! - [`mint`], on one worker, decides which batch `(lower, upper)` to write next: a *description*.
-//! - [`write`], on every worker, keeps the *corrections* `desired − persist` of the rows that are routed to it, and
+//! - [`mod@write`], on every worker, keeps the *corrections* `desired − persist` of the rows that are routed to it, and
 //!   stages its part of each batch.
 //! - [`append`], on one worker for each description, waits for a part of every worker and commits them as one.
 //!
