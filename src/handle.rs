@@ -142,7 +142,8 @@ impl<T: Timestamp> Handle<T> {
             .block_on(self.wait_for(time))
     }
 
-    /// Cancels this worker's share and waits until its tasks have ended.
+    /// Cancels this worker's share and waits until its tasks have ended. The worker must go on being stepped
+    /// meanwhile, or have dropped the dataflow.
     pub async fn close(self) {
         let tasks = self.worker.take_tasks();
         drop(self);

@@ -197,13 +197,14 @@ where
         }
         move |_frontiers| {
             let _alive = &tether;
-            if internal && worker.stop.is_stopped() {
+            let awake = waker.awake();
+            if internal && worker.stop.is_stopped(&awake) {
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
                 capabilities.clear();
             }
-            for message in inbox.drain() {
+            inbox.drain(&awake, |message| {
                 let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else {
-                    continue;
+                    return;
                 };
                 match message {
                     Message::Rows(mut rows) => {
@@ -228,7 +229,7 @@ where
                     }
                     Message::Frontier(Frontier::Empty) => capabilities.clear(),
                 }
-            }
+            });
         }
     });
     Read { ok, err, marks }

@@ -79,28 +79,47 @@ fn r08_a_read_only_sink_writes_nothing_until_it_is_promoted() {
     let cx = Context::builder(runtime.handle().clone())
         .read_only(read_only)
         .build();
-    let program = Program::new(updates.clone());
-    let (check, guards) = (cx.clone(), {
-        let (cx, program) = (cx.clone(), program.clone());
-        timely::execute(Config::process(2), move |worker| {
-            program.run(worker, &cx, Target::new("memory://view"))
-        })
-    });
-    runtime.block_on(async {
-        let shard = loop {
-            match check.client().open_existing("memory://view").await {
-                Ok(shard) => break shard,
-                Err(_) => tokio::task::yield_now().await,
+    let (check, program) = (cx.clone(), updates.clone());
+    let promote = Arc::new((std::sync::Barrier::new(2), signal));
+    let guards = timely::execute(Config::process(2), move |worker| {
+        let url = "memory://view";
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::new();
+            let view = support::view(input.to_collection(scope));
+            let errors = no_errors::<u64, String, i64>(scope);
+            (
+                input,
+                persist_sink(&cx, "view", url, view, errors, 0).unwrap(),
+            )
+        });
+        for (index, (word, time, diff)) in updates.iter().enumerate() {
+            if index % 2 == worker.index() {
+                input.update_at(word.clone(), *time, *diff);
             }
-        };
-        assert_eq!(shard.refresh().await.unwrap().upper, Frontier::At(0));
+        }
+        input.close();
+        while !matches!(handle.status(), Status::ReadOnly) {
+            worker.step_or_park(Some(Duration::from_millis(1)));
+        }
+        for _ in 0..100 {
+            worker.step();
+        }
+        let runtime = cx.client().handle();
+        assert!(
+            runtime.block_on(cx.client().open_existing(url)).is_err(),
+            "not even the table is there"
+        );
+        // Once both have looked, one promotes, without anything else to wake the sink up.
+        let (barrier, signal) = &*promote;
+        barrier.wait();
+        signal.send_replace(false);
+        step_until(worker, &handle, Frontier::Empty)
     });
-    signal.send_replace(false);
     for status in guards.unwrap().join() {
         let status = status.unwrap();
         assert!(matches!(status, Status::Finished), "{status}");
     }
-    assert_exact(&check, "memory://view", &updates, 0);
+    assert_exact(&check, "memory://view", &program, 0);
 }
 
 /// Copies one shard into another through `persist_source`, from `as_of` on.

@@ -97,7 +97,7 @@ impl<T: Timestamp> Task<T> {
         let Some(appended) = self
             .worker
             .stop
-            .or_stop(self.shard.append(append, &stalled))
+            .or_grace(self.shard.append(append, &stalled))
             .await
         else {
             return Ok(Outcome::Cancelled);
@@ -118,7 +118,12 @@ impl<T: Timestamp> Task<T> {
 
     /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.
     async fn delete(&self, files: Vec<StagedFile>) {
-        if let Err(error) = self.shard.delete_files(&files).await {
+        let deleted = self
+            .worker
+            .stop
+            .or_grace(self.shard.delete_files(&files))
+            .await;
+        if let Some(Err(error)) = deleted {
             tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
         }
     }

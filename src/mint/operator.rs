@@ -83,20 +83,23 @@ where
         let mut effects = Vec::new();
         let mut uppers: Option<Frontier<T>> = None;
         move |frontiers| {
+            let awake = waker.awake();
             ok_in
                 .for_each_time(|time, data| ok_out.activate().session(&time).give_containers(data));
             err_in.for_each_time(|time, data| {
                 err_out.activate().session(&time).give_containers(data)
             });
 
-            if worker.stop.is_stopped() {
+            if worker.stop.is_stopped(&awake) {
                 capability = None;
                 bumps = None;
             }
             if capability.is_none() {
                 return;
             }
-            for input in inbox.drain() {
+            let mut inputs = Vec::new();
+            inbox.drain(&awake, |input| inputs.push(input));
+            for input in inputs {
                 if let Input::Upper(upper) = &input {
                     debug_assert!(uppers < Some(*upper), "uppers strictly increase");
                     uppers = Some(*upper);

@@ -196,24 +196,24 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     replies: Replies<(CommitId, Vec<StagedFile>)>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
-    let work = async {
-        let shard = worker.shard("open").await?;
-        let mut task = Task {
-            worker,
-            shard,
-            codec,
-            store: Some(store),
-            replies,
-        };
-        while let Some(command) = commands.recv().await {
-            match command {
-                WriteCommand::Batch(batch) => task.apply(batch).await?,
-                WriteCommand::WriteBatch(description) => task.write(description).await?,
-            }
-        }
-        Ok(())
+    let Some(shard) = stop.or_stop(worker.shard("open")).await else {
+        return Ok(());
     };
-    stop.or_stop(work).await.unwrap_or(Ok(()))
+    let mut task = Task {
+        worker,
+        shard: shard?,
+        codec,
+        store: Some(store),
+        replies,
+    };
+    // A stop interrupts the waiting, not the work.
+    while let Some(Some(command)) = stop.or_stop(commands.recv()).await {
+        match command {
+            WriteCommand::Batch(batch) => task.apply(batch).await?,
+            WriteCommand::WriteBatch(description) => task.write(description).await?,
+        }
+    }
+    Ok(())
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -275,19 +275,25 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let encoded = self.with_store(little, work).await?;
             let Some((file, next)) = encoded? else { break };
             position = next;
-            files.push(self.stage(id, file).await?);
+            match self.stage(id, file).await? {
+                Some(file) => files.push(file),
+                None => {
+                    // Stopped, and the store does not answer.
+                    self.delete(&files).await;
+                    return Ok(());
+                }
+            }
         }
         tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
         if let Err((_, files)) = self.replies.send((id, files)) {
             // The operator is gone: nobody will commit these.
-            if let Err(error) = self.shard.delete_files(&files).await {
-                tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
-            }
+            self.delete(&files).await;
         }
         Ok(())
     }
 
-    async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<StagedFile, Error> {
+    /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
+    async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<Option<StagedFile>, Error> {
         tracing::trace!(sink = %self.worker.instance.name, %id, rows = file.rows, "staging");
         let times = (file.rows > 0).then_some((file.min_time, file.max_time));
         let meta = FileMeta {
@@ -296,9 +302,21 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             ..FileMeta::default()
         };
         let bytes = file.bytes;
-        self.worker
-            .retry("stage", || self.shard.put_file(bytes.clone(), meta.clone()))
-            .await
+        let put = || self.shard.put_file(bytes.clone(), meta.clone());
+        let staged = self.worker.stop.or_grace(self.worker.retry("stage", put));
+        staged.await.transpose()
+    }
+
+    /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.
+    async fn delete(&self, files: &[StagedFile]) {
+        let deleted = self
+            .worker
+            .stop
+            .or_grace(self.shard.delete_files(files))
+            .await;
+        if let Some(Err(error)) = deleted {
+            tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
+        }
     }
 }
 

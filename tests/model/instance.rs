@@ -38,6 +38,7 @@ struct Worker {
     in_flight: Vec<Update>,
     desired: VecDeque<Update>,
     desired_frontier: Frontier<Time>,
+    desired_seen: Frontier<Time>,
     descriptions: VecDeque<Description<Time>>,
     to_append: VecDeque<Description<Time>>,
     parts: VecDeque<Part<Time, FileId>>,
@@ -63,6 +64,9 @@ pub struct Instance {
     workers: Vec<Worker>,
     deeds: Vec<Deed>,
     last_minted: Option<Time>,
+    read_only: bool,
+    minted: usize,
+    parts_sent: usize,
     put: Vec<FileId>,
     failed: bool,
 }
@@ -103,6 +107,7 @@ impl Instance {
                 .copied()
                 .collect(),
             desired_frontier: Frontier::At(0),
+            desired_seen: Frontier::At(0),
             descriptions: VecDeque::new(),
             to_append: VecDeque::new(),
             parts: VecDeque::new(),
@@ -124,12 +129,16 @@ impl Instance {
             workers: (0..count).map(worker).collect(),
             deeds: Vec::new(),
             last_minted: None,
+            read_only: false,
+            minted: 0,
+            parts_sent: 0,
             put: Vec::new(),
             failed: false,
         }
     }
 
     pub fn set_read_only(&mut self, read_only: bool) {
+        self.read_only = read_only;
         self.mint(MintInput::ReadOnly(read_only));
     }
 
@@ -150,21 +159,17 @@ impl Instance {
         self.workers.iter().all(|worker| worker.alive)
     }
 
-    /// Nothing is left to do but to wait.
+    /// Nothing is left to do but to wait: all has arrived, and every description had its parts.
     pub fn is_at_rest(&self) -> bool {
+        let answered = self.parts_sent == self.minted * self.workers.len();
+        let idle = |worker: &Worker| {
+            worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty()
+        };
+        let collected = |worker: &Worker| worker.append.waiting() == 0;
         self.failed
             || self.deeds.is_empty()
-                && self
-                    .workers
-                    .iter()
-                    .filter(|worker| worker.alive)
-                    .all(|worker| {
-                        let append = self.is_whole() && worker.append.waiting() > 0;
-                        worker.parts.is_empty()
-                            && worker.staged.is_none()
-                            && worker.ready.is_empty()
-                            && !append
-                    })
+                && self.workers.iter().filter(|worker| worker.alive).all(idle)
+                && (!self.is_whole() || answered && self.workers.iter().all(collected))
     }
 
     /// The files that it staged and that no commit refers to.
@@ -213,7 +218,7 @@ impl Instance {
                 };
                 worker.desired_frontier = worker.desired_frontier.max(to);
             }
-            3 if self.workers[index].alive => self.activate_write(index, shard),
+            3 if self.workers[index].alive => self.activate_write(index, rng, shard),
             4 if self.workers[index].alive => self.read(index, shard),
             5 if self.workers[index].alive => {
                 if let Some(description) = self.workers[index].to_append.pop_front() {
@@ -287,8 +292,14 @@ impl Instance {
         let mut effects = Vec::new();
         self.mint.step(input, &mut effects);
         for effect in effects {
+            let writes = matches!(effect, MintEffect::Mint(_) | MintEffect::Bump { .. });
+            assert!(
+                !(writes && self.read_only),
+                "a read-only sink writes nothing"
+            );
             match effect {
                 MintEffect::Mint(description) => {
+                    self.minted += 1;
                     assert!(
                         self.last_minted < Some(description.lower),
                         "lowers strictly increase"
@@ -345,10 +356,14 @@ impl Instance {
         }
     }
 
-    fn activate_write(&mut self, index: usize, shard: &mut Shard) {
+    fn activate_write(&mut self, index: usize, rng: &mut StdRng, shard: &mut Shard) {
         let persist = self.workers.iter().map(|worker| worker.read_frontier).min();
-        let desired = self.workers[index].desired_frontier;
         let worker = &mut self.workers[index];
+        // Data and frontiers get to write later than the frontier gets to mint.
+        if rng.random() {
+            worker.desired_seen = worker.desired_frontier;
+        }
+        let desired = worker.desired_seen;
         let mut inputs = Vec::new();
         let mut rows = Vec::new();
         for message in worker.inbox.drain(..) {
@@ -364,7 +379,7 @@ impl Instance {
             worker.held.insert(description.lower);
             inputs.push(WriteInput::Description(description));
         }
-        if let Some((id, files)) = worker.staged.take() {
+        if let Some((id, files)) = worker.staged.take_if(|_| rng.random()) {
             worker.ready.insert(id, files);
             inputs.push(WriteInput::Staged(id));
         }
@@ -456,6 +471,7 @@ impl Instance {
             };
             let appender = part.description.appender;
             self.workers[appender].parts.push_back(part);
+            self.parts_sent += 1;
         }
     }
 

@@ -142,15 +142,14 @@ pub fn step_until(worker: &mut Worker, handle: &Handle<u64>, upper: Frontier<u64
 
 /// Runs a program on several threads and returns the status of the first worker's handle.
 pub fn execute(workers: usize, cx: &Context, target: &Target, program: &Program) -> Status {
-    let (cx, target, program) = (cx.clone(), target.clone(), program.clone());
+    let (context, target, program) = (cx.clone(), target.clone(), program.clone());
     let guards = timely::execute(Config::process(workers), move |worker| {
-        program.run(worker, &cx, target.clone())
+        program.run(worker, &context, target.clone())
     });
-    let mut statuses = guards
-        .unwrap()
-        .join()
-        .into_iter()
-        .map(|status| status.unwrap());
+    let statuses = guards.unwrap().join();
+    // What was lost at the very end is deleted by then.
+    cx.client().handle().block_on(cx.settled());
+    let mut statuses = statuses.into_iter().map(|status| status.unwrap());
     statuses.next().unwrap()
 }
 
