@@ -1,7 +1,7 @@
 //! The data files of a shard, as their writers and the log describe them.
 //!
 //! A [`StagedFile`] lies in the store and no commit refers to it yet; a [`DataFile`] is one that a commit added.
-//! Statistics are in the form that other readers use to skip files.
+//! Of the statistics that other readers skip files by there is the number of rows; Parquet has those of chunks.
 
 use std::collections::BTreeMap;
 
@@ -57,6 +57,10 @@ pub struct DataFile {
     pub(crate) modification_time: i64,
 }
 
+/// The tags that hold the least and the greatest time of a file.
+const MIN_TIME_TAG: &str = "mvsink.min_time";
+const MAX_TIME_TAG: &str = "mvsink.max_time";
+
 impl StagedFile {
     /// The action that makes the file part of the table.
     pub(crate) fn to_add(&self) -> Add {
@@ -66,28 +70,24 @@ impl StagedFile {
             size: i64::try_from(self.size).unwrap_or(i64::MAX),
             modification_time: self.staged_ms,
             data_change: true,
-            stats: Some(stats(&self.meta).to_string()),
-            tags: Some(
-                self.meta
-                    .tags
-                    .iter()
-                    .map(|(name, value)| (name.clone(), Some(value.clone())))
-                    .collect(),
-            ),
+            // Bounds of some columns only make the `deltalake` package prune files by the others, in its
+            // dataset for PyArrow and DuckDB: so the bounds of the time are tags.
+            stats: Some(json!({"numRecords": self.meta.rows}).to_string()),
+            tags: Some(self.tags()),
             deletion_vector: None,
         }
     }
-}
 
-fn stats(meta: &FileMeta) -> Value {
-    match meta.times {
-        Some((min, max)) => json!({
-            "numRecords": meta.rows,
-            "minValues": {TIME_COLUMN: min},
-            "maxValues": {TIME_COLUMN: max},
-            "nullCount": {TIME_COLUMN: 0},
-        }),
-        None => json!({"numRecords": meta.rows}),
+    fn tags(&self) -> BTreeMap<String, Option<String>> {
+        let tags = self.meta.tags.iter();
+        let mut tags: BTreeMap<_, _> = tags
+            .map(|(name, value)| (name.clone(), Some(value.clone())))
+            .collect();
+        if let Some((min, max)) = self.meta.times {
+            tags.insert(MIN_TIME_TAG.to_owned(), Some(min.to_string()));
+            tags.insert(MAX_TIME_TAG.to_owned(), Some(max.to_string()));
+        }
+        tags
     }
 }
 
@@ -99,12 +99,13 @@ impl DataFile {
             .as_deref()
             .and_then(|stats| serde_json::from_str(stats).ok())
             .unwrap_or(Value::Null);
+        let tag = |name| add.tags.as_ref()?.get(name)?.as_ref()?.parse().ok();
         DataFile {
             path: add.path.clone(),
             size: u64::try_from(add.size).unwrap_or(0),
             rows: stats["numRecords"].as_u64(),
-            min_time: stats["minValues"][TIME_COLUMN].as_i64(),
-            max_time: stats["maxValues"][TIME_COLUMN].as_i64(),
+            min_time: tag(MIN_TIME_TAG).or_else(|| stats["minValues"][TIME_COLUMN].as_i64()),
+            max_time: tag(MAX_TIME_TAG).or_else(|| stats["maxValues"][TIME_COLUMN].as_i64()),
             tags: add
                 .tags
                 .iter()
@@ -157,7 +158,7 @@ mod tests {
             (file.rows, file.min_time, file.max_time),
             (Some(3), Some(5), Some(9))
         );
-        assert_eq!(file.tags, staged.meta.tags);
+        assert_eq!(file.tags["a"], "b");
         assert_eq!(DataFile::from_add(&file.to_add()), file);
     }
 }
