@@ -2,6 +2,12 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
+
+use arrow_schema::ArrowError;
+use mvsink::dyncfg::SetError;
+
+use crate::nexmark::generator::ParameterMismatch;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -12,12 +18,71 @@ pub enum Error {
     /// The command is understood, but this build has no implementation of it.
     #[error("`{0}` is not available in this build")]
     Unavailable(&'static str),
+    /// A flag that does not exist, or a value that it does not take.
+    #[error(transparent)]
+    Setting(#[from] SetError),
+    /// The seed is beyond what the generator takes.
+    #[error("the seed is too large")]
+    Seed,
+    /// The system does not give what every command needs: threads, signals.
+    #[error("cannot start")]
+    Runtime(#[source] io::Error),
+    /// The worker threads cannot be started.
+    #[error("cannot start the workers: {0}")]
+    Workers(String),
+    /// A shard cannot be used.
+    #[error(transparent)]
+    Shard(mvsink_persist::Error),
+    /// A source was written with other generator parameters.
+    #[error("cannot go on with {url}")]
+    Parameters {
+        /// The address of the source.
+        url: String,
+        /// The parameter that differs.
+        #[source]
+        mismatch: ParameterMismatch,
+    },
+    /// A sink or source cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] mvsink::Error),
+    /// A sink or source has stopped for good.
+    #[error("{name} failed: {error}")]
+    Sink {
+        /// The sink or source.
+        name: String,
+        /// Why.
+        error: Arc<mvsink::Error>,
+    },
+    /// A column of a data file is not what the table's schema says.
+    #[error("cannot read {path}")]
+    Column {
+        /// The file.
+        path: String,
+        /// What does not fit.
+        #[source]
+        source: ArrowError,
+    },
+    /// A worker thread panicked: a bug.
+    #[error("a worker thread panicked")]
+    Panicked,
+    /// An error that several threads saw.
+    #[error(transparent)]
+    Stopped(Arc<Error>),
 }
 
 impl Error {
     /// True if the reader of standard output has gone away: it has what it wanted, so that is no failure.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The exit status: 2 for bad usage, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Setting(_) | Error::Seed => 2,
+            Error::Stopped(error) => error.exit_code(),
+            _ => 1,
+        }
     }
 
     /// The error and its causes, on one line.

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
+use mvsink_cli::nexmark;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -21,18 +22,18 @@ fn main() -> ExitCode {
     };
     log_to_stderr(&cli);
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mvsink: {}", error.line());
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
-fn run(command: Command) -> Result<(), Error> {
+fn run(command: Command) -> Result<ExitCode, Error> {
     match command {
-        Command::Run(Workload::Nexmark(_)) => Err(Error::Unavailable("run nexmark")),
+        Command::Run(Workload::Nexmark(options)) => nexmark::run::run(&options),
         Command::Inspect(_) => Err(Error::Unavailable("inspect")),
         Command::Snapshot(_) => Err(Error::Unavailable("snapshot")),
         Command::Tail(_) => Err(Error::Unavailable("tail")),
