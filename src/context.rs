@@ -34,7 +34,9 @@ type InstanceKey = (Vec<usize>, String);
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("configs", &self.inner.configs).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("configs", &self.inner.configs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -70,8 +72,11 @@ impl Context {
 
     /// What all workers of this process share of the operator with this name at this place.
     pub(crate) fn instance(&self, place: Vec<usize>, name: &str) -> Arc<Instance> {
-        let mut instances =
-            self.inner.instances.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut instances = self
+            .inner
+            .instances
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         instances.retain(|_, instance| instance.strong_count() > 0);
         let entry = instances.entry((place, name.to_owned())).or_default();
         entry.upgrade().unwrap_or_else(|| {

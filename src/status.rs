@@ -47,7 +47,10 @@ pub enum Status {
 impl Status {
     /// True if the sink will not do anything any more.
     pub fn is_final(&self) -> bool {
-        matches!(self, Status::Finished | Status::Failed { .. } | Status::Cancelled)
+        matches!(
+            self,
+            Status::Finished | Status::Failed { .. } | Status::Cancelled
+        )
     }
 }
 
@@ -156,7 +159,9 @@ impl Instance {
     pub(crate) fn stalled(&self, task: &str, error: &dyn fmt::Display) {
         tracing::warn!(sink = %self.name, task, %error, "stalled, trying again");
         let mut inner = self.lock();
-        inner.stalls.insert(task.to_owned(), format!("{task}: {error}"));
+        inner
+            .stalls
+            .insert(task.to_owned(), format!("{task}: {error}"));
         self.refresh(&inner);
     }
 
@@ -221,7 +226,9 @@ pub(crate) struct Stop {
 
 impl fmt::Debug for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stop").field("stopped", &self.is_stopped()).finish_non_exhaustive()
+        f.debug_struct("Stop")
+            .field("stopped", &self.is_stopped())
+            .finish_non_exhaustive()
     }
 }
 
@@ -229,7 +236,12 @@ impl Stop {
     /// Stops: operators drop their capabilities as they run next, tasks end at their next wait.
     pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
-        for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for waker in self
+            .wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             waker.wake();
         }
     }
@@ -241,7 +253,10 @@ impl Stop {
 
     /// Wakes this operator too when the sink stops.
     pub(crate) fn wakes(&self, waker: Arc<Waker>) {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(waker);
     }
 
     /// Runs the future until it is done, or until the stop: then it is dropped where it waits.

@@ -15,7 +15,10 @@ pub(crate) struct Waker {
 impl Waker {
     /// A waker of the operator that this activator activates.
     pub(crate) fn new(activator: SyncActivator) -> Arc<Self> {
-        Arc::new(Waker { activator, pending: AtomicBool::new(false) })
+        Arc::new(Waker {
+            activator,
+            pending: AtomicBool::new(false),
+        })
     }
 
     /// Makes the operator run soon, unless that is already so.
@@ -43,7 +46,9 @@ pub(crate) struct Replies<M> {
 impl<M> Replies<M> {
     /// Queues the message and wakes the operator; gives the message back if the operator is gone.
     pub(crate) fn send(&self, message: M) -> Result<(), M> {
-        self.messages.send(message).map_err(|error| error.into_inner())?;
+        self.messages
+            .send(message)
+            .map_err(|error| error.into_inner())?;
         self.waker.wake();
         Ok(())
     }
@@ -66,6 +71,15 @@ impl<M> Inbox<M> {
 /// A queue to the operator that `waker` wakes. Its length is bounded by what the task has been asked for.
 pub(crate) fn replies<M>(waker: &Arc<Waker>) -> (Replies<M>, Inbox<M>) {
     let (tx, rx) = unbounded();
-    let replies = Replies { messages: tx, waker: Arc::clone(waker) };
-    (replies, Inbox { messages: rx, waker: Arc::clone(waker) })
+    let replies = Replies {
+        messages: tx,
+        waker: Arc::clone(waker),
+    };
+    (
+        replies,
+        Inbox {
+            messages: rx,
+            waker: Arc::clone(waker),
+        },
+    )
 }

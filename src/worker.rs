@@ -4,9 +4,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mvsink_persist::{Open, Shard};
+use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Timestamp;
-use timely::dataflow::Scope;
 use tokio::task::JoinHandle;
 
 use crate::context::Context;
@@ -61,7 +61,11 @@ impl Worker {
     }
 
     /// A waker of an operator, which also wakes it when the sink stops.
-    pub(crate) fn waker<T: Timestamp>(&self, scope: &Scope<'_, T>, info: &OperatorInfo) -> Arc<Waker> {
+    pub(crate) fn waker<T: Timestamp>(
+        &self,
+        scope: &Scope<'_, T>,
+        info: &OperatorInfo,
+    ) -> Arc<Waker> {
         let activator = scope.worker().sync_activator_for(info.address.to_vec());
         let waker = Waker::new(activator);
         self.stop.wakes(Arc::clone(&waker));
@@ -77,7 +81,11 @@ impl Worker {
                 None => client.open_existing(&self.opening.url).await,
             }
         };
-        let opened = self.instance.shard.get_or_try_init(|| self.retry(task, open)).await?;
+        let opened = self
+            .instance
+            .shard
+            .get_or_try_init(|| self.retry(task, open))
+            .await?;
         self.instance.started();
         Ok(opened.clone())
     }
@@ -118,7 +126,10 @@ impl Worker {
                 }
             }
         });
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(owner);
     }
 
     /// The tasks of this worker, to wait for their end.
@@ -139,5 +150,6 @@ impl fmt::Debug for Worker {
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }

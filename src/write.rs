@@ -113,7 +113,10 @@ impl<T: Copy + Ord> State<T> {
             Input::Persist(frontier) => {
                 if frontier > self.persist {
                     self.persist = frontier;
-                    if let Some(lost) = self.in_flight.take_if(|batch| frontier.is_complete(&batch.lower)) {
+                    if let Some(lost) = self
+                        .in_flight
+                        .take_if(|batch| frontier.is_complete(&batch.lower))
+                    {
                         effects.push(Effect::SettleLost(lost.id));
                     }
                     effects.push(Effect::Advance(frontier));

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
-use mvsink_persist::{Append, Client, ClientOptions, CommitId, Error, FileMeta, Frontier, Open};
+use mvsink_persist::{
+    Append, Appended, Client, ClientOptions, CommitId, Error, FileMeta, Frontier, Open,
+};
 use parquet::arrow::ArrowWriter;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -62,14 +64,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 },
                 lower: Frontier::At(time),
                 upper: Frontier::At(time + 1),
-                files: vec![file],
+                files: vec![file.clone()],
                 since: None,
             };
             let start = Instant::now();
-            shard
-                .append(append, &|error: &Error| eprintln!("trying again: {error}"))
-                .await?;
+            let report = |error: &Error| eprintln!("trying again: {error}");
+            let appended = shard.append(append, &report).await?;
             times.push(start.elapsed());
+            if let Appended::Lost { upper } = appended {
+                println!("another process was faster: the shard is at {upper}");
+                shard.delete_files(&[file]).await?;
+            }
         }
         times.sort_unstable();
         if let Some(median) = times.get(times.len() / 2) {

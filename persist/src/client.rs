@@ -170,6 +170,9 @@ impl Environment {
 /// A process's access to shards. Cheap to clone; make one and share it.
 ///
 /// The same shard opened twice is one shard in memory, with one follower; it closes when the last handle goes.
+///
+/// The futures of a client and its shards wait with Tokio's timer, so they must be polled on a Tokio runtime. What
+/// is not `async` may be called from any thread.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<ClientInner>,

@@ -18,6 +18,9 @@ use tokio::sync::Semaphore;
 use crate::error::Error;
 
 /// The bounded pool for computations that all shards and sinks of a process share.
+///
+/// What runs on it computes and returns: it waits for no lock, no channel and no other work of the pool. So every
+/// computation ends, and the pool cannot deadlock.
 #[derive(Clone, Debug)]
 pub struct CpuPool {
     handle: Handle,
@@ -33,7 +36,7 @@ impl CpuPool {
         }
     }
 
-    /// Runs `compute`, which must not wait for anything (see the [module](self)), and returns its result.
+    /// Runs `compute`, which must not wait for anything, and returns its result.
     ///
     /// Dropping the future before the closure has started means that it never starts; once started it runs to
     /// its end, and its permit is held until then.

@@ -4,11 +4,15 @@
 //! version 1, LZ4_RAW, dictionaries on strings only, DELTA_BINARY_PACKED on integers (times and diffs shrink to
 //! almost nothing), statistics per column chunk, names of lists and maps as in the Parquet specification, and no
 //! embedded Arrow schema.
+//!
+//! The Parquet reader panics on some damaged files. Damage is what the world does, so it is caught here and
+//! reported as [`Error::Corrupt`] like any other; the reader is dropped and not used again.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::{Array, Int64Array, RecordBatch};
-use arrow_schema::{ArrowError, SchemaRef};
+use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -158,7 +162,7 @@ fn encode_error(error: ParquetError) -> Error {
 /// The batches of a Parquet file, in order. Ends after the first error.
 pub struct FileDecoder {
     path: String,
-    /// None once it has failed.
+    /// None once it has ended or failed.
     reader: Option<ParquetRecordBatchReader>,
     rows: u64,
 }
@@ -173,6 +177,15 @@ pub struct FileDecoder {
 ///
 /// [`Error::Corrupt`] with `path` if it is no Parquet file.
 pub fn decode_file(
+    path: &str,
+    bytes: Bytes,
+    projection: Option<&[&str]>,
+    batch_rows: usize,
+) -> Result<FileDecoder, Error> {
+    guard(path, || open(path, bytes, projection, batch_rows))?
+}
+
+fn open(
     path: &str,
     bytes: Bytes,
     projection: Option<&[&str]>,
@@ -214,12 +227,29 @@ impl Iterator for FileDecoder {
     type Item = Result<RecordBatch, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let batch: Result<RecordBatch, ArrowError> = self.reader.as_mut()?.next()?;
-        Some(batch.map_err(|error| {
-            self.reader = None;
-            corrupt(&self.path, &error)
-        }))
+        let mut reader = self.reader.take()?;
+        match guard(&self.path, || reader.next()) {
+            Ok(None) => None,
+            Ok(Some(Ok(batch))) => {
+                self.reader = Some(reader);
+                Some(Ok(batch))
+            }
+            Ok(Some(Err(error))) => Some(Err(corrupt(&self.path, &error))),
+            Err(error) => Some(Err(error)),
+        }
     }
+}
+
+/// Runs the Parquet reader; a panic becomes an error about the file. What `read` borrows must not be used after
+/// an error.
+fn guard<T>(path: &str, read: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        corrupt(path, &message.unwrap_or("the reader failed"))
+    })
 }
 
 #[cold]

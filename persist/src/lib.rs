@@ -1,4 +1,20 @@
 //! Durable, definite collections of updates as Delta tables.
+//!
+//! A *shard* is a Delta table whose rows are updates `(data, time, diff)`: the user's columns, then `mv_error`,
+//! `mv_time` and `mv_diff`. Beside its files it has two frontiers, `txn` actions in the log: the *upper* (it is
+//! complete for times below) and the *since* (reads are exact at times from it on).
+//!
+//! ```text
+//!   Client ── open ──> Shard ── put_file ──> StagedFile ─┐
+//!                        │                               v
+//!                        ├── append: [lower, upper), if the upper is still `lower`
+//!                        ├── pin:    the files that add up to the collection at one version
+//!                        ├── entry:  what one version after that added
+//!                        └── watch:  the progress made, here and in other processes
+//! ```
+//!
+//! Everything is decided by one thing, the put of log entry `n + 1` if it is absent: many writers on many
+//! machines need no other coordination, and any reader of Delta tables reads the result.
 
 mod client;
 mod codec;

@@ -330,3 +330,33 @@ fn the_since_only_moves_forward() {
         assert_eq!((progress.since, progress.version), (Frontier::At(4), 1));
     });
 }
+
+#[test]
+fn futures_can_be_spawned() {
+    fn spawnable<T: Send>(future: T) -> T {
+        future
+    }
+    run(async {
+        let client = client_of(Arc::new(InMemory::new()), 1);
+        let shard = spawnable(client.open_or_create(URL, Open::new(schema())))
+            .await
+            .unwrap();
+        let put = || shard.put_file(Bytes::new(), FileMeta::default());
+        let file = spawnable(client.retry(&quiet, put)).await.unwrap();
+        spawnable(shard.append(append(1, 0, 1, vec![file.clone()]), &quiet))
+            .await
+            .unwrap();
+        spawnable(shard.entry(1)).await.unwrap();
+        spawnable(shard.refresh()).await.unwrap();
+        spawnable(shard.read_file(&file.path)).await.unwrap();
+        spawnable(shard.delete_files(&[file])).await.unwrap();
+        spawnable(shard.checkpoint()).await.unwrap();
+        let mut watcher = shard.watch();
+        let changed = spawnable(watcher.changed());
+        assert!(
+            futures::FutureExt::now_or_never(changed).is_none(),
+            "nothing has changed"
+        );
+        spawnable(client.cpu().run(|| ())).await.unwrap();
+    });
+}

@@ -12,7 +12,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
 
-use super::task::{self, Batch, Settle};
+use super::task::{self, Batch, Settle, Store};
 use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_of, hash_data, hash_error, meet, route};
 use crate::channel::write_channel;
@@ -39,6 +39,7 @@ pub(crate) fn render<'s, D, E, T, R>(
     inputs: Inputs<'s, D, E, T, R>,
     codec: Codec<D, E>,
     mode: Mode,
+    as_of: T,
 ) -> StreamVec<'s, T, Part<T, StagedFile>>
 where
     D: Data,
@@ -46,7 +47,11 @@ where
     T: Timestamp,
     R: Diff,
 {
-    let Inputs { minted, persist, own } = inputs;
+    let Inputs {
+        minted,
+        persist,
+        own,
+    } = inputs;
     let name = format!("mvsink::write({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
     // Desired and persist are routed alike, by the bucket of the row's hash, so that they meet.
@@ -68,7 +73,13 @@ where
     let waker = worker.waker(&scope, &info);
     let (upstream, inbox) = replies(&waker);
     let (commands, receiver) = write_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(task::run(worker.clone(), codec, mode, receiver, upstream));
+    worker.spawn(task::run(
+        worker.clone(),
+        codec,
+        Store::new(mode, as_of),
+        receiver,
+        upstream,
+    ));
 
     let worker = worker.clone();
     builder.build(move |_capabilities| {
@@ -100,7 +111,9 @@ where
                     descriptions.push(description);
                 }
             });
-            let Some(commands) = &mut commands else { return };
+            let Some(commands) = &mut commands else {
+                return;
+            };
 
             // The order matters: marks come before the frontier that passes them.
             let mut step = |input| state.step(input, &mut effects);
@@ -114,7 +127,10 @@ where
                 }
             }
             let frontier = |input: usize| frontier_of(&frontiers[input]);
-            step(Input::Persist(meet(meet(frontier(3), frontier(4)), frontier(5))));
+            step(Input::Persist(meet(
+                meet(frontier(3), frontier(4)),
+                frontier(5),
+            )));
             step(Input::Desired(meet(frontier(1), frontier(2))));
             for description in descriptions {
                 step(Input::Description(description));
@@ -129,7 +145,11 @@ where
             let mut output = parts_out.activate();
             let mut send = |description: crate::description::Description<T>, content| {
                 if let Some(capability) = capabilities.remove(&description.id) {
-                    let part = Part { description, worker: worker.index, content };
+                    let part = Part {
+                        description,
+                        worker: worker.index,
+                        content,
+                    };
                     output.session(&capability).give(part);
                 }
             };

@@ -71,10 +71,23 @@ impl Instance {
     pub fn new(setup: &Setup, shard: &Shard, as_of: Time, born: u128) -> Self {
         let ingest = setup.mode == Mode::Ingest;
         // A source resumes at the shard's upper; a finished one has nothing to say.
-        let as_of = if ingest { shard.upper.time().unwrap_or(Time::MAX - 1) } else { as_of };
+        let as_of = if ingest {
+            shard.upper.time().unwrap_or(Time::MAX - 1)
+        } else {
+            as_of
+        };
         let mut updates: Vec<Update> = match setup.mode {
-            Mode::View => setup.updates.iter().map(|(r, t, d)| (*r, *t.max(&as_of), *d)).collect(),
-            Mode::Ingest => setup.updates.iter().filter(|(_, t, _)| *t >= as_of).copied().collect(),
+            Mode::View => setup
+                .updates
+                .iter()
+                .map(|(r, t, d)| (*r, *t.max(&as_of), *d))
+                .collect(),
+            Mode::Ingest => setup
+                .updates
+                .iter()
+                .filter(|(_, t, _)| *t >= as_of)
+                .copied()
+                .collect(),
         };
         updates.sort_by_key(|(_, time, _)| *time);
         let count = setup.workers;
@@ -84,7 +97,11 @@ impl Instance {
             corrections: BTreeMap::new(),
             since: 0,
             in_flight: Vec::new(),
-            desired: updates.iter().filter(|(r, ..)| usize::from(*r) % count == index).copied().collect(),
+            desired: updates
+                .iter()
+                .filter(|(r, ..)| usize::from(*r) % count == index)
+                .copied()
+                .collect(),
             desired_frontier: Frontier::At(0),
             descriptions: VecDeque::new(),
             to_append: VecDeque::new(),
@@ -137,16 +154,26 @@ impl Instance {
     pub fn is_at_rest(&self) -> bool {
         self.failed
             || self.deeds.is_empty()
-                && self.workers.iter().filter(|worker| worker.alive).all(|worker| {
-                    let append = self.is_whole() && worker.append.waiting() > 0;
-                    worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty() && !append
-                })
+                && self
+                    .workers
+                    .iter()
+                    .filter(|worker| worker.alive)
+                    .all(|worker| {
+                        let append = self.is_whole() && worker.append.waiting() > 0;
+                        worker.parts.is_empty()
+                            && worker.staged.is_none()
+                            && worker.ready.is_empty()
+                            && !append
+                    })
     }
 
     /// The files that it staged and that no commit refers to.
     pub fn unreferenced(&self, shard: &Shard) -> Vec<FileId> {
         let referenced = |file: &FileId| shard.log.iter().any(|entry| entry.files.contains(file));
-        let left = self.put.iter().filter(|file| shard.files.contains_key(file) && !referenced(file));
+        let left = self
+            .put
+            .iter()
+            .filter(|file| shard.files.contains_key(file) && !referenced(file));
         left.copied().collect()
     }
 
@@ -165,15 +192,21 @@ impl Instance {
         match rng.random_range(0..9) {
             0 if self.workers[0].alive => self.mint(MintInput::Upper(shard.upper)),
             1 if self.workers[0].alive => {
-                let desired = self.workers.iter().map(|worker| worker.desired_frontier).min();
+                let desired = self
+                    .workers
+                    .iter()
+                    .map(|worker| worker.desired_frontier)
+                    .min();
                 self.mint(MintInput::Desired(desired.expect("there is a worker")));
             }
             2 => {
                 // The desired collection is computed a little further.
                 let worker = &mut self.workers[index];
-                let next = worker.desired.iter().map(|(_, time, _)| *time).find(|time| {
-                    !worker.desired_frontier.is_complete(time)
-                });
+                let next = worker
+                    .desired
+                    .iter()
+                    .map(|(_, time, _)| *time)
+                    .find(|time| !worker.desired_frontier.is_complete(time));
                 let to = match next {
                     None => Frontier::Empty,
                     Some(time) => Frontier::At(rng.random_range(time..=time + 2)),
@@ -197,7 +230,9 @@ impl Instance {
                 self.append(index, AppendInput::Parts(frontier), shard);
             }
             8 if !self.deeds.is_empty() => {
-                let deed = self.deeds.swap_remove(rng.random_range(0..self.deeds.len()));
+                let deed = self
+                    .deeds
+                    .swap_remove(rng.random_range(0..self.deeds.len()));
                 self.perform(deed, shard);
             }
             _ => {}
@@ -209,10 +244,18 @@ impl Instance {
         let workers = self.workers.iter().flat_map(|worker| {
             let held = worker.held.iter().copied();
             let sent = worker.parts.iter().map(|part| part.description.lower);
-            let minted = worker.descriptions.iter().map(|description| description.lower);
-            held.chain(sent).chain(minted.filter(|_| worker.alive)).map(Frontier::At)
+            let minted = worker
+                .descriptions
+                .iter()
+                .map(|description| description.lower);
+            held.chain(sent)
+                .chain(minted.filter(|_| worker.alive))
+                .map(Frontier::At)
         });
-        workers.chain([self.mint_frontier]).min().unwrap_or(Frontier::Empty)
+        workers
+            .chain([self.mint_frontier])
+            .min()
+            .unwrap_or(Frontier::Empty)
     }
 
     fn perform(&mut self, deed: Deed, shard: &mut Shard) {
@@ -223,7 +266,9 @@ impl Instance {
                 self.deeds.push(Deed::ReportBump(id, outcome));
             }
             Deed::Commit(index, description, files) => {
-                let Description { id, lower, upper, .. } = description;
+                let Description {
+                    id, lower, upper, ..
+                } = description;
                 let won = shard.append(id, lower, upper, &files);
                 if won {
                     shard.check(lower, upper);
@@ -244,14 +289,19 @@ impl Instance {
         for effect in effects {
             match effect {
                 MintEffect::Mint(description) => {
-                    assert!(self.last_minted < Some(description.lower), "lowers strictly increase");
+                    assert!(
+                        self.last_minted < Some(description.lower),
+                        "lowers strictly increase"
+                    );
                     self.last_minted = Some(description.lower);
                     for worker in &mut self.workers {
                         worker.descriptions.push_back(description.clone());
                         worker.to_append.push_back(description.clone());
                     }
                 }
-                MintEffect::Bump { id, lower, upper } => self.deeds.push(Deed::Bump(id, lower, upper)),
+                MintEffect::Bump { id, lower, upper } => {
+                    self.deeds.push(Deed::Bump(id, lower, upper))
+                }
                 MintEffect::Downgrade(frontier) => self.mint_frontier = frontier,
                 MintEffect::Gap { .. } => self.failed = true,
             }
@@ -269,7 +319,13 @@ impl Instance {
             worker.inbox.push_back(ReadBack::Started);
             worker.read = shard.log.len();
             worker.read_frontier = shard.upper;
-            files.extend(shard.log.iter().flat_map(|entry| &entry.files).filter(|file| mine(file)));
+            files.extend(
+                shard
+                    .log
+                    .iter()
+                    .flat_map(|entry| &entry.files)
+                    .filter(|file| mine(file)),
+            );
         } else if let Some(entry) = shard.log.get(worker.read) {
             worker.read += 1;
             worker.read_frontier = entry.upper;
@@ -283,7 +339,9 @@ impl Instance {
         }
         for (row, time, diff) in files.iter().flat_map(|file| &shard.files[file]) {
             let target = &mut self.workers[usize::from(*row) % count];
-            target.inbox.push_back(ReadBack::Rows(vec![(*row, *time, *diff)]));
+            target
+                .inbox
+                .push_back(ReadBack::Rows(vec![(*row, *time, *diff)]));
         }
     }
 
@@ -316,8 +374,9 @@ impl Instance {
         }
         worker.write.decide(&mut effects);
         // As the task does: settle, take in, advance; then write.
-        let (writes, settles): (Vec<_>, Vec<_>) =
-            effects.into_iter().partition(|effect| matches!(effect, WriteEffect::Write(_)));
+        let (writes, settles): (Vec<_>, Vec<_>) = effects
+            .into_iter()
+            .partition(|effect| matches!(effect, WriteEffect::Write(_)));
         let mut advance = None;
         let mut sends = Vec::new();
         for effect in settles {
@@ -337,13 +396,16 @@ impl Instance {
                     let files = worker.ready.remove(&description.id).expect("it was staged");
                     sends.push((description, Content::Staged(files)));
                 }
-                WriteEffect::SendObsolete(description) => sends.push((description, Content::Obsolete)),
+                WriteEffect::SendObsolete(description) => {
+                    sends.push((description, Content::Obsolete))
+                }
                 WriteEffect::Write(_) => unreachable!(),
             }
         }
-        while let Some((row, time, diff)) = worker.desired.pop_front_if(|(_, time, _)| {
-            desired.is_complete(time)
-        }) {
+        while let Some((row, time, diff)) = worker
+            .desired
+            .pop_front_if(|(_, time, _)| desired.is_complete(time))
+        {
             *worker.corrections.entry((row, time)).or_default() += diff;
         }
         for (row, time, diff) in rows {
@@ -355,19 +417,28 @@ impl Instance {
         match self.mode {
             Mode::View => {
                 for ((row, time), diff) in std::mem::take(&mut worker.corrections) {
-                    *worker.corrections.entry((row, time.max(worker.since))).or_default() += diff;
+                    *worker
+                        .corrections
+                        .entry((row, time.max(worker.since)))
+                        .or_default() += diff;
                 }
             }
-            Mode::Ingest => worker.corrections.retain(|(_, time), _| *time >= worker.since),
+            Mode::Ingest => worker
+                .corrections
+                .retain(|(_, time), _| *time >= worker.since),
         }
         worker.corrections.retain(|_, diff| *diff != 0);
         for write in writes {
-            let WriteEffect::Write(description) = write else { unreachable!() };
+            let WriteEffect::Write(description) = write else {
+                unreachable!()
+            };
             if !self.full_read_back {
                 worker.own.insert(description.id);
             }
             assert!(worker.in_flight.is_empty(), "one batch in flight");
-            let due = worker.corrections.extract_if(.., |(_, time), _| description.upper.is_complete(time));
+            let due = worker
+                .corrections
+                .extract_if(.., |(_, time), _| description.upper.is_complete(time));
             worker.in_flight = due.map(|((row, time), diff)| (row, time, diff)).collect();
             let files = match worker.in_flight.is_empty() {
                 true => Vec::new(),
@@ -378,7 +449,11 @@ impl Instance {
         }
         for (description, content) in sends {
             self.workers[index].held.remove(&description.lower);
-            let part = Part { description, worker: index, content };
+            let part = Part {
+                description,
+                worker: index,
+                content,
+            };
             let appender = part.description.appender;
             self.workers[appender].parts.push_back(part);
         }

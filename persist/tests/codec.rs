@@ -1,0 +1,586 @@
+//! Rows of every serde type survive the way through Arrow and Parquet, with their fingerprints.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{DataType, Field, Fields, TimeUnit};
+use mvsink_persist::fingerprint::{hash_data, hash_error};
+use mvsink_persist::{Codec, Error, FileEncoder, NO_TIME, Updates, decode_file, schema};
+use proptest::prelude::*;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Color {
+    Red,
+    #[serde(rename = "dark green")]
+    Green,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Nested {
+    small: u32,
+    ratio: Option<f64>,
+    pair: (u8, String),
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Id(u64);
+
+/// Bytes that serialise as bytes, not as a list of numbers.
+#[derive(Clone, Debug)]
+struct Blob(Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Blob;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Blob, E> {
+                Ok(Blob(bytes.to_vec()))
+            }
+        }
+        deserializer.deserialize_byte_buf(Visitor)
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Rich {
+    signed: (i8, i16, i32, i64),
+    byte: u8,
+    short: u16,
+    int: u32,
+    long: Id,
+    size: usize,
+    single: f32,
+    double: f64,
+    flag: bool,
+    letter: char,
+    text: String,
+    blob: Blob,
+    maybe: Option<i64>,
+    maybe_text: Option<String>,
+    color: Color,
+    maybe_color: Option<Color>,
+    nested: Nested,
+    maybe_nested: Option<Nested>,
+    list: Vec<u16>,
+    lists: Vec<Vec<Option<String>>>,
+    structs: Vec<Nested>,
+    array: [u8; 3],
+    map: BTreeMap<String, Vec<Color>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sparse: Option<u8>,
+}
+
+fn text() -> impl Strategy<Value = String> {
+    prop::collection::vec(any::<char>(), 0..12).prop_map(String::from_iter)
+}
+
+fn float() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        prop::num::f64::ANY,
+        Just(f64::NAN),
+        Just(-0.0),
+        Just(f64::NEG_INFINITY)
+    ]
+}
+
+fn unsigned() -> impl Strategy<Value = u64> {
+    prop_oneof![0..=i64::MAX as u64, Just(i64::MAX as u64), 0..3u64]
+}
+
+fn color() -> impl Strategy<Value = Color> {
+    prop_oneof![Just(Color::Red), Just(Color::Green)]
+}
+
+fn nested() -> impl Strategy<Value = Nested> {
+    (any::<u32>(), prop::option::of(float()), any::<u8>(), text()).prop_map(
+        |(small, ratio, a, b)| Nested {
+            small,
+            ratio,
+            pair: (a, b),
+        },
+    )
+}
+
+fn rich() -> impl Strategy<Value = Rich> {
+    let numbers = (
+        any::<(i8, i16, i32, i64)>(),
+        any::<(u8, u16, u32)>(),
+        unsigned(),
+        unsigned(),
+        (prop::num::f32::ANY, float()),
+        any::<(bool, char)>(),
+    );
+    let plain = (
+        text(),
+        prop::collection::vec(any::<u8>(), 0..9),
+        any::<Option<i64>>(),
+        prop::option::of(text()),
+        color(),
+        prop::option::of(color()),
+        any::<Option<u8>>(),
+    );
+    let deep = (
+        nested(),
+        prop::option::of(nested()),
+        prop::collection::vec(any::<u16>(), 0..4),
+        prop::collection::vec(prop::collection::vec(prop::option::of(text()), 0..3), 0..3),
+        prop::collection::vec(nested(), 0..3),
+        any::<[u8; 3]>(),
+        prop::collection::btree_map(text(), prop::collection::vec(color(), 0..3), 0..4),
+    );
+    (numbers, plain, deep).prop_map(|(numbers, plain, deep)| {
+        let (signed, (byte, short, int), long, size, (single, double), (flag, letter)) = numbers;
+        let (text, blob, maybe, maybe_text, color, maybe_color, sparse) = plain;
+        let (nested, maybe_nested, list, lists, structs, array, map) = deep;
+        let (long, size, blob) = (Id(long), size as usize, Blob(blob));
+        Rich {
+            signed,
+            byte,
+            short,
+            int,
+            long,
+            size,
+            single,
+            double,
+            flag,
+            letter,
+            text,
+            blob,
+            maybe,
+            maybe_text,
+            color,
+            maybe_color,
+            nested,
+            maybe_nested,
+            list,
+            lists,
+            structs,
+            array,
+            map,
+            sparse,
+        }
+    })
+}
+
+fn rows<D: Debug>(data: impl Strategy<Value = D>) -> impl Strategy<Value = Vec<(D, i64, i64)>> {
+    prop::collection::vec((data, 0..1000i64, any::<i64>()), 0..20)
+}
+
+fn codec<D: Serialize + DeserializeOwned>() -> Codec<D, String> {
+    Codec::new().unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn borrow<D>(rows: &[(D, i64, i64)]) -> impl Iterator<Item = (&D, i64, i64)> {
+    rows.iter().map(|(data, time, diff)| (data, *time, *diff))
+}
+
+/// The batches that come back from a file of these.
+fn through_file(batches: &[RecordBatch], batch_rows: usize) -> Vec<RecordBatch> {
+    let mut encoder = FileEncoder::new(batches[0].schema()).unwrap();
+    for batch in batches {
+        encoder.write(batch).unwrap();
+    }
+    let file = encoder.finish().unwrap();
+    let decoder = decode_file("test.parquet", file.bytes, None, batch_rows).unwrap();
+    assert_eq!(decoder.rows(), file.rows);
+    decoder.map(Result::unwrap).collect()
+}
+
+/// Encodes, stores, reads and decodes; the same rows with the same fingerprints must come back. `Debug` tells
+/// the bits that `==` hides: −0.0, and NaN as itself.
+fn check_round_trip<D>(codec: &Codec<D, String>, rows: &[(D, i64, i64)])
+where
+    D: Serialize + DeserializeOwned + Debug,
+{
+    let batch = codec.encode(borrow(rows)).unwrap();
+    assert_eq!(batch.schema(), codec.schema());
+    let mut decoded = Vec::new();
+    for batch in through_file(&[batch], 7) {
+        let updates = codec.decode(&batch).unwrap();
+        assert!(updates.err.is_empty());
+        decoded.extend(updates.ok);
+    }
+    assert_eq!(format!("{decoded:?}"), format!("{rows:?}"));
+    for ((back, ..), (data, ..)) in decoded.iter().zip(rows) {
+        assert_eq!(hash_data(back).unwrap(), hash_data(data).unwrap());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn r20_rich_structs_keep_their_fingerprints(rows in rows(rich())) {
+        check_round_trip(&codec(), &rows);
+    }
+
+    #[test]
+    fn r20_tuples_keep_their_fingerprints(
+        rows in rows((unsigned(), text(), any::<Option<i32>>(), nested(), (float(), any::<bool>()))),
+    ) {
+        check_round_trip(&codec(), &rows);
+    }
+
+    #[test]
+    fn r20_scalars_keep_their_fingerprints(
+        texts in rows(text()),
+        unsigned in rows(unsigned()),
+        narrow in rows(any::<i8>()),
+        floats in rows(float()),
+        singles in rows(prop::num::f32::ANY),
+    ) {
+        check_round_trip(&codec(), &texts);
+        check_round_trip(&codec(), &unsigned);
+        check_round_trip(&codec(), &narrow);
+        check_round_trip(&codec(), &floats);
+        check_round_trip(&codec(), &singles);
+    }
+
+    #[test]
+    fn r20_other_values_keep_their_fingerprints(
+        options in rows(any::<Option<bool>>()),
+        lists in rows(prop::collection::vec(prop::option::of(text()), 0..4)),
+        maybe_structs in rows(prop::option::of(nested())),
+        colors in rows(color()),
+        maps in rows(prop::collection::btree_map(any::<i32>(), text(), 0..4)),
+    ) {
+        check_round_trip(&codec(), &options);
+        check_round_trip(&codec(), &lists);
+        check_round_trip(&codec(), &maybe_structs);
+        check_round_trip(&codec(), &colors);
+        check_round_trip(&codec(), &maps);
+    }
+
+    #[test]
+    fn r20_errors_keep_their_fingerprints(
+        rows in rows((text(), any::<u64>(), prop::num::f64::NORMAL | prop::num::f64::ZERO)),
+    ) {
+        let codec: Codec<i64, _> = Codec::new().unwrap();
+        let batch = codec.encode_errors(borrow(&rows)).unwrap();
+        assert_eq!(batch.schema(), codec.schema());
+        let mut decoded = Vec::new();
+        for batch in through_file(&[batch], 7) {
+            let updates = codec.decode(&batch).unwrap();
+            assert!(updates.ok.is_empty());
+            decoded.extend(updates.err);
+        }
+        assert_eq!(format!("{decoded:?}"), format!("{rows:?}"));
+        for ((back, ..), (error, ..)) in decoded.iter().zip(&rows) {
+            assert_eq!(hash_error(back).unwrap(), hash_error(error).unwrap());
+        }
+    }
+}
+
+fn columns<D: Serialize + DeserializeOwned>() -> Vec<(String, DataType)> {
+    let schema = codec::<D>().schema();
+    assert!(schema.fields().iter().all(|field| field.is_nullable()));
+    let (user, own) = schema.fields().split_at(schema.fields().len() - 3);
+    let own: Vec<_> = own.iter().map(|field| field.name().as_str()).collect();
+    assert_eq!(own, ["mv_error", "mv_time", "mv_diff"]);
+    user.iter()
+        .map(|field| (field.name().clone(), field.data_type().clone()))
+        .collect()
+}
+
+#[test]
+fn columns_follow_from_the_type() {
+    use DataType::{Boolean, Float64, Int16, Int32, Int64, Utf8};
+    let named = |list: &[(&str, DataType)]| -> Vec<(String, DataType)> {
+        list.iter()
+            .map(|(name, data_type)| ((*name).to_owned(), data_type.clone()))
+            .collect()
+    };
+    assert_eq!(
+        columns::<(u8, u16, u32, u64, bool)>(),
+        named(&[
+            ("c0", Int16),
+            ("c1", Int32),
+            ("c2", Int64),
+            ("c3", Int64),
+            ("c4", Boolean)
+        ])
+    );
+    assert_eq!(columns::<usize>(), named(&[("value", Int64)]));
+    assert_eq!(columns::<String>(), named(&[("value", Utf8)]));
+    assert_eq!(columns::<Option<Color>>(), named(&[("value", Utf8)]));
+    assert_eq!(columns::<Id>(), named(&[("value", Int64)]));
+    let list = DataType::List(Arc::new(Field::new("element", Utf8, true)));
+    assert_eq!(columns::<Vec<String>>(), named(&[("value", list)]));
+    let pair = vec![Field::new("c0", Int16, true), Field::new("c1", Utf8, true)];
+    let pair = DataType::Struct(pair.into());
+    assert_eq!(
+        columns::<Nested>(),
+        named(&[("small", Int64), ("ratio", Float64), ("pair", pair)])
+    );
+}
+
+#[test]
+fn every_schema_is_a_delta_schema() {
+    let table = codec::<Rich>().schema();
+    let back = schema::from_delta(&schema::to_delta(&table).unwrap()).unwrap();
+    assert_eq!(back, *table);
+    assert_eq!(schema::check_schema(&back, &table), Ok(()));
+}
+
+fn refused<D: Serialize + DeserializeOwned>() -> String {
+    match Codec::<D, String>::new() {
+        Err(Error::Type { why, .. }) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn types_that_delta_cannot_hold_are_refused() {
+    #[derive(Serialize, Deserialize)]
+    struct Reserved {
+        mv_time: i64,
+    }
+    #[derive(Serialize, Deserialize)]
+    struct ReservedCase {
+        #[serde(rename = "MV_x")]
+        x: i64,
+    }
+    #[derive(Serialize, Deserialize)]
+    struct Spaced {
+        #[serde(rename = "a b")]
+        x: i64,
+    }
+    #[derive(Serialize, Deserialize)]
+    struct Twice {
+        a: i64,
+        #[serde(rename = "A")]
+        b: i64,
+    }
+    #[derive(Serialize, Deserialize)]
+    enum Carrying {
+        A(i64),
+        B { x: String },
+    }
+    #[derive(Serialize, Deserialize)]
+    struct Recursive {
+        next: Option<Box<Recursive>>,
+    }
+    #[derive(Serialize, Deserialize)]
+    struct Empty {}
+
+    let cases = [
+        (refused::<Reserved>(), "mv_time starts with mv_"),
+        (refused::<ReservedCase>(), "starts with mv_"),
+        (refused::<Spaced>(), "which Delta refuses"),
+        (refused::<Twice>(), "ignores case"),
+        (
+            refused::<(i64, Carrying)>(),
+            "c1: an enum whose variants carry data",
+        ),
+        (refused::<Recursive>(), "recursive"),
+        (refused::<Empty>(), "without fields"),
+        (refused::<()>(), "always null"),
+        (refused::<serde_json::Value>(), "by hand"),
+        (refused::<(i64, i128)>(), "i128"),
+    ];
+    for (why, expected) in cases {
+        assert!(why.contains(expected), "{why:?} does not say {expected:?}");
+    }
+}
+
+fn unfit(result: Result<RecordBatch, Error>) -> String {
+    match result {
+        Err(Error::Type { why, .. }) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_number_beyond_bigint_is_named() {
+    #[derive(Serialize, Deserialize)]
+    struct Outer {
+        inner: Inner,
+    }
+    #[derive(Serialize, Deserialize)]
+    struct Inner {
+        id: u64,
+    }
+    let large = i64::MAX as u64 + 1;
+    let row = ("x".to_owned(), large);
+    let why = unfit(codec().encode([(&row, 0, 1)].into_iter()));
+    assert!(
+        why.contains("c1") && why.contains("9223372036854775808"),
+        "{why}"
+    );
+    let why = unfit(codec().encode([(&usize::MAX, 0, 1)].into_iter()));
+    assert!(
+        why.contains("value") && why.contains("18446744073709551615"),
+        "{why}"
+    );
+    let row = Outer {
+        inner: Inner { id: large },
+    };
+    let why = unfit(codec().encode([(&row, 0, 1)].into_iter()));
+    assert!(why.contains("inner.id"), "{why}");
+}
+
+#[test]
+fn a_field_left_out_that_must_be_there_is_refused() {
+    #[derive(Serialize, Deserialize)]
+    struct Defaulted {
+        id: i64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        tags: Vec<String>,
+    }
+    let row = Defaulted {
+        id: 1,
+        tags: vec![],
+    };
+    let why = unfit(codec().encode([(&row, 0, 1)].into_iter()));
+    assert!(why.contains("tags"), "{why}");
+}
+
+#[test]
+fn errors_that_json_would_change_are_refused() {
+    let codec: Codec<i64, f64> = Codec::new().unwrap();
+    let why = unfit(codec.encode_errors([(&f64::NAN, 0, 1)].into_iter()));
+    assert!(why.contains("does not read back"), "{why}");
+    let codec: Codec<i64, Option<Option<bool>>> = Codec::new().unwrap();
+    let why = unfit(codec.encode_errors([(&Some(None), 0, 1)].into_iter()));
+    assert!(why.contains("another value"), "{why}");
+}
+
+#[test]
+fn data_and_errors_mix_in_a_file() {
+    let codec = codec::<(u64, Option<String>)>();
+    let data = (5, None);
+    let ok = codec
+        .encode([(&data, 3, 1), (&data, 4, -1)].into_iter())
+        .unwrap();
+    let failure = "division by zero".to_owned();
+    let err = codec.encode_errors([(&failure, 3, 2)].into_iter()).unwrap();
+    let batches = through_file(&[ok, err], 100);
+    assert_eq!(batches.len(), 1);
+    let expected = Updates {
+        ok: vec![(data.clone(), 3, 1), (data, 4, -1)],
+        err: vec![(failure, 3, 2)],
+    };
+    assert_eq!(codec.decode(&batches[0]).unwrap(), expected);
+}
+
+/// What other writers make of the same Delta table: other Arrow types, another order, more and fewer columns.
+#[test]
+fn foreign_batches_decode() {
+    type Row = (u64, String, Option<f64>, Option<Vec<i32>>);
+    let codec = codec::<Row>();
+    let cast = |array: ArrayRef, to: &DataType| arrow_cast::cast(&array, to).unwrap();
+    let text = || -> ArrayRef { Arc::new(StringArray::from(vec!["a", "b", "a"])) };
+    let numbers =
+        |values: [Option<i64>; 3]| -> ArrayRef { Arc::new(Int64Array::from(values.to_vec())) };
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::LargeUtf8));
+    for text_type in [DataType::LargeUtf8, DataType::Utf8View, dictionary] {
+        let batch = RecordBatch::try_from_iter_with_nullable([
+            ("extra", text(), true),
+            ("mv_time", numbers([Some(4), None, Some(6)]), true),
+            ("c1", cast(text(), &text_type), true),
+            (
+                "c0",
+                cast(numbers([Some(1), Some(2), Some(3)]), &DataType::Int32),
+                false,
+            ),
+            (
+                "c2",
+                cast(numbers([Some(1), None, Some(3)]), &DataType::Float32),
+                true,
+            ),
+            ("mv_diff", numbers([Some(-2), None, None]), true),
+        ])
+        .unwrap();
+        let expected = Updates {
+            ok: vec![
+                ((1, "a".into(), Some(1.0), None), 4, -2),
+                ((2, "b".into(), None, None), NO_TIME, 1),
+                ((3, "a".into(), Some(3.0), None), 6, 1),
+            ],
+            err: vec![],
+        };
+        assert_eq!(codec.decode(&batch).unwrap(), expected);
+        assert_eq!(
+            codec.decode(&through_file(&[batch], 10)[0]).unwrap(),
+            expected
+        );
+    }
+}
+
+#[test]
+fn foreign_rows_that_are_no_value_of_the_type_are_told() {
+    let codec = codec::<(u64, bool)>();
+    let flag = || -> ArrayRef { Arc::new(BooleanArray::from(vec![true])) };
+    let number = |value: Option<i64>| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
+    let error: ArrayRef = Arc::new(StringArray::from(vec!["not json"]));
+    let cases = [
+        (vec![("c0", number(None)), ("c1", flag())], "c0"),
+        (vec![("c0", number(Some(-1))), ("c1", flag())], "c0"),
+        (vec![("c0", flag()), ("c1", flag())], "c0"),
+        (vec![("c0", number(Some(1)))], "c1"),
+        (vec![("mv_error", error)], "not json"),
+    ];
+    for (columns, expected) in cases {
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        match codec.decode(&batch) {
+            Err(Error::Row { why, .. }) => assert!(why.contains(expected), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_type_that_cannot_be_traced_takes_its_columns_by_hand() {
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    struct Flat {
+        id: u32,
+        /// Microseconds since the epoch.
+        at: i64,
+        #[serde(flatten)]
+        rest: BTreeMap<String, i64>,
+    }
+    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    assert!(Codec::<Flat, String>::new().is_err());
+    assert!(Codec::<Flat, String>::with_fields(Fields::empty()).is_err());
+    let fields = vec![
+        Field::new("id", DataType::UInt32, false),
+        Field::new("at", timestamp.clone(), false),
+        Field::new("more", DataType::Int64, false),
+    ];
+    let codec: Codec<Flat, String> = Codec::with_fields(fields).unwrap();
+    let rest = BTreeMap::from([("more".to_owned(), 9)]);
+    let row = Flat {
+        id: 7,
+        at: 1_700_000_000_000_000,
+        rest,
+    };
+    let batch = codec.encode([(&row, 1, 1)].into_iter()).unwrap();
+    assert_eq!(batch.column(0).data_type(), &DataType::Int64);
+    assert_eq!(batch.column(1).data_type(), &timestamp);
+    assert_eq!(batch.column(2).data_type(), &DataType::Int64);
+}
+
+#[test]
+fn an_empty_batch_is_a_batch() {
+    check_round_trip(&codec::<(u64, String)>(), &[]);
+    let codec = codec::<Rich>();
+    assert_eq!(codec.encode(std::iter::empty()).unwrap().num_rows(), 0);
+    assert_eq!(
+        codec.encode_errors(std::iter::empty()).unwrap().num_rows(),
+        0
+    );
+}

@@ -1,0 +1,184 @@
+//! Parquet files in memory: what they say about themselves, and what damage does.
+
+use bytes::Bytes;
+use mvsink_persist::{Codec, EncodedFile, Error, FileEncoder, decode_file};
+use parquet::basic::{Compression, Encoding};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use proptest::prelude::*;
+
+type Row = (u64, String, Option<i32>, Vec<f64>);
+
+const PATH: &str = "some/file.parquet";
+
+fn codec() -> Codec<Row, String> {
+    Codec::new().unwrap()
+}
+
+fn row(i: u64) -> Row {
+    let list = vec![i as f64; i as usize % 3];
+    (
+        i,
+        format!("name {}", i % 10),
+        i.is_multiple_of(3).then_some(i as i32),
+        list,
+    )
+}
+
+fn file(rows: u64) -> EncodedFile {
+    let codec = codec();
+    let mut encoder = FileEncoder::new(codec.schema()).unwrap();
+    let data: Vec<Row> = (0..rows).map(row).collect();
+    for chunk in data.chunks(100) {
+        let updates = chunk.iter().map(|row| (row, 10 + row.0 as i64, 1));
+        encoder.write(&codec.encode(updates).unwrap()).unwrap();
+    }
+    assert_eq!(encoder.rows(), rows);
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_file_knows_its_rows_and_times() {
+    let full = file(250);
+    assert_eq!((full.rows, full.min_time, full.max_time), (250, 10, 259));
+    let empty = file(0);
+    assert_eq!(
+        (empty.rows, empty.min_time, empty.max_time),
+        (0, i64::MAX, i64::MIN)
+    );
+    assert_eq!(decode_file(PATH, empty.bytes, None, 10).unwrap().count(), 0);
+}
+
+#[test]
+fn the_size_grows_with_the_rows() {
+    let codec = codec();
+    let mut encoder = FileEncoder::new(codec.schema()).unwrap();
+    let start = encoder.estimated_size();
+    let row = (1, "x".repeat(1000), None, vec![]);
+    encoder
+        .write(&codec.encode([(&row, 0, 1)].into_iter()).unwrap())
+        .unwrap();
+    assert!(encoder.estimated_size() >= start + 1000);
+}
+
+#[test]
+fn the_encoding_is_the_designed_one() {
+    let reader = SerializedFileReader::new(file(1000).bytes).unwrap();
+    let metadata = reader.metadata();
+    let keys = metadata.file_metadata().key_value_metadata();
+    assert!(keys.is_none_or(|keys| keys.iter().all(|pair| pair.key != "ARROW:schema")));
+    let mut names = Vec::new();
+    for column in metadata.row_group(0).columns() {
+        let path = column.column_path().string();
+        assert_eq!(column.compression(), Compression::LZ4_RAW, "{path}");
+        assert!(column.statistics().is_some(), "{path}");
+        let encodings: Vec<_> = column.encodings().collect();
+        let text = path == "c1";
+        let integers = ["c0", "c2", "mv_time", "mv_diff"].contains(&path.as_str());
+        if path != "mv_error" {
+            assert_eq!(
+                column.dictionary_page_offset().is_some(),
+                text,
+                "{path}: {encodings:?}"
+            );
+        }
+        let packed = encodings.contains(&Encoding::DELTA_BINARY_PACKED);
+        assert_eq!(packed, integers, "{path}: {encodings:?}");
+        names.push(path);
+    }
+    assert_eq!(
+        names,
+        [
+            "c0",
+            "c1",
+            "c2",
+            "c3.list.element",
+            "mv_error",
+            "mv_time",
+            "mv_diff"
+        ]
+    );
+}
+
+#[test]
+fn batches_have_the_rows_and_columns_asked_for() {
+    let names = ["mv_time", "c1", "no_such_column"];
+    let decoder = decode_file(PATH, file(250).bytes, Some(&names), 100).unwrap();
+    assert_eq!(decoder.rows(), 250);
+    let batches: Vec<_> = decoder.map(Result::unwrap).collect();
+    assert_eq!(
+        batches
+            .iter()
+            .map(|batch| batch.num_rows())
+            .collect::<Vec<_>>(),
+        [100, 100, 50]
+    );
+    let schema = batches[0].schema();
+    let columns: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
+    assert_eq!(columns, ["c1", "mv_time"]);
+}
+
+fn assert_corrupt(error: &Error) {
+    assert!(
+        matches!(error, Error::Corrupt { path, .. } if path == PATH),
+        "{error}"
+    );
+    assert!(!error.is_transient());
+}
+
+#[test]
+fn what_is_no_parquet_file_is_corrupt() {
+    for bytes in [
+        &b""[..],
+        b"PAR1",
+        b"PAR1PAR1",
+        b"{\"protocol\":{}}",
+        &[0; 64],
+    ] {
+        assert_corrupt(
+            &decode_file(PATH, Bytes::from_static(bytes), None, 1)
+                .err()
+                .unwrap(),
+        );
+    }
+}
+
+/// Every outcome but a panic, and every error names the file. Flipped bits may well be other rows.
+fn read_all(bytes: Bytes) {
+    let decoder = match decode_file(PATH, bytes, None, 64) {
+        Ok(decoder) => decoder,
+        Err(error) => return assert_corrupt(&error),
+    };
+    for batch in decoder {
+        match batch {
+            Ok(batch) => drop(codec().decode(&batch)),
+            Err(error) => assert_corrupt(&error),
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn a_truncated_file_is_corrupt(at in any::<prop::sample::Index>()) {
+        let bytes = file(300).bytes;
+        let decoder = decode_file(PATH, bytes.slice(..at.index(bytes.len())), None, 64);
+        assert_corrupt(&decoder.err().unwrap());
+    }
+
+    #[test]
+    fn a_damaged_file_never_panics(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let mut bytes = file(300).bytes.to_vec();
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        read_all(bytes.into());
+    }
+}

@@ -1,0 +1,218 @@
+//! Real dataflows into real shards, compared with a from-scratch oracle at every time.
+
+mod support;
+
+use std::sync::Arc;
+
+use mvsink::{Context, Frontier, Mode, Status, Target};
+use object_store::memory::InMemory;
+use support::{Program, assert_exact, context, contexts, execute, read, runtime, words};
+
+/// What is left in the shard's folder beside the log and the files that it refers to.
+fn unreferenced(cx: &Context, dir: &std::path::Path) -> Vec<String> {
+    let url = dir.to_str().unwrap();
+    let shard = cx
+        .client()
+        .handle()
+        .block_on(cx.client().open_existing(url))
+        .unwrap();
+    let live: Vec<String> = shard.pin().files().map(|file| file.path.clone()).collect();
+    let names = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let names = names.map(|name| name.into_string().unwrap());
+    names
+        .filter(|name| name != "_delta_log" && !live.contains(name))
+        .collect()
+}
+
+fn view_is_exact(workers: usize) {
+    let runtime = runtime();
+    let cx = context(&runtime);
+    let dir = tempfile::tempdir().unwrap();
+    let shard = dir.path().join("view");
+    let url = shard.to_str().unwrap();
+    let program = Program::new(words(7, 600, 40));
+    let status = execute(workers, &cx, &Target::new(url), &program);
+    assert!(matches!(status, Status::Finished), "{status}");
+    assert_exact(&cx, url, &program.updates, 0);
+    assert_eq!(read(&cx, url).0, Frontier::Empty);
+    assert_eq!(unreferenced(&cx, &shard), Vec::<String>::new());
+}
+
+#[test]
+fn a_view_with_retractions_is_exact_with_1_worker() {
+    view_is_exact(1);
+}
+
+#[test]
+fn a_view_with_retractions_is_exact_with_2_workers() {
+    view_is_exact(2);
+}
+
+#[test]
+fn a_view_with_retractions_is_exact_with_4_workers() {
+    view_is_exact(4);
+}
+
+#[test]
+fn a_restart_goes_on_where_the_shard_ends() {
+    let runtime = runtime();
+    let updates = words(11, 500, 50);
+    let dir = tempfile::tempdir().unwrap();
+    let target = Target::new(dir.path().join("view").to_str().unwrap());
+    for (until, as_of, workers) in [(10, 0, 2), (25, 9, 1), (40, 30, 4)] {
+        // A new context: nothing is left in memory.
+        let cx = context(&runtime);
+        let until = Frontier::At(until);
+        let program = Program {
+            as_of,
+            until,
+            ..Program::new(updates.clone())
+        };
+        let status = execute(workers, &cx, &target, &program);
+        assert!(!matches!(status, Status::Failed { .. }), "{status}");
+        assert_eq!(read(&cx, &target.url).0, until);
+    }
+    let cx = context(&runtime);
+    execute(
+        2,
+        &cx,
+        &target,
+        &Program {
+            as_of: 39,
+            ..Program::new(updates.clone())
+        },
+    );
+    let (upper, stored) = read(&cx, &target.url);
+    assert_eq!(upper, Frontier::Empty);
+    // The shard had no contents of its own between the upper 25 and the as-of 30: they repeat those before.
+    for time in (0..50).filter(|time| !(25..30).contains(time)) {
+        assert_eq!(
+            support::at(&stored, time),
+            support::oracle(&updates, time),
+            "at {time}"
+        );
+    }
+    for time in 25..30 {
+        assert_eq!(
+            support::at(&stored, time),
+            support::oracle(&updates, 24),
+            "at {time}"
+        );
+    }
+}
+
+#[test]
+fn r18_rivals_keep_one_shard_exact() {
+    let runtime = runtime();
+    let updates = words(13, 400, 60);
+    let store = Arc::new(InMemory::new());
+    let contexts = contexts(&runtime, 3, store);
+    std::thread::scope(|scope| {
+        for (index, cx) in contexts.iter().enumerate() {
+            let program = Program {
+                stride: 1 + index as u64,
+                ..Program::new(updates.clone())
+            };
+            scope.spawn(move || {
+                let target = Target::new("memory://shared");
+                let status = execute(1 + index % 2, cx, &target, &program);
+                assert!(matches!(status, Status::Finished), "{status}");
+            });
+        }
+    });
+    assert_exact(&contexts[0], "memory://shared", &updates, 0);
+}
+
+#[test]
+fn r18_rivals_on_a_local_directory_leave_nothing_behind() {
+    let runtime = runtime();
+    let updates = words(17, 300, 40);
+    let dir = tempfile::tempdir().unwrap();
+    let shard = dir.path().join("view");
+    let target = Target::new(shard.to_str().unwrap());
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let program = Program::new(updates.clone());
+            let (cx, target) = (context(&runtime), target.clone());
+            scope.spawn(move || execute(2, &cx, &target, &program));
+        }
+    });
+    let cx = context(&runtime);
+    assert_exact(&cx, &target.url, &updates, 0);
+    assert_eq!(unreferenced(&cx, &shard), Vec::<String>::new());
+}
+
+#[test]
+fn r26_replicas_with_different_as_ofs_write_the_view_once() {
+    let runtime = runtime();
+    let updates = words(19, 300, 40);
+    let contexts = contexts(&runtime, 2, Arc::new(InMemory::new()));
+    std::thread::scope(|scope| {
+        for (cx, as_of) in contexts.iter().zip([5, 12]) {
+            let program = Program {
+                as_of,
+                ..Program::new(updates.clone())
+            };
+            scope.spawn(move || execute(2, cx, &Target::new("memory://shared"), &program));
+        }
+    });
+    assert_exact(&contexts[0], "memory://shared", &updates, 12);
+}
+
+#[test]
+fn what_another_program_wrote_is_corrected() {
+    let runtime = runtime();
+    let updates = words(23, 300, 30);
+    let cx = context(&runtime);
+    // Somebody's view of other words, up to time 10.
+    let wrong = Program {
+        until: Frontier::At(10),
+        ..Program::new(words(29, 200, 10))
+    };
+    execute(2, &cx, &Target::new("memory://view"), &wrong);
+    execute(
+        2,
+        &cx,
+        &Target::new("memory://view"),
+        &Program::new(updates.clone()),
+    );
+    assert_exact(&cx, "memory://view", &updates, 10);
+}
+
+#[test]
+fn a_full_read_back_changes_nothing() {
+    let runtime = runtime();
+    let updates = words(31, 300, 30);
+    let cx = context(&runtime);
+    cx.configs().set("mvsink_full_read_back", "true").unwrap();
+    let status = execute(
+        2,
+        &cx,
+        &Target::new("memory://view"),
+        &Program::new(updates.clone()),
+    );
+    assert!(matches!(status, Status::Finished), "{status}");
+    assert_exact(&cx, "memory://view", &updates, 0);
+}
+
+#[test]
+fn an_ingest_sink_refuses_to_seal_a_gap() {
+    let runtime = runtime();
+    let cx = context(&runtime);
+    let target = Target::new("memory://source").mode(Mode::Ingest);
+    let program = Program {
+        as_of: 5,
+        ..Program::new(words(37, 50, 20))
+    };
+    let status = execute(2, &cx, &target, &program);
+    let Status::Failed { error } = status else {
+        panic!("{status}")
+    };
+    assert_eq!(
+        error.to_string(),
+        "the input begins at 5, but the shard ends at 0: resume at 0"
+    );
+    assert_eq!(read(&cx, "memory://source").0, Frontier::At(0));
+}

@@ -1,0 +1,238 @@
+//! Programs to end with a sink, a from-scratch oracle, and a reader of what the sink wrote.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use differential_dataflow::VecCollection;
+use differential_dataflow::input::InputSession;
+use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
+use mvsink_persist::{Codec, Shard, decode_file};
+use timely::Config;
+use timely::worker::Worker;
+
+/// A word, when it comes or goes, and how often.
+pub type Update = (String, u64, i64);
+
+/// The rows of the view: a word's first letter, and how many words begin with it.
+pub type Row = (String, i64);
+
+/// Random words that come and go over `times`, with repeats so that much cancels.
+pub fn words(seed: u64, count: usize, times: u64) -> Vec<Update> {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut updates: Vec<Update> = Vec::new();
+    for _ in 0..count {
+        let time = rng.random_range(0..times);
+        if rng.random_ratio(1, 3)
+            && let Some((word, then, 1)) = updates
+                .get(rng.random_range(0..updates.len().max(1)))
+                .cloned()
+        {
+            updates.push((word, time.max(then), -1));
+        } else {
+            let letter = char::from(b'a' + rng.random_range(0..12u8));
+            updates.push((format!("{letter}{}", rng.random_range(0..50)), time, 1));
+        }
+    }
+    updates
+}
+
+/// The view at `time`, computed anew.
+pub fn oracle(updates: &[Update], time: u64) -> BTreeMap<Row, i64> {
+    let mut counts: BTreeMap<String, i64> = BTreeMap::new();
+    for (word, at, diff) in updates {
+        if *at <= time {
+            *counts.entry(word[..1].to_owned()).or_default() += diff;
+        }
+    }
+    counts
+        .into_iter()
+        .filter(|(_, count)| *count != 0)
+        .map(|row| (row, 1))
+        .collect()
+}
+
+/// The view in differential dataflow.
+pub fn view<'s>(words: VecCollection<'s, u64, String, i64>) -> VecCollection<'s, u64, Row, i64> {
+    words
+        .map(|word| (word[..1].to_owned(), ()))
+        .reduce(|_, input, output| output.push((input[0].1, 1)))
+        .map(|(letter, count)| (letter, count))
+}
+
+/// How a program runs.
+#[derive(Clone)]
+pub struct Program {
+    pub updates: Vec<Update>,
+    pub as_of: u64,
+    /// The input stops here, and stays open; or is closed.
+    pub until: Frontier<u64>,
+    /// How many times pass between two looks at the dataflow.
+    pub stride: u64,
+}
+
+impl Program {
+    pub fn new(updates: Vec<Update>) -> Self {
+        Program {
+            updates,
+            as_of: 0,
+            until: Frontier::Empty,
+            stride: 3,
+        }
+    }
+
+    /// Runs the view into the target on this worker until the shard has got to `until`.
+    pub fn run(&self, worker: &mut Worker, cx: &Context, target: Target) -> Status {
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::new();
+            let view = view(input.to_collection(scope));
+            let errors = no_errors::<u64, String, i64>(scope);
+            let handle = persist_sink(cx, "view", target, view, errors, self.as_of).unwrap();
+            (input, handle)
+        });
+        let last = self
+            .updates
+            .iter()
+            .map(|(_, time, _)| time + 1)
+            .max()
+            .unwrap_or(0);
+        let end = self.until.time().unwrap_or(last);
+        let mine = |(index, update): (usize, &Update)| {
+            (index % worker.peers() == worker.index() && update.1 < end).then(|| update.clone())
+        };
+        let mut updates: Vec<Update> = self.updates.iter().enumerate().filter_map(mine).collect();
+        updates.sort_by_key(|(_, time, _)| *time);
+        let mut next = self.as_of;
+        let mut updates = updates.into_iter().peekable();
+        while next < end {
+            next = end.min(next + self.stride);
+            while let Some((word, time, diff)) = updates.next_if(|(_, time, _)| *time < next) {
+                input.update_at(word, time.max(self.as_of), diff);
+            }
+            input.advance_to(next);
+            input.flush();
+            worker.step();
+        }
+        match self.until {
+            Frontier::Empty => {
+                input.close();
+                step_until(worker, &handle, Frontier::Empty)
+            }
+            until => {
+                let status = step_until(worker, &handle, until);
+                // Stop the sink before the input closes.
+                drop(handle);
+                worker.drop_dataflow(worker.installed_dataflows()[0]);
+                status
+            }
+        }
+    }
+}
+
+/// Steps until the shard's upper is there, or the sink has failed.
+pub fn step_until(worker: &mut Worker, handle: &Handle<u64>, upper: Frontier<u64>) -> Status {
+    while handle.frontier() < upper && !matches!(handle.status(), Status::Failed { .. }) {
+        worker.step_or_park(Some(Duration::from_millis(1)));
+    }
+    handle.status()
+}
+
+/// Runs a program on several threads and returns the status of the first worker's handle.
+pub fn execute(workers: usize, cx: &Context, target: &Target, program: &Program) -> Status {
+    let (cx, target, program) = (cx.clone(), target.clone(), program.clone());
+    let guards = timely::execute(Config::process(workers), move |worker| {
+        program.run(worker, &cx, target.clone())
+    });
+    let mut statuses = guards
+        .unwrap()
+        .join()
+        .into_iter()
+        .map(|status| status.unwrap());
+    statuses.next().unwrap()
+}
+
+/// A runtime for the tasks of sinks.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+/// All updates that the shard holds, rows only; it must hold no errors.
+pub fn read(cx: &Context, url: &str) -> (Frontier<u64>, Vec<(Row, u64, i64)>) {
+    let runtime = cx.client().handle().clone();
+    runtime.block_on(async {
+        let shard = cx.client().open_existing(url).await.unwrap();
+        shard.refresh().await.unwrap();
+        let upper = shard
+            .progress()
+            .upper
+            .map(|time| u64::try_from(time).unwrap());
+        (upper, rows(&shard).await)
+    })
+}
+
+async fn rows(shard: &Shard) -> Vec<(Row, u64, i64)> {
+    let codec = Codec::<Row, String>::new().unwrap();
+    let mut updates = Vec::new();
+    for file in shard.pin().files() {
+        let bytes = shard.read_file(&file.path).await.unwrap();
+        for batch in decode_file(&file.path, bytes, None, 1024).unwrap() {
+            let decoded = codec.decode(&batch.unwrap()).unwrap();
+            assert!(decoded.err.is_empty(), "there are no errors");
+            let stored = decoded.ok.into_iter();
+            updates
+                .extend(stored.map(|(row, time, diff)| (row, u64::try_from(time).unwrap(), diff)));
+        }
+    }
+    updates
+}
+
+/// The collection at `time`.
+pub fn at(updates: &[(Row, u64, i64)], time: u64) -> BTreeMap<Row, i64> {
+    let mut sums = BTreeMap::new();
+    for (row, at, diff) in updates {
+        if *at <= time {
+            *sums.entry(row.clone()).or_default() += diff;
+        }
+    }
+    sums.retain(|_, diff| *diff != 0);
+    sums
+}
+
+/// The shard holds the view at every time from `since` on.
+pub fn assert_exact(cx: &Context, url: &str, program: &[Update], since: u64) {
+    let (upper, updates) = read(cx, url);
+    let last = program.iter().map(|(_, time, _)| *time).max().unwrap_or(0) + 1;
+    for time in (since..=last).filter(|time| upper.is_complete(time)) {
+        assert_eq!(
+            at(&updates, time),
+            oracle(program, time),
+            "the view at {time}"
+        );
+    }
+}
+
+/// A context over stores in memory, which a test can share between contexts.
+pub fn context(runtime: &tokio::runtime::Runtime) -> Context {
+    Context::new(runtime.handle().clone())
+}
+
+/// Contexts as separate processes would have them, over one store in memory.
+pub fn contexts(
+    runtime: &tokio::runtime::Runtime,
+    count: usize,
+    store: Arc<dyn object_store::ObjectStore>,
+) -> Vec<Context> {
+    let context = |_| {
+        let cx = context(runtime);
+        cx.client().mount("shared", Arc::clone(&store));
+        cx
+    };
+    (0..count).map(context).collect()
+}
