@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
-use mvsink_cli::nexmark;
+use mvsink_cli::{inspect, nexmark, snapshot, tail};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -34,9 +34,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Error> {
     match command {
         Command::Run(Workload::Nexmark(options)) => nexmark::run::run(&options),
-        Command::Inspect(_) => Err(Error::Unavailable("inspect")),
-        Command::Snapshot(_) => Err(Error::Unavailable("snapshot")),
-        Command::Tail(_) => Err(Error::Unavailable("tail")),
+        Command::Inspect(options) => inspect::run(&options),
+        Command::Snapshot(options) => snapshot::run(&options),
+        Command::Tail(options) => tail::run(&options),
     }
 }
 

@@ -232,7 +232,7 @@ mod tests {
         let control = Control::new(100, 1);
         assert!(control.failure().is_none());
         control.fail(Error::Panicked);
-        control.fail(Error::Unavailable("second"));
+        control.fail(Error::Seed);
         assert!(control.is_stopped());
         assert!(matches!(
             control.failure().as_deref(),

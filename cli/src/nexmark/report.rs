@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
-use mvsink::mvsink_persist::{Frontier, Shard};
+use mvsink::mvsink_persist::{Client, Frontier, Shard};
 
 use crate::error::Error;
-use crate::read;
+use crate::read::Reader;
 
 /// What a run has made.
 #[derive(Clone, Copy, Debug)]
@@ -34,13 +34,15 @@ pub struct Surveyed {
 /// # Errors
 ///
 /// If a file cannot be read.
-pub async fn survey(shards: &[Shard]) -> Result<Vec<Surveyed>, Error> {
+pub async fn survey(client: &Client, shards: &[Shard]) -> Result<Vec<Surveyed>, Error> {
     let mut surveyed = Vec::with_capacity(shards.len());
     for shard in shards {
         let pinned = shard.pin();
         surveyed.push(Surveyed {
             url: shard.url().to_owned(),
-            rows: read::sum_of_diffs(shard, &pinned).await?,
+            rows: Reader::new(client.clone(), shard.clone())
+                .sum_of_diffs(&pinned)
+                .await?,
             updates: pinned.files().map(|file| file.rows.unwrap_or(0)).sum(),
             commits: pinned.progress.version,
             bytes: pinned.files().map(|file| file.size).sum(),

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mvsink::dyncfg::ConfigSet;
-use mvsink::mvsink_persist::{Codec, Open, Shard};
+use mvsink::mvsink_persist::{Client, Codec, Open, Shard};
 use mvsink::{Context, Data};
 use tokio::runtime::Runtime;
 
@@ -66,6 +66,7 @@ fn with_runtime(
 ) -> Result<ExitCode, Error> {
     let mut signals = runtime.block_on(async { Signals::new() })?;
     let urls = urls(&options.dir);
+    let client = cx.client().clone();
     let opened = runtime.block_on(async {
         tokio::select! {
             shards = open(&cx, &urls, generator.parameters()) => shards.map(Ok),
@@ -90,7 +91,7 @@ fn with_runtime(
             "mvsink: all {} events are there already, and so are the views",
             options.events
         );
-        return summary(runtime, &shards, None).map(|()| ExitCode::SUCCESS);
+        return summary(runtime, &client, &shards, None).map(|()| ExitCode::SUCCESS);
     }
 
     let job = Job {
@@ -132,7 +133,7 @@ fn with_runtime(
                 events: after.saturating_sub(before),
                 elapsed: start.elapsed(),
             };
-            summary(runtime, &shards, Some(made))?;
+            summary(runtime, &client, &shards, Some(made))?;
             Ok(signal.map_or(ExitCode::SUCCESS, Signal::exit_code))
         }
     }
@@ -246,8 +247,13 @@ fn as_ofs(shards: &[Shard]) -> [u64; SHARDS] {
     })
 }
 
-fn summary(runtime: &Runtime, shards: &[Shard], made: Option<report::Made>) -> Result<(), Error> {
-    let rows = runtime.block_on(report::survey(shards))?;
+fn summary(
+    runtime: &Runtime,
+    client: &Client,
+    shards: &[Shard],
+    made: Option<report::Made>,
+) -> Result<(), Error> {
+    let rows = runtime.block_on(report::survey(client, shards))?;
     let text = report::render(&rows, made);
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes())
