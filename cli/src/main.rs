@@ -41,8 +41,9 @@ fn run(command: Command) -> Result<ExitCode, Error> {
 }
 
 fn log_to_stderr(cli: &Cli) {
-    // The grammar has checked the filter.
-    let filter = EnvFilter::builder().parse_lossy(&cli.log);
+    // What ends a sink ends the command, which says so on its one line. The grammar has checked the filter.
+    let filter = format!("mvsink::failed=off,mvsink_persist::failed=off,{}", cli.log);
+    let filter = EnvFilter::builder().parse_lossy(filter);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -41,7 +41,7 @@ pub fn run(options: &Tail) -> Result<ExitCode, Error> {
         let first =
             Consolidated::new(&schema).map_err(|source| unfit(reader.shard().url(), source))?;
         let tail = Printer {
-            until: options.until.unwrap_or(i64::MAX),
+            until: options.until,
             from,
             first: Some(first),
             progress: None,
@@ -57,7 +57,7 @@ struct Printer<'a> {
     reader: Reader,
     schema: SchemaRef,
     from: i64,
-    until: i64,
+    until: Option<i64>,
     /// The updates at or before `from`, until they are complete.
     first: Option<Consolidated>,
     /// The progress printed last.
@@ -94,9 +94,14 @@ impl Printer<'_> {
         Ok(())
     }
 
+    /// Updates before this time are wanted.
+    fn end(&self) -> i64 {
+        self.until.unwrap_or(i64::MAX)
+    }
+
     /// Prints the updates of a file after `from`, and keeps the others for the moment when `from` is complete.
     async fn file(&mut self, file: &DataFile) -> Result<(), Error> {
-        if file.min_time.is_some_and(|min| min >= self.until) {
+        if file.min_time.is_some_and(|min| min >= self.end()) {
             return Ok(());
         }
         let (reader, schema) = (self.reader.clone(), Arc::clone(&self.schema));
@@ -108,7 +113,7 @@ impl Printer<'_> {
         let url = self.reader.shard().url().to_owned();
         let here = |source| unfit(&url, source);
         let parts = Parts::of(batch).map_err(here)?;
-        let (from, until) = (self.from, self.until);
+        let (from, until) = (self.from, self.end());
         if let Some(first) = &mut self.first {
             first
                 .add(&parts, |time| time <= from && time < until)
@@ -151,8 +156,10 @@ impl Printer<'_> {
 
     /// The shard's upper is known to be this. True if there is nothing more to print.
     fn pass(&mut self, upper: Frontier<i64>) -> Result<bool, Error> {
-        let upper = upper.min(Frontier::At(self.until).min(upper));
-        let reached = self.until < i64::MAX && upper >= Frontier::At(self.until);
+        let reached = self.until.is_some_and(|until| upper >= Frontier::At(until));
+        let upper = self
+            .until
+            .map_or(upper, |until| upper.min(Frontier::At(until)));
         if upper.is_complete(&self.from)
             && let Some(first) = self.first.take()
         {
