@@ -135,7 +135,7 @@ impl Instance {
             if inner.failure.is_some() {
                 return;
             }
-            tracing::error!(sink = %self.name, %error, "sink failed");
+            tracing::error!(target: "mvsink::failed", sink = %self.name, %error, "sink failed");
             let error = Arc::new(error);
             inner.failure = Some(Arc::clone(&error));
             self.status.send_replace(Status::Failed { error });

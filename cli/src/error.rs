@@ -2,6 +2,14 @@
 
 use std::error::Error as _;
 use std::io;
+use std::sync::Arc;
+
+use arrow_schema::ArrowError;
+use mvsink::Frontier;
+use mvsink::dyncfg::SetError;
+use mvsink::mvsink_persist;
+
+use crate::nexmark::generator::ParameterMismatch;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -9,15 +17,99 @@ pub enum Error {
     /// Standard output did not take the data.
     #[error("cannot write to standard output")]
     Output(#[source] io::Error),
-    /// The command is understood, but this build has no implementation of it.
-    #[error("`{0}` is not available in this build")]
-    Unavailable(&'static str),
+    /// A flag that does not exist, or a value that it does not take.
+    #[error(transparent)]
+    Setting(#[from] SetError),
+    /// The seed is beyond what the generator takes.
+    #[error("the seed is too large")]
+    Seed,
+    /// The system does not give what every command needs: threads, signals.
+    #[error("cannot start")]
+    Runtime(#[source] io::Error),
+    /// The worker threads cannot be started.
+    #[error("cannot start the workers: {0}")]
+    Workers(String),
+    /// A shard cannot be used.
+    #[error(transparent)]
+    Shard(mvsink_persist::Error),
+    /// A source was written with other generator parameters.
+    #[error("cannot go on with {url}")]
+    Parameters {
+        /// The address of the source.
+        url: String,
+        /// The parameter that differs.
+        #[source]
+        mismatch: ParameterMismatch,
+    },
+    /// A sink or source cannot be rendered.
+    #[error(transparent)]
+    Render(#[from] mvsink::Error),
+    /// A sink or source has stopped for good.
+    #[error("{name} failed: {error}")]
+    Sink {
+        /// The sink or source.
+        name: String,
+        /// Why.
+        error: Arc<mvsink::Error>,
+    },
+    /// A column of a data file is not what the table's schema says.
+    #[error("cannot read {path}")]
+    Column {
+        /// The file.
+        path: String,
+        /// What does not fit.
+        #[source]
+        source: ArrowError,
+    },
+    /// A time that is not complete yet.
+    #[error("{}", incomplete(*as_of, upper))]
+    Incomplete {
+        /// The time asked for, if one was.
+        as_of: Option<i64>,
+        /// The shard's upper.
+        upper: Frontier<i64>,
+    },
+    /// A collection that holds errors has no contents.
+    #[error("{url} is in error at {as_of}: {first}{}", and_more(*count))]
+    InError {
+        /// The address of the shard.
+        url: String,
+        /// The time.
+        as_of: i64,
+        /// One of the errors, as JSON.
+        first: String,
+        /// How many different ones there are.
+        count: usize,
+    },
+    /// A row is there more often than can be said.
+    #[error("a row of {url} is there {diff} times, which no bigint holds")]
+    TooMany {
+        /// The address of the shard.
+        url: String,
+        /// How often.
+        diff: i128,
+    },
+    /// A worker thread panicked: a bug.
+    #[error("a worker thread panicked")]
+    Panicked,
+    /// An error that several threads saw.
+    #[error(transparent)]
+    Stopped(Arc<Error>),
 }
 
 impl Error {
     /// True if the reader of standard output has gone away: it has what it wanted, so that is no failure.
     pub fn is_closed_pipe(&self) -> bool {
         matches!(self, Error::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The exit status: 2 for bad usage, 1 for everything else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Setting(_) | Error::Seed => 2,
+            Error::Stopped(error) => error.exit_code(),
+            _ => 1,
+        }
     }
 
     /// The error and its causes, on one line.
@@ -37,6 +129,23 @@ impl Error {
     }
 }
 
+fn incomplete(as_of: Option<i64>, upper: &Frontier<i64>) -> String {
+    match as_of {
+        Some(as_of) => {
+            format!("cannot read at {as_of}: the shard is not complete there, its upper is {upper}")
+        }
+        None => format!("there is nothing to read yet: the shard's upper is {upper}"),
+    }
+}
+
+fn and_more(count: usize) -> String {
+    if count > 1 {
+        format!(" (and {} more)", count - 1)
+    } else {
+        String::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,7 +154,7 @@ mod tests {
     fn a_closed_pipe_is_told_from_other_failures() {
         assert!(Error::Output(io::ErrorKind::BrokenPipe.into()).is_closed_pipe());
         assert!(!Error::Output(io::ErrorKind::StorageFull.into()).is_closed_pipe());
-        assert!(!Error::Unavailable("tail").is_closed_pipe());
+        assert!(!Error::Panicked.is_closed_pipe());
     }
 
     #[test]

@@ -1,8 +1,16 @@
 //! The command-line host of `mvsink`: the NEXMark demo, and the commands that look at shards.
 //!
 //! The binary `mvsink` is a thin shell over this library, so that tests and examples can use its parts:
-//! [`args`] is the grammar of the command line, [`error`] how a command fails, [`nexmark`] the demo's input and its views.
+//! [`args`] is the grammar of the command line, [`error`] how a command fails, [`nexmark`] the demo; [`inspect`],
+//! [`snapshot`] and [`tail`] look at shards of any schema, by way of [`read`], [`consolidate`] and [`format`].
 
 pub mod args;
+pub mod consolidate;
 pub mod error;
+pub mod format;
+pub mod inspect;
 pub mod nexmark;
+pub mod read;
+pub mod signal;
+pub mod snapshot;
+pub mod tail;

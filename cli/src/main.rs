@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
+use mvsink_cli::{inspect, nexmark, snapshot, tail};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -21,27 +22,28 @@ fn main() -> ExitCode {
     };
     log_to_stderr(&cli);
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mvsink: {}", error.line());
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
-fn run(command: Command) -> Result<(), Error> {
+fn run(command: Command) -> Result<ExitCode, Error> {
     match command {
-        Command::Run(Workload::Nexmark(_)) => Err(Error::Unavailable("run nexmark")),
-        Command::Inspect(_) => Err(Error::Unavailable("inspect")),
-        Command::Snapshot(_) => Err(Error::Unavailable("snapshot")),
-        Command::Tail(_) => Err(Error::Unavailable("tail")),
+        Command::Run(Workload::Nexmark(options)) => nexmark::run::run(&options),
+        Command::Inspect(options) => inspect::run(&options),
+        Command::Snapshot(options) => snapshot::run(&options),
+        Command::Tail(options) => tail::run(&options),
     }
 }
 
 fn log_to_stderr(cli: &Cli) {
-    // The grammar has checked the filter.
-    let filter = EnvFilter::builder().parse_lossy(&cli.log);
+    // What ends a sink ends the command, which says so on its one line. The grammar has checked the filter.
+    let filter = format!("mvsink::failed=off,mvsink_persist::failed=off,{}", cli.log);
+    let filter = EnvFilter::builder().parse_lossy(filter);
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -1,8 +1,14 @@
 //! The NEXMark demo: an auction site's events, and seven views over them.
 //!
-//! [`model`] has the rows, [`generator`] makes the events, [`views`] defines the views. None of it knows
-//! about shards: the host puts a durable shard between the generator and the views, and one behind each view.
+//! [`model`] has the rows, [`generator`] makes the events, [`views`] defines the views; none of it knows about
+//! shards. [`run`] puts a durable shard between the generator and the views, and one behind each view, with the
+//! threads of [`dataflow`] under the oversight of [`control`]; [`progress`] and [`report`] say how it goes.
 
+pub mod control;
+pub mod dataflow;
 pub mod generator;
 pub mod model;
+pub mod progress;
+pub mod report;
+pub mod run;
 pub mod views;

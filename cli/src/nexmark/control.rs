@@ -1,0 +1,242 @@
+//! What the worker threads of a run and the thread that oversees them share.
+//!
+//! The input may be fed up to a *limit*, at first the end of the job. Workers claim stretches of event time
+//! before they feed them, so that an interruption can lower the limit to what has been claimed: then every
+//! shard comes to that time, and the run ends at rest. A run is *done* when every shard's durable upper is at
+//! the limit.
+//!
+//! Frontiers are as a shard stores them: a time, or `i64::MAX` for the empty frontier.
+
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
+
+use mvsink_persist::Shard;
+use tokio::sync::{Notify, watch};
+
+use super::views::VIEWS;
+use crate::error::Error;
+
+/// The source tables, in the order in which their uppers are kept.
+pub const SOURCES: [&str; 3] = ["bid", "auction", "person"];
+/// All shards of a run: the sources, then the views.
+pub const SHARDS: usize = SOURCES.len() + VIEWS.len();
+
+/// The names of all shards, in order.
+pub fn shard_names() -> impl Iterator<Item = &'static str> {
+    SOURCES.into_iter().chain(VIEWS)
+}
+
+/// The state that the threads of a run share.
+#[derive(Debug)]
+pub struct Control {
+    uppers: [AtomicI64; SHARDS],
+    feed: Mutex<Feed>,
+    stopped: AtomicBool,
+    failure: watch::Sender<Option<Arc<Error>>>,
+    threads: Mutex<Vec<Thread>>,
+    running: AtomicUsize,
+    /// Signalled when the last worker has ended.
+    ended: Notify,
+}
+
+#[derive(Debug)]
+struct Feed {
+    /// The input may be advanced up to this time.
+    limit: i64,
+    /// Some worker has fed, or is feeding, up to this time.
+    claimed: i64,
+}
+
+impl Control {
+    /// The start of a run of `workers` threads, whose input ends at `limit`.
+    pub fn new(limit: i64, workers: usize) -> Arc<Self> {
+        Arc::new(Control {
+            uppers: Default::default(),
+            feed: Mutex::new(Feed { limit, claimed: 0 }),
+            stopped: AtomicBool::new(false),
+            failure: watch::Sender::new(None),
+            threads: Mutex::default(),
+            running: AtomicUsize::new(workers),
+            ended: Notify::new(),
+        })
+    }
+
+    /// Keeps the upper of shard `index` up to date, until the run has ended. To be spawned.
+    pub async fn follow(self: Arc<Self>, index: usize, shard: Shard) {
+        let mut watcher = shard.watch();
+        loop {
+            let upper = watcher.progress().upper.to_version();
+            if self.uppers[index].fetch_max(upper, Ordering::AcqRel) < upper {
+                self.wake();
+            }
+            if upper == i64::MAX {
+                return;
+            }
+            if let Err(error) = watcher.changed().await {
+                self.fail(Error::Shard(error));
+                return;
+            }
+        }
+    }
+
+    /// The durable upper of shard `index`.
+    pub fn upper(&self, index: usize) -> i64 {
+        self.uppers[index].load(Ordering::Acquire)
+    }
+
+    /// The least durable upper of the sources.
+    pub fn sources_upper(&self) -> i64 {
+        (0..SOURCES.len())
+            .map(|index| self.upper(index))
+            .min()
+            .unwrap_or(i64::MAX)
+    }
+
+    /// The least durable upper of all shards.
+    pub fn sealed(&self) -> i64 {
+        (0..SHARDS)
+            .map(|index| self.upper(index))
+            .min()
+            .unwrap_or(i64::MAX)
+    }
+
+    /// The time up to which the input may be fed.
+    pub fn limit(&self) -> i64 {
+        self.feed().limit
+    }
+
+    /// True once all shards are at the limit.
+    pub fn is_done(&self) -> bool {
+        self.sealed() >= self.limit()
+    }
+
+    /// Asks to feed the times before `wanted`: those before the result may be.
+    pub fn claim(&self, wanted: i64) -> i64 {
+        let mut feed = self.feed();
+        let granted = wanted.min(feed.limit);
+        feed.claimed = feed.claimed.max(granted);
+        granted
+    }
+
+    /// Ends the input at what has been claimed. The run is done when all shards are there.
+    pub fn drain(&self) {
+        {
+            let mut feed = self.feed();
+            feed.limit = feed.limit.min(feed.claimed);
+        }
+        self.wake();
+    }
+
+    /// Stops all workers as soon as they look.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// True once stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Stops all workers because of an error. The first one is reported.
+    pub fn fail(&self, error: Error) {
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            if first {
+                *failure = Some(Arc::new(error));
+            }
+            first
+        });
+        self.stop();
+    }
+
+    /// The error that stopped the run.
+    pub fn failure(&self) -> Option<Arc<Error>> {
+        self.failure.borrow().clone()
+    }
+
+    /// Waits until the run has failed.
+    pub async fn failed(&self) {
+        // The sender lives in `self`: the wait cannot fail.
+        let _ = self.failure.subscribe().wait_for(Option::is_some).await;
+    }
+
+    /// Waits until all workers have ended.
+    pub async fn ended(&self) {
+        while self.running.load(Ordering::Acquire) > 0 {
+            self.ended.notified().await;
+        }
+    }
+
+    /// To be held by each worker thread while it runs.
+    pub fn enter(self: &Arc<Self>) -> Running {
+        self.threads().push(std::thread::current());
+        Running(Arc::clone(self))
+    }
+
+    fn wake(&self) {
+        for thread in self.threads().iter() {
+            thread.unpark();
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<Thread>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn feed(&self) -> MutexGuard<'_, Feed> {
+        self.feed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that a worker thread runs. A worker that panics fails the run.
+#[derive(Debug)]
+pub struct Running(Arc<Control>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(Error::Panicked);
+        }
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interruption_ends_the_input_where_it_has_been_claimed() {
+        let control = Control::new(100, 2);
+        assert_eq!(control.claim(30), 30);
+        assert_eq!(control.claim(20), 20);
+        control.drain();
+        assert_eq!(control.limit(), 30);
+        assert_eq!(
+            control.claim(50),
+            30,
+            "the slower worker may catch up, and no more"
+        );
+        assert!(!control.is_done());
+        for upper in &control.uppers {
+            upper.store(30, Ordering::Release);
+        }
+        assert!(control.is_done());
+    }
+
+    #[test]
+    fn the_first_failure_stops_the_run() {
+        let control = Control::new(100, 1);
+        assert!(control.failure().is_none());
+        control.fail(Error::Panicked);
+        control.fail(Error::Seed);
+        assert!(control.is_stopped());
+        assert!(matches!(
+            control.failure().as_deref(),
+            Some(Error::Panicked)
+        ));
+    }
+}

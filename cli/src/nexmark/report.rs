@@ -1,0 +1,95 @@
+//! What a run has written: one line a shard, and the commands to look at it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use mvsink::mvsink_persist::{Client, Frontier, Shard};
+
+use crate::error::Error;
+use crate::read::Reader;
+
+/// What a run has made.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    /// Events, without those that were there before.
+    pub events: u64,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+/// What is in a shard.
+#[derive(Clone, Debug)]
+pub struct Surveyed {
+    url: String,
+    rows: i128,
+    updates: u64,
+    commits: u64,
+    bytes: u64,
+    upper: Frontier<i64>,
+}
+
+/// Looks at shards as they are now.
+///
+/// # Errors
+///
+/// If a file cannot be read.
+pub async fn survey(client: &Client, shards: &[Shard]) -> Result<Vec<Surveyed>, Error> {
+    let mut surveyed = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let pinned = shard.pin();
+        surveyed.push(Surveyed {
+            url: shard.url().to_owned(),
+            rows: Reader::new(client.clone(), shard.clone())
+                .sum_of_diffs(&pinned)
+                .await?,
+            updates: pinned.files().map(|file| file.rows.unwrap_or(0)).sum(),
+            commits: pinned.progress.version,
+            bytes: pinned.files().map(|file| file.size).sum(),
+            upper: pinned.progress.upper,
+        });
+    }
+    Ok(surveyed)
+}
+
+/// The report as text.
+pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["shard", "rows", "updates", "commits", "bytes", "upper"]);
+    for shard in shards {
+        let upper = shard
+            .upper
+            .time()
+            .map_or("(empty)".to_owned(), |upper| upper.to_string());
+        table.add_row([
+            shard.url.clone(),
+            shard.rows.to_string(),
+            shard.updates.to_string(),
+            shard.commits.to_string(),
+            shard.bytes.to_string(),
+            upper,
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut text = format!("{table}\n");
+    if let Some(Made { events, elapsed }) = made {
+        let seconds = elapsed.as_secs_f64().max(1e-3);
+        // Writing to a string does not fail.
+        let _ = writeln!(
+            text,
+            "\n{events} events in {seconds:.1} s, {:.0} events/s",
+            events as f64 / seconds
+        );
+    }
+    if let Some(example) = shards.iter().find(|shard| shard.url.ends_with("q4")) {
+        let url = &example.url;
+        let _ = write!(
+            text,
+            "\nTo look at a shard:\n  mvsink inspect {url}\n  mvsink snapshot {url}\n  mvsink tail {url}\n"
+        );
+    }
+    text
+}

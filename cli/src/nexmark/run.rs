@@ -1,0 +1,262 @@
+//! `run nexmark`: opens the shards, starts the workers, oversees them, and says how it went.
+//!
+//! ```text
+//!   open all shards ──▶ is every upper at U already? ──▶ workers feed, step ──▶ every upper at U ──▶ report
+//! ```
+//!
+//! Everything that can be wrong with a directory is found while the shards are opened, before anything runs.
+//! The first signal ends the input: what has been fed is finished, so that all shards are at one time and
+//! nothing staged is left. The second one ends the process.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mvsink::dyncfg::ConfigSet;
+use mvsink::mvsink_persist::{Client, Codec, Open, Shard};
+use mvsink::{Context, Data};
+use tokio::runtime::Runtime;
+
+use super::control::{Control, SHARDS, SOURCES, shard_names};
+use super::dataflow::{self, Job, Pace};
+use super::generator::{Generator, ParameterMismatch, Parameters};
+use super::model::{Auction, Bid, Person, Q1, Q2, Q3, Q4, Q5, Q8};
+use super::progress::Progress;
+use super::report;
+use crate::args::Nexmark;
+use crate::error::Error;
+use crate::signal::{Signal, Signals};
+
+/// How often the progress is looked at.
+const TICK: Duration = Duration::from_millis(200);
+
+/// Runs the demo until all shards are complete up to the last event, or a signal ends it.
+///
+/// # Errors
+///
+/// Bad settings, shards that cannot be used, and whatever stops a sink for good.
+pub fn run(options: &Nexmark) -> Result<ExitCode, Error> {
+    let configs = ConfigSet::new();
+    for (flag, value) in &options.set {
+        configs.set(flag, value)?;
+    }
+    let parameters = Parameters::new(options.seed).ok_or(Error::Seed)?;
+    let generator = Generator::new(parameters);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("mvsink-io")
+        .build()
+        .map_err(Error::Runtime)?;
+    let cx = Context::builder(runtime.handle().clone())
+        .configs(configs)
+        .build();
+    let ended = with_runtime(&runtime, options, cx, generator);
+    // Nothing that is still under way matters: commits are finished or were given up.
+    runtime.shutdown_background();
+    ended
+}
+
+fn with_runtime(
+    runtime: &Runtime,
+    options: &Nexmark,
+    cx: Context,
+    generator: Generator,
+) -> Result<ExitCode, Error> {
+    let mut signals = runtime.block_on(async { Signals::new() })?;
+    let urls = urls(&options.dir);
+    let client = cx.client().clone();
+    let opened = runtime.block_on(async {
+        tokio::select! {
+            shards = open(&cx, &urls, generator.parameters()) => shards.map(Ok),
+            signal = signals.next() => Ok(Err(signal)),
+        }
+    });
+    let shards = match opened? {
+        Ok(shards) => shards,
+        Err(signal) => return Ok(signal.exit_code()),
+    };
+
+    let start = Instant::now();
+    let limit = generator.upper(options.events);
+    let control = Control::new(limit, options.workers);
+    for (index, shard) in shards.iter().enumerate() {
+        runtime.spawn(Arc::clone(&control).follow(index, shard.clone()));
+    }
+    let uppers: Vec<i64> = shards.iter().map(upper).collect();
+    let before = generator.first_at(uppers[..SOURCES.len()].iter().copied().min().unwrap_or(0));
+    if uppers.iter().all(|upper| *upper >= limit) {
+        eprintln!(
+            "mvsink: all {} events are there already, and so are the views",
+            options.events
+        );
+        return summary(runtime, &client, &shards, None).map(|()| ExitCode::SUCCESS);
+    }
+
+    let job = Job {
+        as_ofs: as_ofs(&shards),
+        cx,
+        urls,
+        pace: options.rate.map(|rate| Pace {
+            rate,
+            first: before,
+            start,
+        }),
+        generator: generator.clone(),
+    };
+    let workers = options.workers;
+    let guards = {
+        let control = Arc::clone(&control);
+        mvsink::timely::execute(mvsink::timely::Config::process(workers), move |worker| {
+            dataflow::work(worker, &job, &control);
+        })
+        .map_err(Error::Workers)?
+    };
+    let mut progress = Progress::new(generator.clone(), options.events, before);
+    match runtime.block_on(oversee(&control, &mut signals, &mut progress)) {
+        Ended::Abandoned(signal) => {
+            progress.clear();
+            // Its threads end with the process.
+            std::mem::forget(guards);
+            return Ok(signal.exit_code());
+        }
+        Ended::Workers(signal) => {
+            progress.clear();
+            // A worker that panicked has said so, and failed the run.
+            drop(guards.join());
+            if let Some(error) = control.failure() {
+                return Err(Error::Stopped(error));
+            }
+            let after = generator.first_at(control.sources_upper());
+            let made = report::Made {
+                events: after.saturating_sub(before),
+                elapsed: start.elapsed(),
+            };
+            summary(runtime, &client, &shards, Some(made))?;
+            Ok(signal.map_or(ExitCode::SUCCESS, Signal::exit_code))
+        }
+    }
+}
+
+/// How the overseeing ended.
+enum Ended {
+    /// All workers have ended, perhaps because a signal asked for it.
+    Workers(Option<Signal>),
+    /// The second signal: nobody wants to wait for the workers.
+    Abandoned(Signal),
+}
+
+async fn oversee(control: &Control, signals: &mut Signals, progress: &mut Progress) -> Ended {
+    let mut ticks = tokio::time::interval(TICK);
+    let mut signalled: Option<Signal> = None;
+    loop {
+        tokio::select! {
+            () = control.ended() => return Ended::Workers(signalled),
+            signal = signals.next() => match signalled {
+                None => {
+                    signalled = Some(signal);
+                    progress.note("finishing what is under way; once more to end at once");
+                    control.drain();
+                }
+                Some(first) => return Ended::Abandoned(first),
+            },
+            _ = ticks.tick() => progress.show(control),
+        }
+    }
+}
+
+/// The addresses of all shards, in order.
+fn urls(dir: &str) -> [String; SHARDS] {
+    let dir = dir.strip_suffix('/').unwrap_or(dir);
+    let mut names = shard_names();
+    std::array::from_fn(|_| format!("{dir}/{}", names.next().unwrap_or_default()))
+}
+
+/// Opens all shards, and creates those that are not there.
+async fn open(
+    cx: &Context,
+    urls: &[String; SHARDS],
+    parameters: Parameters,
+) -> Result<Vec<Shard>, Error> {
+    let own = parameters.properties();
+    let none = BTreeMap::new();
+    Ok(vec![
+        open_one::<Bid>(cx, &urls[0], &own).await?,
+        open_one::<Auction>(cx, &urls[1], &own).await?,
+        open_one::<Person>(cx, &urls[2], &own).await?,
+        open_one::<Bid>(cx, &urls[3], &none).await?,
+        open_one::<Q1>(cx, &urls[4], &none).await?,
+        open_one::<Q2>(cx, &urls[5], &none).await?,
+        open_one::<Q3>(cx, &urls[6], &none).await?,
+        open_one::<Q4>(cx, &urls[7], &none).await?,
+        open_one::<Q5>(cx, &urls[8], &none).await?,
+        open_one::<Q8>(cx, &urls[9], &none).await?,
+    ])
+}
+
+async fn open_one<D: Data>(
+    cx: &Context,
+    url: &str,
+    properties: &BTreeMap<String, String>,
+) -> Result<Shard, Error> {
+    use mvsink::mvsink_persist::Error as ShardError;
+    let codec = Codec::<D, String>::new().map_err(Error::Shard)?;
+    let mut open = Open::new(codec.schema());
+    open.properties = properties.clone();
+    cx.client()
+        .open_or_create(url, open)
+        .await
+        .map_err(|error| match error {
+            ShardError::PropertyMismatch {
+                url,
+                name,
+                expected,
+                found,
+            } => Error::Parameters {
+                url,
+                mismatch: ParameterMismatch {
+                    property: name,
+                    found,
+                    expected,
+                },
+            },
+            other => Error::Shard(other),
+        })
+}
+
+fn upper(shard: &Shard) -> i64 {
+    shard.progress().upper.to_version()
+}
+
+/// The first time of each sink. A view begins at the last time that its shard has, so that it is compared with
+/// what is there, and reads its sources from then on.
+fn as_ofs(shards: &[Shard]) -> [u64; SHARDS] {
+    let readable = shards[..SOURCES.len()]
+        .iter()
+        .map(|shard| shard.progress().since.to_version());
+    let since = readable.max().unwrap_or(0);
+    std::array::from_fn(|index| {
+        let upper = upper(&shards[index]);
+        let first = if index < SOURCES.len() {
+            upper
+        } else {
+            since.max(upper - 1)
+        };
+        u64::try_from(first).unwrap_or(0)
+    })
+}
+
+fn summary(
+    runtime: &Runtime,
+    client: &Client,
+    shards: &[Shard],
+    made: Option<report::Made>,
+) -> Result<(), Error> {
+    let rows = runtime.block_on(report::survey(client, shards))?;
+    let text = report::render(&rows, made);
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Error::Output)
+}
