@@ -78,7 +78,12 @@ where
     /// An append that has seen nothing, in a dataflow of `peers` workers.
     pub fn new(peers: usize) -> Self {
         assert!(peers > 0, "a dataflow has at least one worker");
-        State { peers, waiting: BTreeMap::new(), newest: None, committing: BTreeMap::new() }
+        State {
+            peers,
+            waiting: BTreeMap::new(),
+            newest: None,
+            committing: BTreeMap::new(),
+        }
     }
 
     /// Takes one input and appends what is to be done, in order.
@@ -119,24 +124,33 @@ where
             }
             return;
         }
-        let waiting = self
-            .waiting
-            .entry(seq)
-            .or_insert_with(|| Waiting { lower: part.description.lower, parts: BTreeMap::new() });
+        let waiting = self.waiting.entry(seq).or_insert_with(|| Waiting {
+            lower: part.description.lower,
+            parts: BTreeMap::new(),
+        });
         let before = waiting.parts.insert(part.worker, part.content);
         assert!(before.is_none(), "one part per description and worker");
-        assert!(part.worker < self.peers, "a part is from one of the workers");
+        assert!(
+            part.worker < self.peers,
+            "a part is from one of the workers"
+        );
         if waiting.parts.len() < self.peers {
             return;
         }
         let complete = self.waiting.remove(&seq).expect("it was just there");
-        let obsolete = complete.parts.values().any(|content| matches!(content, Content::Obsolete));
+        let obsolete = complete
+            .parts
+            .values()
+            .any(|content| matches!(content, Content::Obsolete));
         let files = complete.files();
         if obsolete {
             delete(files, effects);
         } else {
             self.committing.insert(part.description.id, files.clone());
-            effects.push(Effect::Commit { description: part.description, files });
+            effects.push(Effect::Commit {
+                description: part.description,
+                files,
+            });
         }
     }
 
@@ -145,7 +159,10 @@ where
         lost: impl Fn(u64, &Waiting<T, F>) -> bool,
         effects: &mut Vec<Effect<T, F>>,
     ) {
-        for (_, waiting) in self.waiting.extract_if(.., |seq, waiting| lost(*seq, waiting)) {
+        for (_, waiting) in self
+            .waiting
+            .extract_if(.., |seq, waiting| lost(*seq, waiting))
+        {
             delete(waiting.files(), effects);
         }
     }
@@ -153,10 +170,13 @@ where
 
 impl<T, F> Waiting<T, F> {
     fn files(self) -> Vec<F> {
-        let staged = self.parts.into_values().filter_map(|content| match content {
-            Content::Staged(files) => Some(files),
-            Content::Obsolete => None,
-        });
+        let staged = self
+            .parts
+            .into_values()
+            .filter_map(|content| match content {
+                Content::Staged(files) => Some(files),
+                Content::Obsolete => None,
+            });
         staged.flatten().collect()
     }
 }

@@ -42,13 +42,17 @@ pub(crate) fn meet<T: Ord>(a: Frontier<T>, b: Frontier<T>) -> Frontier<T> {
 
 /// A time as the shard stores it.
 pub(crate) fn time_to_i64<T: Time>(time: T) -> Result<i64, Error> {
-    time.to_i64().ok_or_else(|| Error::Time { time: format!("{time:?}") })
+    time.to_i64().ok_or_else(|| Error::Time {
+        time: format!("{time:?}"),
+    })
 }
 
 /// A time that the shard stored. One beyond the type's greatest is that of somebody's edit, or of a program
 /// with a wider type.
 pub(crate) fn time_from_i64<T: Time>(stored: i64) -> Result<T, Error> {
-    T::from_i64(stored).ok_or_else(|| Error::Time { time: stored.to_string() })
+    T::from_i64(stored).ok_or_else(|| Error::Time {
+        time: stored.to_string(),
+    })
 }
 
 /// A frontier as the shard stores it.

@@ -63,10 +63,18 @@ struct Sender<C> {
 
 impl<C: Weigh> Sender<C> {
     fn send(&self, phase: u8, command: C) {
-        self.meter.updates.fetch_add(command.updates(), Ordering::Relaxed);
-        self.meter.bytes.fetch_add(command.bytes(), Ordering::Relaxed);
+        self.meter
+            .updates
+            .fetch_add(command.updates(), Ordering::Relaxed);
+        self.meter
+            .bytes
+            .fetch_add(command.bytes(), Ordering::Relaxed);
         // A task that has ended has reported why; what is sent to it is dropped with the sink.
-        let _ = self.commands.send(Stamped { activation: self.activation, phase, command });
+        let _ = self.commands.send(Stamped {
+            activation: self.activation,
+            phase,
+            command,
+        });
     }
 }
 
@@ -80,9 +88,17 @@ pub(crate) struct Receiver<C: Weigh> {
 impl<C: Weigh> Receiver<C> {
     /// The next command; `None` once the operator is gone.
     pub(crate) async fn recv(&mut self) -> Option<C> {
-        let Stamped { activation, phase, command } = self.commands.recv().await?;
-        self.meter.updates.fetch_sub(command.updates(), Ordering::Relaxed);
-        self.meter.bytes.fetch_sub(command.bytes(), Ordering::Relaxed);
+        let Stamped {
+            activation,
+            phase,
+            command,
+        } = self.commands.recv().await?;
+        self.meter
+            .updates
+            .fetch_sub(command.updates(), Ordering::Relaxed);
+        self.meter
+            .bytes
+            .fetch_sub(command.bytes(), Ordering::Relaxed);
         debug_assert!(
             self.last < Some((activation, phase)),
             "commands arrive in the order of activations and phases: {:?} after {:?}",
@@ -99,16 +115,31 @@ impl<C: Weigh> Drop for Receiver<C> {
         // What is left in the queue is dropped with it.
         self.commands.close();
         while let Ok(Stamped { command, .. }) = self.commands.try_recv() {
-            self.meter.updates.fetch_sub(command.updates(), Ordering::Relaxed);
-            self.meter.bytes.fetch_sub(command.bytes(), Ordering::Relaxed);
+            self.meter
+                .updates
+                .fetch_sub(command.updates(), Ordering::Relaxed);
+            self.meter
+                .bytes
+                .fetch_sub(command.bytes(), Ordering::Relaxed);
         }
     }
 }
 
 fn channel<C: Weigh>(meter: Arc<Meter>) -> (Sender<C>, Receiver<C>) {
     let (tx, rx) = mpsc::unbounded_channel();
-    let sender = Sender { commands: tx, activation: 0, meter: Arc::clone(&meter) };
-    (sender, Receiver { commands: rx, last: None, meter })
+    let sender = Sender {
+        commands: tx,
+        activation: 0,
+        meter: Arc::clone(&meter),
+    };
+    (
+        sender,
+        Receiver {
+            commands: rx,
+            last: None,
+            meter,
+        },
+    )
 }
 
 /// A command to the task of `write`: all data of an activation, or the order to write.
@@ -135,13 +166,16 @@ impl<B: Weigh, W> Weigh for WriteCommand<B, W> {
     }
 }
 
+/// The receiving end in the task of one `write` operator.
+pub(crate) type WriteReceiver<B, W> = Receiver<WriteCommand<B, W>>;
+
 /// The only sender to the task of one `write` operator.
 pub(crate) struct WriteSender<B, W>(Sender<WriteCommand<B, W>>);
 
 /// A channel from one `write` operator to its task.
 pub(crate) fn write_channel<B: Weigh, W>(
     meter: Arc<Meter>,
-) -> (WriteSender<B, W>, Receiver<WriteCommand<B, W>>) {
+) -> (WriteSender<B, W>, WriteReceiver<B, W>) {
     let (tx, rx) = channel(meter);
     (WriteSender(tx), rx)
 }
@@ -192,13 +226,16 @@ pub(crate) enum AppendCommand<D, P, F> {
 
 impl<D, P, F> Weigh for AppendCommand<D, P, F> {}
 
+/// The receiving end in the task of one `append` operator.
+pub(crate) type AppendReceiver<D, P, F> = Receiver<AppendCommand<D, P, F>>;
+
 /// The only sender to the task of one `append` operator.
 pub(crate) struct AppendSender<D, P, F>(Sender<AppendCommand<D, P, F>>);
 
 /// A channel from one `append` operator to its task.
 pub(crate) fn append_channel<D, P, F>(
     meter: Arc<Meter>,
-) -> (AppendSender<D, P, F>, Receiver<AppendCommand<D, P, F>>) {
+) -> (AppendSender<D, P, F>, AppendReceiver<D, P, F>) {
     let (tx, rx) = channel(meter);
     (AppendSender(tx), rx)
 }
@@ -262,7 +299,10 @@ mod tests {
     }
 
     fn run<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     #[test]

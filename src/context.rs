@@ -27,6 +27,8 @@ struct Inner {
     /// What the workers of this process share, by the place of the sink in the dataflow, which is the same
     /// on all of them.
     instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, std::sync::Weak<Instance>>>,
+    /// The tasks that run.
+    tasks: watch::Sender<usize>,
     warned_of_runtime: AtomicBool,
 }
 
@@ -34,7 +36,9 @@ type InstanceKey = (Vec<usize>, String);
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("configs", &self.inner.configs).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("configs", &self.inner.configs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,14 +68,35 @@ impl Context {
         &self.inner.client
     }
 
+    /// Waits until no task of any sink or source of this context runs: what was being written is written,
+    /// and what was lost is deleted. For a host that has dropped its sinks and ended its workers.
+    pub async fn settled(&self) {
+        // The sender lives as long as `self`.
+        let _ = self
+            .inner
+            .tasks
+            .subscribe()
+            .wait_for(|tasks| *tasks == 0)
+            .await;
+    }
+
+    /// Counts one more task, until what it gives is dropped.
+    pub(crate) fn task(&self) -> TaskCount {
+        self.inner.tasks.send_modify(|tasks| *tasks += 1);
+        TaskCount(self.clone())
+    }
+
     pub(crate) fn read_only(&self) -> watch::Receiver<bool> {
         self.inner.read_only.clone()
     }
 
     /// What all workers of this process share of the operator with this name at this place.
     pub(crate) fn instance(&self, place: Vec<usize>, name: &str) -> Arc<Instance> {
-        let mut instances =
-            self.inner.instances.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut instances = self
+            .inner
+            .instances
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         instances.retain(|_, instance| instance.strong_count() > 0);
         let entry = instances.entry((place, name.to_owned())).or_default();
         entry.upgrade().unwrap_or_else(|| {
@@ -90,6 +115,15 @@ impl Context {
                 "sinks run on a current-thread runtime: they make progress only while something blocks on it"
             );
         }
+    }
+}
+
+/// One task that runs.
+pub(crate) struct TaskCount(Context);
+
+impl Drop for TaskCount {
+    fn drop(&mut self) {
+        self.0.inner.tasks.send_modify(|tasks| *tasks -= 1);
     }
 }
 
@@ -129,6 +163,7 @@ impl ContextBuilder {
                 configs: self.configs,
                 read_only: self.read_only,
                 instances: Default::default(),
+                tasks: watch::Sender::new(0),
                 warned_of_runtime: AtomicBool::new(false),
             }),
         }

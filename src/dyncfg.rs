@@ -112,7 +112,12 @@ pub struct Config<V> {
 impl<V> Config<V> {
     /// Declares a flag.
     pub const fn new(name: &'static str, default: Default, description: &'static str) -> Self {
-        Config { name, default, description, value: PhantomData }
+        Config {
+            name,
+            default,
+            description,
+            value: PhantomData,
+        }
     }
 
     /// The name of the flag.
@@ -188,19 +193,27 @@ impl std::default::Default for ConfigSet {
 impl ConfigSet {
     /// All flags of this crate, with their defaults.
     pub fn new() -> Self {
-        ConfigSet { values: Arc::default() }
-            .with(&ENABLE_SYNC_MV_SINK)
-            .with(&TARGET_FILE_BYTES)
-            .with(&SOURCE_CREDITS)
-            .with(&CHUNK_ROWS)
-            .with(&INLINE_UPDATES)
-            .with(&FULL_READ_BACK)
+        ConfigSet {
+            values: Arc::default(),
+        }
+        .with(&ENABLE_SYNC_MV_SINK)
+        .with(&TARGET_FILE_BYTES)
+        .with(&SOURCE_CREDITS)
+        .with(&CHUNK_ROWS)
+        .with(&INLINE_UPDATES)
+        .with(&FULL_READ_BACK)
     }
 
     /// The same set with one more flag, such as one of the host's own.
     pub fn with<V>(self, config: &Config<V>) -> Self {
-        let entry = Entry { description: config.description, value: config.default };
-        self.values.write().unwrap_or_else(PoisonError::into_inner).insert(config.name, entry);
+        let entry = Entry {
+            description: config.description,
+            value: config.default,
+        };
+        self.values
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(config.name, entry);
         self
     }
 
@@ -213,7 +226,10 @@ impl ConfigSet {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         let known = || values.keys().copied().collect::<Vec<_>>().join(", ");
         let Some(entry) = values.get(name) else {
-            return Err(SetError::Unknown { name: name.to_owned(), known: known() });
+            return Err(SetError::Unknown {
+                name: name.to_owned(),
+                known: known(),
+            });
         };
         let parsed = match entry.value {
             Default::Bool(_) => parse(name, value).map(Default::Bool)?,
@@ -227,7 +243,10 @@ impl ConfigSet {
 
     /// All flags, by name.
     pub fn entries(&self) -> BTreeMap<&'static str, Entry> {
-        self.values.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.values
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -259,8 +278,14 @@ mod tests {
         let set = ConfigSet::new();
         let unknown = set.set("no_such_flag", "1").unwrap_err().to_string();
         assert!(unknown.contains("no_such_flag") && unknown.contains("enable_sync_mv_sink"));
-        let value = set.set("enable_sync_mv_sink", "maybe").unwrap_err().to_string();
-        assert_eq!(value, "the flag enable_sync_mv_sink takes true or false, not \"maybe\"");
+        let value = set
+            .set("enable_sync_mv_sink", "maybe")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            value,
+            "the flag enable_sync_mv_sink takes true or false, not \"maybe\""
+        );
         assert!(ENABLE_SYNC_MV_SINK.get(&set));
     }
 }

@@ -22,7 +22,9 @@ pub enum Error {
         time: String,
     },
     /// A difference that the type cannot hold.
-    #[error("the shard holds a difference of {diff}, which does not fit the type of the collection")]
+    #[error(
+        "the shard holds a difference of {diff}, which does not fit the type of the collection"
+    )]
     Diff {
         /// The difference.
         diff: i64,
@@ -36,7 +38,9 @@ pub enum Error {
         error: std::sync::Arc<Error>,
     },
     /// The flag that chooses the driver is off, and there is no other driver.
-    #[error("the sink {name} cannot be rendered: enable_sync_mv_sink is off, and the synchronous driver is the only one of this version")]
+    #[error(
+        "the sink {name} cannot be rendered: enable_sync_mv_sink is off, and the synchronous driver is the only one of this version"
+    )]
     NoDriver {
         /// The name of the sink.
         name: String,

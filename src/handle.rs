@@ -34,7 +34,10 @@ pub struct Handle<T: Timestamp> {
 
 impl<T: Timestamp> Handle<T> {
     pub(crate) fn new(worker: Worker) -> Self {
-        Handle { worker, time: PhantomData }
+        Handle {
+            worker,
+            time: PhantomData,
+        }
     }
 
     /// The name of the sink or source.
@@ -45,7 +48,12 @@ impl<T: Timestamp> Handle<T> {
     /// The upper of the shard, durable, as its log says: the same on every worker. The minimum until the
     /// shard is open.
     pub fn frontier(&self) -> Frontier<T> {
-        let upper = self.worker.instance.shard.get().map(|shard| shard.progress().upper);
+        let upper = self
+            .worker
+            .instance
+            .shard
+            .get()
+            .map(|shard| shard.progress().upper);
         // An upper that T cannot hold fails the sink; its status says so.
         upper
             .and_then(|upper| frontier_from_i64(upper).ok())
@@ -56,7 +64,11 @@ impl<T: Timestamp> Handle<T> {
     pub fn status(&self) -> Status {
         let status = self.worker.instance.status().borrow().clone();
         // The log says so before the last task has noticed.
-        if !status.is_final() && self.frontier().is_empty() { Status::Finished } else { status }
+        if !status.is_final() && self.frontier().is_empty() {
+            Status::Finished
+        } else {
+            status
+        }
     }
 
     /// What the sink is doing, and every change of it.
@@ -67,7 +79,10 @@ impl<T: Timestamp> Handle<T> {
     /// What waits in the queues of all workers of this process.
     pub fn pressure(&self) -> Pressure {
         let meter = &self.worker.instance.meter;
-        Pressure { queued_updates: meter.updates(), queued_bytes: meter.bytes() }
+        Pressure {
+            queued_updates: meter.updates(),
+            queued_bytes: meter.bytes(),
+        }
     }
 
     /// Waits until `time` is complete in the shard, durably.
@@ -85,10 +100,15 @@ impl<T: Timestamp> Handle<T> {
                 return Ok(());
             }
             if let Some(error) = instance.failure() {
-                return Err(Error::Failed { name: instance.name.clone(), error });
+                return Err(Error::Failed {
+                    name: instance.name.clone(),
+                    error,
+                });
             }
             if matches!(*status.borrow(), Status::Cancelled) {
-                return Err(Error::Cancelled { name: instance.name.clone() });
+                return Err(Error::Cancelled {
+                    name: instance.name.clone(),
+                });
             }
             let moved = async {
                 match &mut watcher {
@@ -114,10 +134,16 @@ impl<T: Timestamp> Handle<T> {
     ///
     /// If called from within a runtime, as [`tokio::runtime::Handle::block_on`] does.
     pub fn wait_for_blocking(&self, time: T) -> Result<(), Error> {
-        self.worker.cx.client().handle().clone().block_on(self.wait_for(time))
+        self.worker
+            .cx
+            .client()
+            .handle()
+            .clone()
+            .block_on(self.wait_for(time))
     }
 
-    /// Cancels this worker's share and waits until its tasks have ended.
+    /// Cancels this worker's share and waits until its tasks have ended. The worker must go on being stepped
+    /// meanwhile, or have dropped the dataflow.
     pub async fn close(self) {
         let tasks = self.worker.take_tasks();
         drop(self);

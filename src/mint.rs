@@ -134,7 +134,9 @@ impl<T: Copy + Ord> State<T> {
     }
 
     fn decide(&mut self, effects: &mut Vec<Effect<T>>) {
-        let Some(Frontier::At(upper)) = self.upper else { return };
+        let Some(Frontier::At(upper)) = self.upper else {
+            return;
+        };
         if self.read_only || self.failed {
             return;
         }
@@ -143,33 +145,54 @@ impl<T: Copy + Ord> State<T> {
                 Mode::View if self.bumping.is_none() => {
                     let id = self.next_id();
                     self.bumping = Some(id);
-                    effects.push(Effect::Bump { id, lower: upper, upper: self.as_of });
+                    effects.push(Effect::Bump {
+                        id,
+                        lower: upper,
+                        upper: self.as_of,
+                    });
                 }
                 Mode::View => {}
                 Mode::Ingest => {
                     self.failed = true;
-                    effects.push(Effect::Gap { upper, as_of: self.as_of });
+                    effects.push(Effect::Gap {
+                        upper,
+                        as_of: self.as_of,
+                    });
                 }
             }
             return;
         }
-        let minted_here = self.minted.as_ref().is_some_and(|minted| minted.lower >= upper);
+        let minted_here = self
+            .minted
+            .as_ref()
+            .is_some_and(|minted| minted.lower >= upper);
         if self.desired.is_complete(&upper) && !minted_here {
             let id = self.next_id();
             let appender = usize::try_from(id.seq % self.peers as u64).expect("less than a usize");
-            let description = Description { id, lower: upper, upper: self.desired, appender };
+            let description = Description {
+                id,
+                lower: upper,
+                upper: self.desired,
+                appender,
+            };
             if let Some(last) = &self.minted {
                 assert!(last.lower < description.lower, "lowers strictly increase");
                 assert!(last.upper <= description.upper, "uppers never decrease");
             }
-            assert!(Frontier::At(description.lower) < description.upper, "lower < upper");
+            assert!(
+                Frontier::At(description.lower) < description.upper,
+                "lower < upper"
+            );
             self.minted = Some(description.clone());
             effects.push(Effect::Mint(description));
         }
     }
 
     fn next_id(&mut self) -> CommitId {
-        let id = CommitId { nonce: self.nonce, seq: self.seq };
+        let id = CommitId {
+            nonce: self.nonce,
+            seq: self.seq,
+        };
         self.seq += 1;
         id
     }

@@ -42,17 +42,30 @@ where
 {
     // Read once, so that a change while the sink is rendered changes nothing of it.
     if !ENABLE_SYNC_MV_SINK.get(cx.configs()) {
-        return Err(Error::NoDriver { name: name.to_owned() });
+        return Err(Error::NoDriver {
+            name: name.to_owned(),
+        });
     }
     let target = target.into();
     let codec = Codec::<D, E>::new()?;
     let scope = ok.inner.scope();
     let mut open = Open::new(codec.schema());
     open.properties = target.properties;
-    let worker = Worker::new(cx, &scope, name, Opening { url: target.url, create: Some(open) });
+    let worker = Worker::new(
+        cx,
+        &scope,
+        name,
+        Opening {
+            url: target.url,
+            create: Some(open),
+        },
+    );
 
     let minter = minter(name, worker.peers);
-    let desired = Desired { ok: ok.inner, err: err.inner };
+    let desired = Desired {
+        ok: ok.inner,
+        err: err.inner,
+    };
     let nonce = cx.client().random_u128();
     let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, nonce);
     let own = OwnCommits::default();
@@ -65,7 +78,11 @@ where
     };
     let persist = source::render(&worker, scope, reading);
     let descriptions = minted.descriptions.clone();
-    let inputs = write::Inputs { minted, persist, own };
+    let inputs = write::Inputs {
+        minted,
+        persist,
+        own,
+    };
     let parts = write::render(&worker, scope, inputs, codec, target.mode, as_of);
     append::render(&worker, scope, descriptions, parts);
     Ok(Handle::new(worker))

@@ -60,17 +60,26 @@ pub(crate) struct OwnCommits(Arc<Mutex<BTreeSet<CommitId>>>);
 impl OwnCommits {
     /// Has the read-back replace the rows of this commit by a mark.
     pub(crate) fn register(&self, id: CommitId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id);
     }
 
     /// True if the identity is registered.
     pub(crate) fn contains(&self, id: &CommitId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(id)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(id)
     }
 
     /// The read-back has passed the commit of this batch, or its loss.
     pub(crate) fn forget(&self, id: &CommitId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
     }
 }
 
@@ -104,8 +113,21 @@ where
     R: Diff,
 {
     let codec = Codec::<D, E>::new()?;
-    let worker = Worker::new(cx, &scope, name, Opening { url: url.to_owned(), create: None });
-    let reading = Reading { codec, as_of: Some(as_of), rows: true, own: OwnCommits::default() };
+    let worker = Worker::new(
+        cx,
+        &scope,
+        name,
+        Opening {
+            url: url.to_owned(),
+            create: None,
+        },
+    );
+    let reading = Reading {
+        codec,
+        as_of: Some(as_of),
+        rows: true,
+        own: OwnCommits::default(),
+    };
     let read = render(&worker, scope, reading);
     Ok(Source {
         ok: read.ok.as_collection(),
@@ -150,11 +172,19 @@ where
     let info = builder.operator_info();
     let waker = worker.waker(&scope, &info);
     let (upstream, inbox) = replies(&waker);
-    let credits = Arc::new(Semaphore::new(SOURCE_CREDITS.get(worker.cx.configs()).max(1)));
+    let credits = Arc::new(Semaphore::new(
+        SOURCE_CREDITS.get(worker.cx.configs()).max(1),
+    ));
     let internal = reading.as_of.is_none();
     let as_of = reading.as_of;
     let (tether, gone) = oneshot::channel();
-    worker.spawn(task::run(worker.clone(), reading, Arc::clone(&credits), upstream, gone));
+    worker.spawn(task::run(
+        worker.clone(),
+        reading,
+        Arc::clone(&credits),
+        upstream,
+        gone,
+    ));
 
     let worker = worker.clone();
     builder.build(move |mut capabilities| {
@@ -167,19 +197,28 @@ where
         }
         move |_frontiers| {
             let _alive = &tether;
-            if internal && worker.stop.is_stopped() {
+            let awake = waker.awake();
+            if internal && worker.stop.is_stopped(&awake) {
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
                 capabilities.clear();
             }
-            for message in inbox.drain() {
-                let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else { continue };
+            inbox.drain(&awake, |message| {
+                let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else {
+                    return;
+                };
                 match message {
                     Message::Rows(mut rows) => {
-                        ok_out.activate().session(&*ok_cap).give_container(&mut rows);
+                        ok_out
+                            .activate()
+                            .session(&*ok_cap)
+                            .give_container(&mut rows);
                         credits.add_permits(1);
                     }
                     Message::Errors(mut errors) => {
-                        err_out.activate().session(&*err_cap).give_container(&mut errors);
+                        err_out
+                            .activate()
+                            .session(&*err_cap)
+                            .give_container(&mut errors);
                         credits.add_permits(1);
                     }
                     Message::Mark(mark) => marks_out.activate().session(&*marks_cap).give(mark),
@@ -190,7 +229,7 @@ where
                     }
                     Message::Frontier(Frontier::Empty) => capabilities.clear(),
                 }
-            }
+            });
         }
     });
     Read { ok, err, marks }

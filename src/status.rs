@@ -10,13 +10,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use mvsink_persist::Shard;
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
 use crate::error::Error;
-use crate::wake::Waker;
+use crate::wake::{Awake, Waker};
+
+/// How long a write that is under way may go on after its sink was stopped.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// What a sink is doing.
 #[derive(Clone, Debug)]
@@ -47,7 +51,10 @@ pub enum Status {
 impl Status {
     /// True if the sink will not do anything any more.
     pub fn is_final(&self) -> bool {
-        matches!(self, Status::Finished | Status::Failed { .. } | Status::Cancelled)
+        matches!(
+            self,
+            Status::Finished | Status::Failed { .. } | Status::Cancelled
+        )
     }
 }
 
@@ -156,7 +163,9 @@ impl Instance {
     pub(crate) fn stalled(&self, task: &str, error: &dyn fmt::Display) {
         tracing::warn!(sink = %self.name, task, %error, "stalled, trying again");
         let mut inner = self.lock();
-        inner.stalls.insert(task.to_owned(), format!("{task}: {error}"));
+        inner
+            .stalls
+            .insert(task.to_owned(), format!("{task}: {error}"));
         self.refresh(&inner);
     }
 
@@ -194,8 +203,8 @@ impl Instance {
     fn refresh(&self, inner: &Inner) {
         let status = match inner.stalls.values().next() {
             Some(on) => Status::Stalled { on: on.clone() },
-            None if !self.shard.initialized() => Status::Starting,
             None if inner.read_only => Status::ReadOnly,
+            None if !self.shard.initialized() => Status::Starting,
             None => Status::Running,
         };
         self.status.send_if_modified(|current| {
@@ -221,7 +230,9 @@ pub(crate) struct Stop {
 
 impl fmt::Debug for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stop").field("stopped", &self.is_stopped()).finish_non_exhaustive()
+        f.debug_struct("Stop")
+            .field("stopped", &*self.stopped.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -229,19 +240,27 @@ impl Stop {
     /// Stops: operators drop their capabilities as they run next, tasks end at their next wait.
     pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
-        for waker in self.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for waker in self
+            .wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             waker.wake();
         }
     }
 
-    /// True once stopped.
-    pub(crate) fn is_stopped(&self) -> bool {
+    /// True once stopped; asked by an operator that has begun to run, so that it misses no stop.
+    pub(crate) fn is_stopped(&self, _: &Awake) -> bool {
         *self.stopped.borrow()
     }
 
     /// Wakes this operator too when the sink stops.
     pub(crate) fn wakes(&self, waker: Arc<Waker>) {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner).push(waker);
+        self.wakers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(waker);
     }
 
     /// Runs the future until it is done, or until the stop: then it is dropped where it waits.
@@ -251,6 +270,22 @@ impl Stop {
             biased;
             _ = stopped.wait_for(|stopped| *stopped) => None,
             output = future => Some(output),
+        }
+    }
+
+    /// Runs the future until it is done. A stop leaves it a while, for what is almost finished; after that it
+    /// is dropped where it waits.
+    pub(crate) async fn or_grace<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut stopped = self.stopped.subscribe();
+        let grace = async {
+            // The sender is `self`.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            output = future => Some(output),
+            () = grace => None,
         }
     }
 }

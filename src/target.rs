@@ -30,7 +30,11 @@ pub struct Target {
 impl Target {
     /// The shard at this address, kept as a view.
     pub fn new(url: impl Into<String>) -> Self {
-        Target { url: url.into(), mode: Mode::View, properties: BTreeMap::new() }
+        Target {
+            url: url.into(),
+            mode: Mode::View,
+            properties: BTreeMap::new(),
+        }
     }
 
     /// The same shard, with another meaning of the input.

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mvsink_persist::{Open, Shard};
+use mvsink_persist::{Error as ShardError, Open, Shard};
+use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Timestamp;
-use timely::dataflow::Scope;
 use tokio::task::JoinHandle;
 
 use crate::context::Context;
@@ -61,25 +61,59 @@ impl Worker {
     }
 
     /// A waker of an operator, which also wakes it when the sink stops.
-    pub(crate) fn waker<T: Timestamp>(&self, scope: &Scope<'_, T>, info: &OperatorInfo) -> Arc<Waker> {
+    pub(crate) fn waker<T: Timestamp>(
+        &self,
+        scope: &Scope<'_, T>,
+        info: &OperatorInfo,
+    ) -> Arc<Waker> {
         let activator = scope.worker().sync_activator_for(info.address.to_vec());
-        let waker = Waker::new(activator);
+        // A worker that is gone needs no wake-up.
+        let waker = Waker::new(move || {
+            let _ = activator.activate();
+        });
         self.stop.wakes(Arc::clone(&waker));
         waker
     }
 
     /// The shard, opened by the first task of the process that asks.
     pub(crate) async fn shard(&self, task: &str) -> Result<Shard, Error> {
-        let open = || async {
-            let client = self.cx.client();
-            match &self.opening.create {
-                Some(open) => client.open_or_create(&self.opening.url, open.clone()).await,
-                None => client.open_existing(&self.opening.url).await,
-            }
-        };
-        let opened = self.instance.shard.get_or_try_init(|| self.retry(task, open)).await?;
+        let opened = self
+            .instance
+            .shard
+            .get_or_try_init(|| self.open(task))
+            .await?;
         self.instance.started();
         Ok(opened.clone())
+    }
+
+    /// Opens the shard, and creates it if it may: a read-only sink waits until another one has done so, or
+    /// until it is promoted.
+    async fn open(&self, task: &str) -> Result<Shard, Error> {
+        let client = self.cx.client();
+        let url = &self.opening.url;
+        let Some(create) = &self.opening.create else {
+            return self.retry(task, || client.open_existing(url)).await;
+        };
+        let mut read_only = self.cx.read_only();
+        loop {
+            if !*read_only.borrow_and_update() {
+                return self
+                    .retry(task, || client.open_or_create(url, create.clone()))
+                    .await;
+            }
+            self.instance.read_only(true);
+            match self.retry(task, || client.open_existing(url)).await {
+                Err(Error::Shard(ShardError::NoShard { .. })) => {}
+                opened => return opened,
+            }
+            // A host that drops its signal has decided for good: then only another sink can create it.
+            let promoted = async {
+                if read_only.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            let _ = tokio::time::timeout(client.options().poll_max, promoted).await;
+        }
     }
 
     /// Tries again and again while the error is one that may pass, and says that the sink is stalled.
@@ -89,9 +123,9 @@ impl Worker {
         attempt: impl FnMut() -> F,
     ) -> Result<O, Error>
     where
-        F: Future<Output = Result<O, mvsink_persist::Error>>,
+        F: Future<Output = Result<O, ShardError>>,
     {
-        let stalled = |error: &mvsink_persist::Error| self.instance.stalled(task, error);
+        let stalled = |error: &ShardError| self.instance.stalled(task, error);
         let output = self.cx.client().retry(&stalled, attempt).await?;
         self.instance.resumed(task);
         Ok(output)
@@ -104,7 +138,9 @@ impl Worker {
     {
         let handle = self.cx.client().handle().clone();
         let worker = self.clone();
+        let count = self.cx.task();
         let owner = handle.clone().spawn(async move {
+            let _count = count;
             match handle.spawn(task).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => worker.instance.fail(error),
@@ -118,7 +154,10 @@ impl Worker {
                 }
             }
         });
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(owner);
+        self.tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(owner);
     }
 
     /// The tasks of this worker, to wait for their end.
@@ -139,5 +178,6 @@ impl fmt::Debug for Worker {
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }

@@ -113,7 +113,10 @@ impl<T: Copy + Ord> State<T> {
             Input::Persist(frontier) => {
                 if frontier > self.persist {
                     self.persist = frontier;
-                    if let Some(lost) = self.in_flight.take_if(|batch| frontier.is_complete(&batch.lower)) {
+                    if let Some(lost) = self
+                        .in_flight
+                        .take_if(|batch| frontier.is_complete(&batch.lower))
+                    {
                         effects.push(Effect::SettleLost(lost.id));
                     }
                     effects.push(Effect::Advance(frontier));
@@ -132,9 +135,9 @@ impl<T: Copy + Ord> State<T> {
         self.persist
     }
 
-    /// True while a part is being staged.
-    pub fn is_staging(&self) -> bool {
-        self.staging.is_some()
+    /// The batch that is being staged: its part was not sent yet.
+    pub fn staging(&self) -> Option<&Description<T>> {
+        self.staging.as_ref()
     }
 
     /// Ends an activation, once all its inputs were given: decides whether a batch is to be written now.

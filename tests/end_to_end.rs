@@ -11,11 +11,19 @@ use support::{Program, assert_exact, context, contexts, execute, read, runtime, 
 /// What is left in the shard's folder beside the log and the files that it refers to.
 fn unreferenced(cx: &Context, dir: &std::path::Path) -> Vec<String> {
     let url = dir.to_str().unwrap();
-    let shard = cx.client().handle().block_on(cx.client().open_existing(url)).unwrap();
+    let shard = cx
+        .client()
+        .handle()
+        .block_on(cx.client().open_existing(url))
+        .unwrap();
     let live: Vec<String> = shard.pin().files().map(|file| file.path.clone()).collect();
-    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    let names = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
     let names = names.map(|name| name.into_string().unwrap());
-    names.filter(|name| name != "_delta_log" && !live.contains(name)).collect()
+    names
+        .filter(|name| name != "_delta_log" && !live.contains(name))
+        .collect()
 }
 
 fn view_is_exact(workers: usize) {
@@ -57,21 +65,41 @@ fn a_restart_goes_on_where_the_shard_ends() {
         // A new context: nothing is left in memory.
         let cx = context(&runtime);
         let until = Frontier::At(until);
-        let program = Program { as_of, until, ..Program::new(updates.clone()) };
+        let program = Program {
+            as_of,
+            until,
+            ..Program::new(updates.clone())
+        };
         let status = execute(workers, &cx, &target, &program);
         assert!(!matches!(status, Status::Failed { .. }), "{status}");
         assert_eq!(read(&cx, &target.url).0, until);
     }
     let cx = context(&runtime);
-    execute(2, &cx, &target, &Program { as_of: 39, ..Program::new(updates.clone()) });
+    execute(
+        2,
+        &cx,
+        &target,
+        &Program {
+            as_of: 39,
+            ..Program::new(updates.clone())
+        },
+    );
     let (upper, stored) = read(&cx, &target.url);
     assert_eq!(upper, Frontier::Empty);
     // The shard had no contents of its own between the upper 25 and the as-of 30: they repeat those before.
     for time in (0..50).filter(|time| !(25..30).contains(time)) {
-        assert_eq!(support::at(&stored, time), support::oracle(&updates, time), "at {time}");
+        assert_eq!(
+            support::at(&stored, time),
+            support::oracle(&updates, time),
+            "at {time}"
+        );
     }
     for time in 25..30 {
-        assert_eq!(support::at(&stored, time), support::oracle(&updates, 24), "at {time}");
+        assert_eq!(
+            support::at(&stored, time),
+            support::oracle(&updates, 24),
+            "at {time}"
+        );
     }
 }
 
@@ -83,7 +111,10 @@ fn r18_rivals_keep_one_shard_exact() {
     let contexts = contexts(&runtime, 3, store);
     std::thread::scope(|scope| {
         for (index, cx) in contexts.iter().enumerate() {
-            let program = Program { stride: 1 + index as u64, ..Program::new(updates.clone()) };
+            let program = Program {
+                stride: 1 + index as u64,
+                ..Program::new(updates.clone())
+            };
             scope.spawn(move || {
                 let target = Target::new("memory://shared");
                 let status = execute(1 + index % 2, cx, &target, &program);
@@ -120,7 +151,10 @@ fn r26_replicas_with_different_as_ofs_write_the_view_once() {
     let contexts = contexts(&runtime, 2, Arc::new(InMemory::new()));
     std::thread::scope(|scope| {
         for (cx, as_of) in contexts.iter().zip([5, 12]) {
-            let program = Program { as_of, ..Program::new(updates.clone()) };
+            let program = Program {
+                as_of,
+                ..Program::new(updates.clone())
+            };
             scope.spawn(move || execute(2, cx, &Target::new("memory://shared"), &program));
         }
     });
@@ -133,9 +167,17 @@ fn what_another_program_wrote_is_corrected() {
     let updates = words(23, 300, 30);
     let cx = context(&runtime);
     // Somebody's view of other words, up to time 10.
-    let wrong = Program { until: Frontier::At(10), ..Program::new(words(29, 200, 10)) };
+    let wrong = Program {
+        until: Frontier::At(10),
+        ..Program::new(words(29, 200, 10))
+    };
     execute(2, &cx, &Target::new("memory://view"), &wrong);
-    execute(2, &cx, &Target::new("memory://view"), &Program::new(updates.clone()));
+    execute(
+        2,
+        &cx,
+        &Target::new("memory://view"),
+        &Program::new(updates.clone()),
+    );
     assert_exact(&cx, "memory://view", &updates, 10);
 }
 
@@ -145,7 +187,12 @@ fn a_full_read_back_changes_nothing() {
     let updates = words(31, 300, 30);
     let cx = context(&runtime);
     cx.configs().set("mvsink_full_read_back", "true").unwrap();
-    let status = execute(2, &cx, &Target::new("memory://view"), &Program::new(updates.clone()));
+    let status = execute(
+        2,
+        &cx,
+        &Target::new("memory://view"),
+        &Program::new(updates.clone()),
+    );
     assert!(matches!(status, Status::Finished), "{status}");
     assert_exact(&cx, "memory://view", &updates, 0);
 }
@@ -155,9 +202,17 @@ fn an_ingest_sink_refuses_to_seal_a_gap() {
     let runtime = runtime();
     let cx = context(&runtime);
     let target = Target::new("memory://source").mode(Mode::Ingest);
-    let program = Program { as_of: 5, ..Program::new(words(37, 50, 20)) };
+    let program = Program {
+        as_of: 5,
+        ..Program::new(words(37, 50, 20))
+    };
     let status = execute(2, &cx, &target, &program);
-    let Status::Failed { error } = status else { panic!("{status}") };
-    assert_eq!(error.to_string(), "the input begins at 5, but the shard ends at 0: resume at 0");
+    let Status::Failed { error } = status else {
+        panic!("{status}")
+    };
+    assert_eq!(
+        error.to_string(),
+        "the input begins at 5, but the shard ends at 0: resume at 0"
+    );
     assert_eq!(read(&cx, "memory://source").0, Frontier::At(0));
 }

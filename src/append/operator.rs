@@ -28,7 +28,7 @@ pub(crate) fn render<'s, T: Timestamp>(
     let mut parts_in = builder.new_input(parts, by_appender);
 
     let info = builder.operator_info();
-    worker.waker(&scope, &info);
+    let waker = worker.waker(&scope, &info);
     let (commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
     worker.spawn(task::run(worker.clone(), receiver));
 
@@ -37,7 +37,8 @@ pub(crate) fn render<'s, T: Timestamp>(
         let mut commands = Some(commands);
         let mut known = Frontier::At(T::minimum());
         move |frontiers| {
-            if worker.stop.is_stopped() {
+            let awake = waker.awake();
+            if worker.stop.is_stopped(&awake) {
                 commands = None;
             }
             let mut descriptions = Vec::new();

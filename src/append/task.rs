@@ -4,17 +4,27 @@ use mvsink_persist::{Append, Appended, Error as ShardError, Frontier, Shard, Sta
 
 use super::{Effect, Input, State};
 use crate::bounds::{Timestamp, frontier_to_i64};
-use crate::channel::{AppendCommand, Receiver};
+use crate::channel::{AppendCommand, AppendReceiver};
 use crate::description::{Description, Outcome, Part};
 use crate::error::Error;
 use crate::worker::Worker;
 
-type Commands<T> = Receiver<AppendCommand<Description<T>, Part<T, StagedFile>, Frontier<T>>>;
+type Commands<T> = AppendReceiver<Description<T>, Part<T, StagedFile>, Frontier<T>>;
 
 /// Runs the task until its operator is gone.
-pub(crate) async fn run<T: Timestamp>(worker: Worker, mut commands: Commands<T>) -> Result<(), Error> {
-    let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else { return Ok(()) };
-    let mut task = Task { shard: shard?, state: State::new(worker.peers), effects: Vec::new(), worker };
+pub(crate) async fn run<T: Timestamp>(
+    worker: Worker,
+    mut commands: Commands<T>,
+) -> Result<(), Error> {
+    let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
+        return Ok(());
+    };
+    let mut task = Task {
+        shard: shard?,
+        state: State::new(worker.peers),
+        effects: Vec::new(),
+        worker,
+    };
     while let Some(command) = commands.recv().await {
         match command {
             AppendCommand::Descriptions(descriptions) => {
@@ -67,13 +77,29 @@ impl<T: Timestamp> Task<T> {
         description: Description<T>,
         files: Vec<StagedFile>,
     ) -> Result<Outcome, Error> {
-        let Description { id, lower, upper, .. } = description;
-        let (lower, upper) = (frontier_to_i64(Frontier::At(lower))?, frontier_to_i64(upper)?);
+        let Description {
+            id, lower, upper, ..
+        } = description;
+        let (lower, upper) = (
+            frontier_to_i64(Frontier::At(lower))?,
+            frontier_to_i64(upper)?,
+        );
         let count = files.len();
-        let append = Append { id, lower, upper, files, since: None };
+        let append = Append {
+            id,
+            lower,
+            upper,
+            files,
+            since: None,
+        };
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("commit", error);
-        let Some(appended) = self.worker.stop.or_stop(self.shard.append(append, &stalled)).await else {
+        let Some(appended) = self
+            .worker
+            .stop
+            .or_grace(self.shard.append(append, &stalled))
+            .await
+        else {
             return Ok(Outcome::Cancelled);
         };
         let appended = appended?;
@@ -92,7 +118,12 @@ impl<T: Timestamp> Task<T> {
 
     /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.
     async fn delete(&self, files: Vec<StagedFile>) {
-        if let Err(error) = self.shard.delete_files(&files).await {
+        let deleted = self
+            .worker
+            .stop
+            .or_grace(self.shard.delete_files(&files))
+            .await;
+        if let Some(Err(error)) = deleted {
             tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
         }
     }

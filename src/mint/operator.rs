@@ -1,18 +1,16 @@
 //! The synchronous driver of `mint`: an operator, and a task that watches and bumps the shard.
 
 use mvsink_persist::{Append, Appended, CommitId, Frontier, Shard};
+use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
-use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
 use tokio::sync::mpsc;
 
 use super::{Effect, Input, State};
-use crate::bounds::{
-    Data, Diff, Timestamp, frontier_from_i64, frontier_of, frontier_to_i64, meet,
-};
+use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, frontier_of, frontier_to_i64, meet};
 use crate::description::{Description, Outcome};
 use crate::error::Error;
 use crate::target::Mode;
@@ -85,17 +83,23 @@ where
         let mut effects = Vec::new();
         let mut uppers: Option<Frontier<T>> = None;
         move |frontiers| {
-            ok_in.for_each_time(|time, data| ok_out.activate().session(&time).give_containers(data));
-            err_in.for_each_time(|time, data| err_out.activate().session(&time).give_containers(data));
+            let awake = waker.awake();
+            ok_in
+                .for_each_time(|time, data| ok_out.activate().session(&time).give_containers(data));
+            err_in.for_each_time(|time, data| {
+                err_out.activate().session(&time).give_containers(data)
+            });
 
-            if worker.stop.is_stopped() {
+            if worker.stop.is_stopped(&awake) {
                 capability = None;
                 bumps = None;
             }
             if capability.is_none() {
                 return;
             }
-            for input in inbox.drain() {
+            let mut inputs = Vec::new();
+            inbox.drain(&awake, |input| inputs.push(input));
+            for input in inputs {
                 if let Input::Upper(upper) = &input {
                     debug_assert!(uppers < Some(*upper), "uppers strictly increase");
                     uppers = Some(*upper);
@@ -144,7 +148,10 @@ where
             }
         }
     });
-    Minted { descriptions, desired: Desired { ok, err } }
+    Minted {
+        descriptions,
+        desired: Desired { ok, err },
+    }
 }
 
 type CapacityBuilder<D> = timely::container::CapacityContainerBuilder<Vec<D>>;
@@ -157,7 +164,9 @@ async fn task<T: Timestamp>(
     replies: Replies<Input<T>>,
 ) -> Result<(), Error> {
     let stop = std::sync::Arc::clone(&worker.stop);
-    stop.or_stop(watch(&worker, &mut bumps, &replies)).await.unwrap_or(Ok(()))
+    stop.or_stop(watch(&worker, &mut bumps, &replies))
+        .await
+        .unwrap_or(Ok(()))
 }
 
 async fn watch<T: Timestamp>(

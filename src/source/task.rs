@@ -42,10 +42,21 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     let stop = Arc::clone(&worker.stop);
     let work = async {
         let shard = worker.shard("open").await?;
-        mvsink_persist::schema::check_schema(&shard.schema(), &reading.codec.schema()).map_err(|why| {
-            ShardError::SchemaMismatch { url: shard.url().to_owned(), why }
-        })?;
-        Task { worker, shard, reading, credits, replies }.follow().await
+        mvsink_persist::schema::check_schema(&shard.schema(), &reading.codec.schema()).map_err(
+            |why| ShardError::SchemaMismatch {
+                url: shard.url().to_owned(),
+                why,
+            },
+        )?;
+        Task {
+            worker,
+            shard,
+            reading,
+            credits,
+            replies,
+        }
+        .follow()
+        .await
     };
     tokio::select! {
         biased;
@@ -61,13 +72,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if let Some(as_of) = self.reading.as_of {
             let as_of = time_to_i64(as_of)?;
             if progress.since > Frontier::At(as_of) {
-                return Err(ShardError::BeforeSince { as_of, since: progress.since }.into());
+                return Err(ShardError::BeforeSince {
+                    as_of,
+                    since: progress.since,
+                }
+                .into());
             }
         }
         self.reply(Message::Mark(Mark::Started));
         if self.reading.rows {
             for file in pinned.files() {
-                self.read(file).await?;
+                self.read(file, Frontier::At(0)).await?;
             }
         }
         drop(pinned);
@@ -82,10 +97,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             if let Some(id) = own {
                 self.reply(Message::Mark(Mark::Own(id)));
             } else if entry.foreign {
-                return Err(ShardError::ForeignEdit { url: self.shard.url().to_owned(), version }.into());
+                return Err(ShardError::ForeignEdit {
+                    url: self.shard.url().to_owned(),
+                    version,
+                }
+                .into());
             } else if self.reading.rows {
                 for file in &entry.adds {
-                    self.read(file).await?;
+                    self.read(file, entry.lower).await?;
                 }
             }
             upper = entry.upper;
@@ -104,29 +123,37 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Ok(())
     }
 
-    async fn read(&self, file: &DataFile) -> Result<(), Error> {
+    /// Reads a file whose rows came when the shard's upper was `lower`.
+    async fn read(&self, file: &DataFile, lower: Frontier<i64>) -> Result<(), Error> {
         if route_file(&file.path, self.worker.peers) != self.worker.index {
             return Ok(());
         }
         let client = self.worker.cx.client();
-        let bytes = self.worker.retry("read", || self.shard.read_file(&file.path)).await?;
+        let bytes = self
+            .worker
+            .retry("read", || self.shard.read_file(&file.path))
+            .await?;
         let rows = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
         let path = file.path.clone();
-        let mut decoder =
-            client.cpu().run(move || decode_file(&path, bytes, None, rows)).await??;
+        let mut decoder = client
+            .cpu()
+            .run(move || decode_file(&path, bytes, None, rows))
+            .await??;
+        // Times below the upper at which a row was seen count as that upper, whatever its writer put there.
+        let as_of = self.reading.as_of.map_or(Ok(0), time_to_i64)?;
+        let floor = lower.time().map_or(as_of, |lower| lower.max(as_of));
         loop {
             let codec = self.reading.codec.clone();
-            let as_of = self.reading.as_of;
             let (next, chunk) = client
                 .cpu()
                 .run(move || {
-                    let chunk = decoder.next().map(|batch| decode(&codec, &batch?, as_of));
+                    let chunk = decoder.next().map(|batch| decode(&codec, &batch?, floor));
                     (decoder, chunk)
                 })
                 .await?;
             decoder = next;
             let Some(chunk) = chunk else { return Ok(()) };
-            let (rows, errors): (Vec<(D, T, R)>, Vec<(E, T, R)>) = chunk?;
+            let (rows, errors): Decoded<D, E, T, R> = chunk?;
             if !rows.is_empty() {
                 self.send(Message::Rows(rows)).await;
             }
@@ -156,20 +183,20 @@ type Decoded<D, E, T, R> = (Vec<(D, T, R)>, Vec<(E, T, R)>);
 fn decode<D: Data, E: Data, T: Timestamp, R: Diff>(
     codec: &Codec<D, E>,
     batch: &mvsink_persist::RecordBatch,
-    as_of: Option<T>,
+    floor: i64,
 ) -> Result<Decoded<D, E, T, R>, Error> {
     let updates = codec.decode(batch)?;
-    Ok((typed(updates.ok, as_of)?, typed(updates.err, as_of)?))
+    Ok((typed(updates.ok, floor)?, typed(updates.err, floor)?))
 }
 
 fn typed<D, T: Timestamp, R: Diff>(
     updates: Vec<(D, i64, i64)>,
-    as_of: Option<T>,
+    floor: i64,
 ) -> Result<Vec<(D, T, R)>, Error> {
     let update = |(data, time, diff): (D, i64, i64)| {
-        let time: T = time_from_i64(time)?;
+        let time: T = time_from_i64(time.max(floor))?;
         let diff = R::from_i64(diff).ok_or(Error::Diff { diff })?;
-        Ok((data, as_of.map_or(time, |as_of| time.max(as_of)), diff))
+        Ok((data, time, diff))
     };
     updates.into_iter().map(update).collect()
 }

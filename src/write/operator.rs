@@ -47,7 +47,11 @@ where
     T: Timestamp,
     R: Diff,
 {
-    let Inputs { minted, persist, own } = inputs;
+    let Inputs {
+        minted,
+        persist,
+        own,
+    } = inputs;
     let name = format!("mvsink::write({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
     // Desired and persist are routed alike, by the bucket of the row's hash, so that they meet.
@@ -69,7 +73,13 @@ where
     let waker = worker.waker(&scope, &info);
     let (upstream, inbox) = replies(&waker);
     let (commands, receiver) = write_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(task::run(worker.clone(), codec, Store::new(mode, as_of), receiver, upstream));
+    worker.spawn(task::run(
+        worker.clone(),
+        codec,
+        Store::new(mode, as_of),
+        receiver,
+        upstream,
+    ));
 
     let worker = worker.clone();
     builder.build(move |_capabilities| {
@@ -81,9 +91,10 @@ where
         let mut capabilities: BTreeMap<CommitId, Capability<T>> = BTreeMap::new();
         let mut staged: BTreeMap<CommitId, Vec<StagedFile>> = BTreeMap::new();
         move |frontiers| {
-            if worker.stop.is_stopped() {
+            let awake = waker.awake();
+            if worker.stop.is_stopped(&awake) {
+                // The task ends, once it has staged what it is staging.
                 commands = None;
-                capabilities.clear();
             }
             let mut batch = Batch::default();
             desired_ok.for_each(|_, data| batch.desired_ok.push(std::mem::take(data)));
@@ -101,36 +112,46 @@ where
                     descriptions.push(description);
                 }
             });
-            let Some(commands) = &mut commands else { return };
+            let mut replies = Vec::new();
+            let ended = inbox.drain(&awake, |reply| replies.push(reply));
 
             // The order matters: marks come before the frontier that passes them.
             let mut step = |input| state.step(input, &mut effects);
-            for mark in marks {
-                match mark {
-                    Mark::Started => step(Input::Started),
-                    Mark::Own(id) => {
-                        step(Input::Own(id));
-                        own.forget(&id);
+            if commands.is_some() {
+                for mark in marks {
+                    match mark {
+                        Mark::Started => step(Input::Started),
+                        Mark::Own(id) => {
+                            step(Input::Own(id));
+                            own.forget(&id);
+                        }
                     }
                 }
+                let frontier = |input: usize| frontier_of(&frontiers[input]);
+                let persist = meet(meet(frontier(3), frontier(4)), frontier(5));
+                step(Input::Persist(persist));
+                step(Input::Desired(meet(frontier(1), frontier(2))));
+                for description in descriptions {
+                    step(Input::Description(description));
+                }
             }
-            let frontier = |input: usize| frontier_of(&frontiers[input]);
-            step(Input::Persist(meet(meet(frontier(3), frontier(4)), frontier(5))));
-            step(Input::Desired(meet(frontier(1), frontier(2))));
-            for description in descriptions {
-                step(Input::Description(description));
-            }
-            for (id, files) in inbox.drain() {
+            for (id, files) in replies {
                 staged.insert(id, files);
                 step(Input::Staged(id));
             }
-            state.decide(&mut effects);
+            if commands.is_some() {
+                state.decide(&mut effects);
+            }
 
             let mut write = None;
             let mut output = parts_out.activate();
             let mut send = |description: crate::description::Description<T>, content| {
                 if let Some(capability) = capabilities.remove(&description.id) {
-                    let part = Part { description, worker: worker.index, content };
+                    let part = Part {
+                        description,
+                        worker: worker.index,
+                        content,
+                    };
                     output.session(&capability).give(part);
                 }
             };
@@ -160,8 +181,17 @@ where
                     Effect::SendObsolete(description) => send(description, Content::Obsolete),
                 }
             }
-            let batch = (!batch.is_empty()).then_some(batch);
-            commands.activation().batch(batch).write_batch(write);
+            match &mut commands {
+                Some(commands) => {
+                    let batch = (!batch.is_empty()).then_some(batch);
+                    commands.activation().batch(batch).write_batch(write);
+                }
+                // Winding up: the part that is being staged is still sent, so that its appender commits it or
+                // deletes its files. For everything else there is nobody left to answer.
+                None => capabilities.retain(|id, _| {
+                    !ended && state.staging().is_some_and(|staging| staging.id == *id)
+                }),
+            }
         }
     });
     parts

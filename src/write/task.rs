@@ -7,7 +7,7 @@ use mvsink_persist::{
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
-use crate::channel::{Receiver, Weigh, WriteCommand};
+use crate::channel::{Weigh, WriteCommand, WriteReceiver};
 use crate::corrections::{Corrections, Drained};
 use crate::description::Description;
 use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
@@ -69,7 +69,10 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
 
     fn bytes(&self) -> usize {
         fn size<U>(containers: &[Vec<U>]) -> usize {
-            containers.iter().map(|container| container.len() * size_of::<U>()).sum()
+            containers
+                .iter()
+                .map(|container| container.len() * size_of::<U>())
+                .sum()
         }
         size(&self.desired_ok)
             + size(&self.desired_err)
@@ -78,12 +81,18 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     }
 }
 
+/// The rows and the errors of one batch.
+type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
+
+/// The commands of one worker's operator.
+type Commands<D, E, T, R> = WriteReceiver<Batch<D, E, T, R>, Description<T>>;
+
 /// The corrections of one worker, and what was drained from them for the batch in flight.
 pub(super) struct Store<D, E, T, R> {
     mode: Mode,
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
-    in_flight: Option<(Drained<D, T, R>, Drained<E, T, R>)>,
+    in_flight: Option<Batched<D, E, T, R>>,
     /// In ingest mode, the frontier below which everything is sealed.
     sealed: Option<Frontier<T>>,
 }
@@ -96,7 +105,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         // Nothing is written below the as-of, so that the rows of a snapshot need not be told apart by time.
         ok.advance(as_of);
         err.advance(as_of);
-        Store { mode, ok, err, in_flight: None, sealed: None }
+        Store {
+            mode,
+            ok,
+            err,
+            in_flight: None,
+            sealed: None,
+        }
     }
 
     fn len(&self) -> usize {
@@ -115,10 +130,22 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                 }
             }
         }
-        batch.desired_ok.into_iter().for_each(|rows| self.ok.insert(rows));
-        batch.desired_err.into_iter().for_each(|errors| self.err.insert(errors));
-        batch.persist_ok.into_iter().for_each(|rows| self.ok.insert_negated(rows));
-        batch.persist_err.into_iter().for_each(|errors| self.err.insert_negated(errors));
+        batch
+            .desired_ok
+            .into_iter()
+            .for_each(|rows| self.ok.insert(rows));
+        batch
+            .desired_err
+            .into_iter()
+            .for_each(|errors| self.err.insert(errors));
+        batch
+            .persist_ok
+            .into_iter()
+            .for_each(|rows| self.ok.insert_negated(rows));
+        batch
+            .persist_err
+            .into_iter()
+            .for_each(|errors| self.err.insert_negated(errors));
         match self.mode {
             Mode::View => {
                 // An empty frontier leaves no time to advance to, and nothing to write either.
@@ -165,22 +192,28 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     worker: Worker,
     codec: Codec<D, E>,
     store: Store<D, E, T, R>,
-    mut commands: Receiver<WriteCommand<Batch<D, E, T, R>, Description<T>>>,
+    mut commands: Commands<D, E, T, R>,
     replies: Replies<(CommitId, Vec<StagedFile>)>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
-    let work = async {
-        let shard = worker.shard("open").await?;
-        let mut task = Task { worker, shard, codec, store: Some(store), replies };
-        while let Some(command) = commands.recv().await {
-            match command {
-                WriteCommand::Batch(batch) => task.apply(batch).await?,
-                WriteCommand::WriteBatch(description) => task.write(description).await?,
-            }
-        }
-        Ok(())
+    let Some(shard) = stop.or_stop(worker.shard("open")).await else {
+        return Ok(());
     };
-    stop.or_stop(work).await.unwrap_or(Ok(()))
+    let mut task = Task {
+        worker,
+        shard: shard?,
+        codec,
+        store: Some(store),
+        replies,
+    };
+    // A stop interrupts the waiting, not the work.
+    while let Some(Some(command)) = stop.or_stop(commands.recv()).await {
+        match command {
+            WriteCommand::Batch(batch) => task.apply(batch).await?,
+            WriteCommand::WriteBatch(description) => task.write(description).await?,
+        }
+    }
+    Ok(())
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -210,18 +243,26 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// A small batch into small corrections: nothing that it could set off takes long.
     fn is_little(&self, updates: usize) -> bool {
         let few = INLINE_UPDATES.get(self.worker.cx.configs());
-        updates <= few && self.store.as_ref().is_some_and(|store| store.len() <= 64 * few)
+        updates <= few
+            && self
+                .store
+                .as_ref()
+                .is_some_and(|store| store.len() <= 64 * few)
     }
 
     async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
         let little = self.is_little(batch.updates());
-        self.with_store(little, move |store| store.apply(batch)).await
+        self.with_store(little, move |store| store.apply(batch))
+            .await
     }
 
     async fn write(&mut self, description: Description<T>) -> Result<(), Error> {
-        let Description { id, lower, upper, .. } = description;
+        let Description {
+            id, lower, upper, ..
+        } = description;
         let little = self.is_little(0);
-        self.with_store(little, move |store| store.drain(upper)).await?;
+        self.with_store(little, move |store| store.drain(upper))
+            .await?;
         let target = TARGET_FILE_BYTES.get(self.worker.cx.configs());
         let chunk = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
         let mut files = Vec::new();
@@ -234,24 +275,48 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let encoded = self.with_store(little, work).await?;
             let Some((file, next)) = encoded? else { break };
             position = next;
-            files.push(self.stage(id, file).await?);
+            match self.stage(id, file).await? {
+                Some(file) => files.push(file),
+                None => {
+                    // Stopped, and the store does not answer.
+                    self.delete(&files).await;
+                    return Ok(());
+                }
+            }
         }
         tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
         if let Err((_, files)) = self.replies.send((id, files)) {
             // The operator is gone: nobody will commit these.
-            if let Err(error) = self.shard.delete_files(&files).await {
-                tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
-            }
+            self.delete(&files).await;
         }
         Ok(())
     }
 
-    async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<StagedFile, Error> {
+    /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
+    async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<Option<StagedFile>, Error> {
         tracing::trace!(sink = %self.worker.instance.name, %id, rows = file.rows, "staging");
         let times = (file.rows > 0).then_some((file.min_time, file.max_time));
-        let meta = FileMeta { rows: file.rows, times, ..FileMeta::default() };
+        let meta = FileMeta {
+            rows: file.rows,
+            times,
+            ..FileMeta::default()
+        };
         let bytes = file.bytes;
-        self.worker.retry("stage", || self.shard.put_file(bytes.clone(), meta.clone())).await
+        let put = || self.shard.put_file(bytes.clone(), meta.clone());
+        let staged = self.worker.stop.or_grace(self.worker.retry("stage", put));
+        staged.await.transpose()
+    }
+
+    /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.
+    async fn delete(&self, files: &[StagedFile]) {
+        let deleted = self
+            .worker
+            .stop
+            .or_grace(self.shard.delete_files(files))
+            .await;
+        if let Some(Err(error)) = deleted {
+            tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
+        }
     }
 }
 
@@ -264,7 +329,9 @@ fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
     chunk: usize,
     target: usize,
 ) -> Result<Option<(EncodedFile, Position)>, Error> {
-    let Some((ok, err)) = &store.in_flight else { return Ok(None) };
+    let Some((ok, err)) = &store.in_flight else {
+        return Ok(None);
+    };
     if position.rows == ok.len() && position.errors == err.len() {
         return Ok(None);
     }
@@ -272,9 +339,9 @@ fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
     while position.rows < ok.len() && file.estimated_size() < target {
         let end = ok.len().min(position.rows + chunk);
         let mut unfit = None;
-        let rows = ok.range(position.rows..end).map(|(data, time, diff)| {
-            (data, stored(time, lower, &mut unfit), diff)
-        });
+        let rows = ok
+            .range(position.rows..end)
+            .map(|(data, time, diff)| (data, stored(time, lower, &mut unfit), diff));
         let batch = codec.encode(rows)?;
         unfit.map_or(Ok(()), Err)?;
         file.write(&batch)?;
@@ -283,9 +350,9 @@ fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
     while position.errors < err.len() && file.estimated_size() < target {
         let end = err.len().min(position.errors + chunk);
         let mut unfit = None;
-        let errors = err.range(position.errors..end).map(|(error, time, diff)| {
-            (error, stored(time, lower, &mut unfit), diff)
-        });
+        let errors = err
+            .range(position.errors..end)
+            .map(|(error, time, diff)| (error, stored(time, lower, &mut unfit), diff));
         let batch = codec.encode_errors(errors)?;
         unfit.map_or(Ok(()), Err)?;
         file.write(&batch)?;
@@ -296,10 +363,12 @@ fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
 
 /// The time as it is stored; one that cannot be is left in `unfit`.
 fn stored<T: Timestamp>(time: T, lower: T, unfit: &mut Option<Error>) -> i64 {
-    debug_assert!(lower <= time, "no staged update has a time before its batch's lower");
+    debug_assert!(
+        lower <= time,
+        "no staged update has a time before its batch's lower"
+    );
     time_to_i64(time.max(lower)).unwrap_or_else(|error| {
         *unfit = Some(error);
         i64::MAX
     })
 }
-

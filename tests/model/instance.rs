@@ -38,6 +38,7 @@ struct Worker {
     in_flight: Vec<Update>,
     desired: VecDeque<Update>,
     desired_frontier: Frontier<Time>,
+    desired_seen: Frontier<Time>,
     descriptions: VecDeque<Description<Time>>,
     to_append: VecDeque<Description<Time>>,
     parts: VecDeque<Part<Time, FileId>>,
@@ -63,6 +64,9 @@ pub struct Instance {
     workers: Vec<Worker>,
     deeds: Vec<Deed>,
     last_minted: Option<Time>,
+    read_only: bool,
+    minted: usize,
+    parts_sent: usize,
     put: Vec<FileId>,
     failed: bool,
 }
@@ -71,10 +75,23 @@ impl Instance {
     pub fn new(setup: &Setup, shard: &Shard, as_of: Time, born: u128) -> Self {
         let ingest = setup.mode == Mode::Ingest;
         // A source resumes at the shard's upper; a finished one has nothing to say.
-        let as_of = if ingest { shard.upper.time().unwrap_or(Time::MAX - 1) } else { as_of };
+        let as_of = if ingest {
+            shard.upper.time().unwrap_or(Time::MAX - 1)
+        } else {
+            as_of
+        };
         let mut updates: Vec<Update> = match setup.mode {
-            Mode::View => setup.updates.iter().map(|(r, t, d)| (*r, *t.max(&as_of), *d)).collect(),
-            Mode::Ingest => setup.updates.iter().filter(|(_, t, _)| *t >= as_of).copied().collect(),
+            Mode::View => setup
+                .updates
+                .iter()
+                .map(|(r, t, d)| (*r, *t.max(&as_of), *d))
+                .collect(),
+            Mode::Ingest => setup
+                .updates
+                .iter()
+                .filter(|(_, t, _)| *t >= as_of)
+                .copied()
+                .collect(),
         };
         updates.sort_by_key(|(_, time, _)| *time);
         let count = setup.workers;
@@ -84,8 +101,13 @@ impl Instance {
             corrections: BTreeMap::new(),
             since: 0,
             in_flight: Vec::new(),
-            desired: updates.iter().filter(|(r, ..)| usize::from(*r) % count == index).copied().collect(),
+            desired: updates
+                .iter()
+                .filter(|(r, ..)| usize::from(*r) % count == index)
+                .copied()
+                .collect(),
             desired_frontier: Frontier::At(0),
+            desired_seen: Frontier::At(0),
             descriptions: VecDeque::new(),
             to_append: VecDeque::new(),
             parts: VecDeque::new(),
@@ -107,12 +129,16 @@ impl Instance {
             workers: (0..count).map(worker).collect(),
             deeds: Vec::new(),
             last_minted: None,
+            read_only: false,
+            minted: 0,
+            parts_sent: 0,
             put: Vec::new(),
             failed: false,
         }
     }
 
     pub fn set_read_only(&mut self, read_only: bool) {
+        self.read_only = read_only;
         self.mint(MintInput::ReadOnly(read_only));
     }
 
@@ -133,20 +159,26 @@ impl Instance {
         self.workers.iter().all(|worker| worker.alive)
     }
 
-    /// Nothing is left to do but to wait.
+    /// Nothing is left to do but to wait: all has arrived, and every description had its parts.
     pub fn is_at_rest(&self) -> bool {
+        let answered = self.parts_sent == self.minted * self.workers.len();
+        let idle = |worker: &Worker| {
+            worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty()
+        };
+        let collected = |worker: &Worker| worker.append.waiting() == 0;
         self.failed
             || self.deeds.is_empty()
-                && self.workers.iter().filter(|worker| worker.alive).all(|worker| {
-                    let append = self.is_whole() && worker.append.waiting() > 0;
-                    worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty() && !append
-                })
+                && self.workers.iter().filter(|worker| worker.alive).all(idle)
+                && (!self.is_whole() || answered && self.workers.iter().all(collected))
     }
 
     /// The files that it staged and that no commit refers to.
     pub fn unreferenced(&self, shard: &Shard) -> Vec<FileId> {
         let referenced = |file: &FileId| shard.log.iter().any(|entry| entry.files.contains(file));
-        let left = self.put.iter().filter(|file| shard.files.contains_key(file) && !referenced(file));
+        let left = self
+            .put
+            .iter()
+            .filter(|file| shard.files.contains_key(file) && !referenced(file));
         left.copied().collect()
     }
 
@@ -165,22 +197,28 @@ impl Instance {
         match rng.random_range(0..9) {
             0 if self.workers[0].alive => self.mint(MintInput::Upper(shard.upper)),
             1 if self.workers[0].alive => {
-                let desired = self.workers.iter().map(|worker| worker.desired_frontier).min();
+                let desired = self
+                    .workers
+                    .iter()
+                    .map(|worker| worker.desired_frontier)
+                    .min();
                 self.mint(MintInput::Desired(desired.expect("there is a worker")));
             }
             2 => {
                 // The desired collection is computed a little further.
                 let worker = &mut self.workers[index];
-                let next = worker.desired.iter().map(|(_, time, _)| *time).find(|time| {
-                    !worker.desired_frontier.is_complete(time)
-                });
+                let next = worker
+                    .desired
+                    .iter()
+                    .map(|(_, time, _)| *time)
+                    .find(|time| !worker.desired_frontier.is_complete(time));
                 let to = match next {
                     None => Frontier::Empty,
                     Some(time) => Frontier::At(rng.random_range(time..=time + 2)),
                 };
                 worker.desired_frontier = worker.desired_frontier.max(to);
             }
-            3 if self.workers[index].alive => self.activate_write(index, shard),
+            3 if self.workers[index].alive => self.activate_write(index, rng, shard),
             4 if self.workers[index].alive => self.read(index, shard),
             5 if self.workers[index].alive => {
                 if let Some(description) = self.workers[index].to_append.pop_front() {
@@ -197,7 +235,9 @@ impl Instance {
                 self.append(index, AppendInput::Parts(frontier), shard);
             }
             8 if !self.deeds.is_empty() => {
-                let deed = self.deeds.swap_remove(rng.random_range(0..self.deeds.len()));
+                let deed = self
+                    .deeds
+                    .swap_remove(rng.random_range(0..self.deeds.len()));
                 self.perform(deed, shard);
             }
             _ => {}
@@ -209,10 +249,18 @@ impl Instance {
         let workers = self.workers.iter().flat_map(|worker| {
             let held = worker.held.iter().copied();
             let sent = worker.parts.iter().map(|part| part.description.lower);
-            let minted = worker.descriptions.iter().map(|description| description.lower);
-            held.chain(sent).chain(minted.filter(|_| worker.alive)).map(Frontier::At)
+            let minted = worker
+                .descriptions
+                .iter()
+                .map(|description| description.lower);
+            held.chain(sent)
+                .chain(minted.filter(|_| worker.alive))
+                .map(Frontier::At)
         });
-        workers.chain([self.mint_frontier]).min().unwrap_or(Frontier::Empty)
+        workers
+            .chain([self.mint_frontier])
+            .min()
+            .unwrap_or(Frontier::Empty)
     }
 
     fn perform(&mut self, deed: Deed, shard: &mut Shard) {
@@ -223,7 +271,9 @@ impl Instance {
                 self.deeds.push(Deed::ReportBump(id, outcome));
             }
             Deed::Commit(index, description, files) => {
-                let Description { id, lower, upper, .. } = description;
+                let Description {
+                    id, lower, upper, ..
+                } = description;
                 let won = shard.append(id, lower, upper, &files);
                 if won {
                     shard.check(lower, upper);
@@ -242,16 +292,27 @@ impl Instance {
         let mut effects = Vec::new();
         self.mint.step(input, &mut effects);
         for effect in effects {
+            let writes = matches!(effect, MintEffect::Mint(_) | MintEffect::Bump { .. });
+            assert!(
+                !(writes && self.read_only),
+                "a read-only sink writes nothing"
+            );
             match effect {
                 MintEffect::Mint(description) => {
-                    assert!(self.last_minted < Some(description.lower), "lowers strictly increase");
+                    self.minted += 1;
+                    assert!(
+                        self.last_minted < Some(description.lower),
+                        "lowers strictly increase"
+                    );
                     self.last_minted = Some(description.lower);
                     for worker in &mut self.workers {
                         worker.descriptions.push_back(description.clone());
                         worker.to_append.push_back(description.clone());
                     }
                 }
-                MintEffect::Bump { id, lower, upper } => self.deeds.push(Deed::Bump(id, lower, upper)),
+                MintEffect::Bump { id, lower, upper } => {
+                    self.deeds.push(Deed::Bump(id, lower, upper))
+                }
                 MintEffect::Downgrade(frontier) => self.mint_frontier = frontier,
                 MintEffect::Gap { .. } => self.failed = true,
             }
@@ -269,7 +330,13 @@ impl Instance {
             worker.inbox.push_back(ReadBack::Started);
             worker.read = shard.log.len();
             worker.read_frontier = shard.upper;
-            files.extend(shard.log.iter().flat_map(|entry| &entry.files).filter(|file| mine(file)));
+            files.extend(
+                shard
+                    .log
+                    .iter()
+                    .flat_map(|entry| &entry.files)
+                    .filter(|file| mine(file)),
+            );
         } else if let Some(entry) = shard.log.get(worker.read) {
             worker.read += 1;
             worker.read_frontier = entry.upper;
@@ -283,14 +350,20 @@ impl Instance {
         }
         for (row, time, diff) in files.iter().flat_map(|file| &shard.files[file]) {
             let target = &mut self.workers[usize::from(*row) % count];
-            target.inbox.push_back(ReadBack::Rows(vec![(*row, *time, *diff)]));
+            target
+                .inbox
+                .push_back(ReadBack::Rows(vec![(*row, *time, *diff)]));
         }
     }
 
-    fn activate_write(&mut self, index: usize, shard: &mut Shard) {
+    fn activate_write(&mut self, index: usize, rng: &mut StdRng, shard: &mut Shard) {
         let persist = self.workers.iter().map(|worker| worker.read_frontier).min();
-        let desired = self.workers[index].desired_frontier;
         let worker = &mut self.workers[index];
+        // Data and frontiers get to write later than the frontier gets to mint.
+        if rng.random() {
+            worker.desired_seen = worker.desired_frontier;
+        }
+        let desired = worker.desired_seen;
         let mut inputs = Vec::new();
         let mut rows = Vec::new();
         for message in worker.inbox.drain(..) {
@@ -306,7 +379,7 @@ impl Instance {
             worker.held.insert(description.lower);
             inputs.push(WriteInput::Description(description));
         }
-        if let Some((id, files)) = worker.staged.take() {
+        if let Some((id, files)) = worker.staged.take_if(|_| rng.random()) {
             worker.ready.insert(id, files);
             inputs.push(WriteInput::Staged(id));
         }
@@ -316,8 +389,9 @@ impl Instance {
         }
         worker.write.decide(&mut effects);
         // As the task does: settle, take in, advance; then write.
-        let (writes, settles): (Vec<_>, Vec<_>) =
-            effects.into_iter().partition(|effect| matches!(effect, WriteEffect::Write(_)));
+        let (writes, settles): (Vec<_>, Vec<_>) = effects
+            .into_iter()
+            .partition(|effect| matches!(effect, WriteEffect::Write(_)));
         let mut advance = None;
         let mut sends = Vec::new();
         for effect in settles {
@@ -337,13 +411,16 @@ impl Instance {
                     let files = worker.ready.remove(&description.id).expect("it was staged");
                     sends.push((description, Content::Staged(files)));
                 }
-                WriteEffect::SendObsolete(description) => sends.push((description, Content::Obsolete)),
+                WriteEffect::SendObsolete(description) => {
+                    sends.push((description, Content::Obsolete))
+                }
                 WriteEffect::Write(_) => unreachable!(),
             }
         }
-        while let Some((row, time, diff)) = worker.desired.pop_front_if(|(_, time, _)| {
-            desired.is_complete(time)
-        }) {
+        while let Some((row, time, diff)) = worker
+            .desired
+            .pop_front_if(|(_, time, _)| desired.is_complete(time))
+        {
             *worker.corrections.entry((row, time)).or_default() += diff;
         }
         for (row, time, diff) in rows {
@@ -355,19 +432,28 @@ impl Instance {
         match self.mode {
             Mode::View => {
                 for ((row, time), diff) in std::mem::take(&mut worker.corrections) {
-                    *worker.corrections.entry((row, time.max(worker.since))).or_default() += diff;
+                    *worker
+                        .corrections
+                        .entry((row, time.max(worker.since)))
+                        .or_default() += diff;
                 }
             }
-            Mode::Ingest => worker.corrections.retain(|(_, time), _| *time >= worker.since),
+            Mode::Ingest => worker
+                .corrections
+                .retain(|(_, time), _| *time >= worker.since),
         }
         worker.corrections.retain(|_, diff| *diff != 0);
         for write in writes {
-            let WriteEffect::Write(description) = write else { unreachable!() };
+            let WriteEffect::Write(description) = write else {
+                unreachable!()
+            };
             if !self.full_read_back {
                 worker.own.insert(description.id);
             }
             assert!(worker.in_flight.is_empty(), "one batch in flight");
-            let due = worker.corrections.extract_if(.., |(_, time), _| description.upper.is_complete(time));
+            let due = worker
+                .corrections
+                .extract_if(.., |(_, time), _| description.upper.is_complete(time));
             worker.in_flight = due.map(|((row, time), diff)| (row, time, diff)).collect();
             let files = match worker.in_flight.is_empty() {
                 true => Vec::new(),
@@ -378,9 +464,14 @@ impl Instance {
         }
         for (description, content) in sends {
             self.workers[index].held.remove(&description.lower);
-            let part = Part { description, worker: index, content };
+            let part = Part {
+                description,
+                worker: index,
+                content,
+            };
             let appender = part.description.appender;
             self.workers[appender].parts.push_back(part);
+            self.parts_sent += 1;
         }
     }
 

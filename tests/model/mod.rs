@@ -79,20 +79,45 @@ impl Shard {
     }
 
     /// Compare-and-append; true if it won.
-    pub fn append(&mut self, id: CommitId, lower: Time, upper: Frontier<Time>, files: &[FileId]) -> bool {
-        self.trace.push(format!("append {}: {lower}..{upper} {files:?} at {}", id.seq, self.upper));
+    pub fn append(
+        &mut self,
+        id: CommitId,
+        lower: Time,
+        upper: Frontier<Time>,
+        files: &[FileId],
+    ) -> bool {
+        self.trace.push(format!(
+            "append {}: {lower}..{upper} {files:?} at {}",
+            id.seq, self.upper
+        ));
         assert!(Frontier::At(lower) < upper, "lower < upper");
-        assert!(self.log.iter().all(|entry| entry.id != Some(id)), "no batch twice");
+        assert!(
+            self.log.iter().all(|entry| entry.id != Some(id)),
+            "no batch twice"
+        );
         if self.upper != Frontier::At(lower) {
-            assert!(self.upper > Frontier::At(lower), "nobody writes beyond the upper");
+            assert!(
+                self.upper > Frontier::At(lower),
+                "nobody writes beyond the upper"
+            );
             return false;
         }
         for (row, time, _) in files.iter().flat_map(|file| &self.files[file]) {
             assert!(*time >= lower, "{row}: no staged time below its lower");
-            assert!(upper.is_complete(time) || self.mode == Mode::View, "no staged time beyond its upper");
-            assert!(upper.is_complete(time), "{row}: staged at {time}, beyond {upper}");
+            assert!(
+                upper.is_complete(time) || self.mode == Mode::View,
+                "no staged time beyond its upper"
+            );
+            assert!(
+                upper.is_complete(time),
+                "{row}: staged at {time}, beyond {upper}"
+            );
         }
-        self.log.push(Entry { id: Some(id), upper, files: files.to_vec() });
+        self.log.push(Entry {
+            id: Some(id),
+            upper,
+            files: files.to_vec(),
+        });
         self.upper = upper;
         true
     }
@@ -105,9 +130,19 @@ impl Shard {
 
     /// The times `lower ≤ t < upper` were sealed by a batch: they hold what they must.
     pub fn check(&self, lower: Time, upper: Frontier<Time>) {
-        let last = self.truth.iter().map(|(_, time, _)| time + 1).max().unwrap_or(0).max(lower);
+        let last = self
+            .truth
+            .iter()
+            .map(|(_, time, _)| time + 1)
+            .max()
+            .unwrap_or(0)
+            .max(lower);
         for time in (lower..=last).filter(|time| upper.is_complete(time)) {
-            assert_eq!(self.contents(time), sum(&self.truth, time), "the contents at {time}");
+            assert_eq!(
+                self.contents(time),
+                sum(&self.truth, time),
+                "the contents at {time}"
+            );
         }
     }
 }
@@ -140,9 +175,17 @@ impl World {
             trace: Vec::new(),
         };
         if !setup.wrong.is_empty() {
-            let wrong = setup.wrong.iter().map(|(row, _, diff)| (*row, 0, *diff)).collect();
+            let wrong = setup
+                .wrong
+                .iter()
+                .map(|(row, _, diff)| (*row, 0, *diff))
+                .collect();
             let file = shard.put(wrong);
-            shard.log.push(Entry { id: None, upper: Frontier::At(1), files: vec![file] });
+            shard.log.push(Entry {
+                id: None,
+                upper: Frontier::At(1),
+                files: vec![file],
+            });
             shard.upper = Frontier::At(1);
         }
         let mut born = 0;
@@ -153,7 +196,9 @@ impl World {
             })
             .collect();
         if setup.read_only {
-            instances.iter_mut().for_each(|instance| instance.set_read_only(true));
+            instances
+                .iter_mut()
+                .for_each(|instance| instance.set_read_only(true));
         }
 
         // Trouble for a while, then a fair schedule to the end.
@@ -161,7 +206,9 @@ impl World {
         for step in 0..1_000_000u32 {
             let fair = step > trouble;
             if fair && setup.read_only {
-                instances.iter_mut().for_each(|instance| instance.set_read_only(false));
+                instances
+                    .iter_mut()
+                    .for_each(|instance| instance.set_read_only(false));
             }
             if !fair && setup.tear_down && rng.random_ratio(1, 40) && instances.len() > 1 {
                 instances[0].tear_down(&mut rng);
@@ -180,14 +227,25 @@ impl World {
                 break;
             }
         }
-        assert!(shard.upper.is_empty(), "the end is reached; upper {}", shard.upper);
+        assert!(
+            shard.upper.is_empty(),
+            "the end is reached; upper {}",
+            shard.upper
+        );
         for instance in instances {
             if instance.is_whole() {
-                assert!(instance.unreferenced(&shard).is_empty(), "everything staged ends");
+                assert!(
+                    instance.unreferenced(&shard).is_empty(),
+                    "everything staged ends"
+                );
             }
             instance.abandon(&mut shard);
         }
-        let referenced = shard.log.iter().map(|entry| entry.files.len()).sum::<usize>();
+        let referenced = shard
+            .log
+            .iter()
+            .map(|entry| entry.files.len())
+            .sum::<usize>();
         assert_eq!(shard.files.len(), referenced, "no file is left behind");
         shard.check(Time::MAX - 1, Frontier::Empty);
         shard.trace

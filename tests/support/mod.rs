@@ -27,7 +27,9 @@ pub fn words(seed: u64, count: usize, times: u64) -> Vec<Update> {
     for _ in 0..count {
         let time = rng.random_range(0..times);
         if rng.random_ratio(1, 3)
-            && let Some((word, then, 1)) = updates.get(rng.random_range(0..updates.len().max(1))).cloned()
+            && let Some((word, then, 1)) = updates
+                .get(rng.random_range(0..updates.len().max(1)))
+                .cloned()
         {
             updates.push((word, time.max(then), -1));
         } else {
@@ -46,7 +48,11 @@ pub fn oracle(updates: &[Update], time: u64) -> BTreeMap<Row, i64> {
             *counts.entry(word[..1].to_owned()).or_default() += diff;
         }
     }
-    counts.into_iter().filter(|(_, count)| *count != 0).map(|row| (row, 1)).collect()
+    counts
+        .into_iter()
+        .filter(|(_, count)| *count != 0)
+        .map(|row| (row, 1))
+        .collect()
 }
 
 /// The view in differential dataflow.
@@ -70,7 +76,12 @@ pub struct Program {
 
 impl Program {
     pub fn new(updates: Vec<Update>) -> Self {
-        Program { updates, as_of: 0, until: Frontier::Empty, stride: 3 }
+        Program {
+            updates,
+            as_of: 0,
+            until: Frontier::Empty,
+            stride: 3,
+        }
     }
 
     /// Runs the view into the target on this worker until the shard has got to `until`.
@@ -82,7 +93,12 @@ impl Program {
             let handle = persist_sink(cx, "view", target, view, errors, self.as_of).unwrap();
             (input, handle)
         });
-        let last = self.updates.iter().map(|(_, time, _)| time + 1).max().unwrap_or(0);
+        let last = self
+            .updates
+            .iter()
+            .map(|(_, time, _)| time + 1)
+            .max()
+            .unwrap_or(0);
         let end = self.until.time().unwrap_or(last);
         let mine = |(index, update): (usize, &Update)| {
             (index % worker.peers() == worker.index() && update.1 < end).then(|| update.clone())
@@ -126,17 +142,24 @@ pub fn step_until(worker: &mut Worker, handle: &Handle<u64>, upper: Frontier<u64
 
 /// Runs a program on several threads and returns the status of the first worker's handle.
 pub fn execute(workers: usize, cx: &Context, target: &Target, program: &Program) -> Status {
-    let (cx, target, program) = (cx.clone(), target.clone(), program.clone());
+    let (context, target, program) = (cx.clone(), target.clone(), program.clone());
     let guards = timely::execute(Config::process(workers), move |worker| {
-        program.run(worker, &cx, target.clone())
+        program.run(worker, &context, target.clone())
     });
-    let mut statuses = guards.unwrap().join().into_iter().map(|status| status.unwrap());
+    let statuses = guards.unwrap().join();
+    // What was lost at the very end is deleted by then.
+    cx.client().handle().block_on(cx.settled());
+    let mut statuses = statuses.into_iter().map(|status| status.unwrap());
     statuses.next().unwrap()
 }
 
 /// A runtime for the tasks of sinks.
 pub fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 /// All updates that the shard holds, rows only; it must hold no errors.
@@ -145,7 +168,10 @@ pub fn read(cx: &Context, url: &str) -> (Frontier<u64>, Vec<(Row, u64, i64)>) {
     runtime.block_on(async {
         let shard = cx.client().open_existing(url).await.unwrap();
         shard.refresh().await.unwrap();
-        let upper = shard.progress().upper.map(|time| u64::try_from(time).unwrap());
+        let upper = shard
+            .progress()
+            .upper
+            .map(|time| u64::try_from(time).unwrap());
         (upper, rows(&shard).await)
     })
 }
@@ -159,7 +185,8 @@ async fn rows(shard: &Shard) -> Vec<(Row, u64, i64)> {
             let decoded = codec.decode(&batch.unwrap()).unwrap();
             assert!(decoded.err.is_empty(), "there are no errors");
             let stored = decoded.ok.into_iter();
-            updates.extend(stored.map(|(row, time, diff)| (row, u64::try_from(time).unwrap(), diff)));
+            updates
+                .extend(stored.map(|(row, time, diff)| (row, u64::try_from(time).unwrap(), diff)));
         }
     }
     updates
@@ -182,7 +209,11 @@ pub fn assert_exact(cx: &Context, url: &str, program: &[Update], since: u64) {
     let (upper, updates) = read(cx, url);
     let last = program.iter().map(|(_, time, _)| *time).max().unwrap_or(0) + 1;
     for time in (since..=last).filter(|time| upper.is_complete(time)) {
-        assert_eq!(at(&updates, time), oracle(program, time), "the view at {time}");
+        assert_eq!(
+            at(&updates, time),
+            oracle(program, time),
+            "the view at {time}"
+        );
     }
 }
 

@@ -1,0 +1,229 @@
+//! Stores that fail, and what cannot be written: exact in the end, or one clear error on all workers.
+
+#[path = "../persist/tests/support/mod.rs"]
+mod faulty;
+mod support;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use faulty::FaultyStore;
+use futures::stream::BoxStream;
+use mvsink::{Frontier, Status, Target};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use support::{Program, assert_exact, context, contexts, execute, runtime, words};
+
+#[test]
+fn r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call() {
+    let runtime = runtime();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let store = FaultyStore::new(Arc::clone(&inner), 3, 20);
+    let updates = words(41, 200, 20);
+    let faulty = contexts(&runtime, 2, store);
+    std::thread::scope(|scope| {
+        for cx in &faulty {
+            let program = Program {
+                stride: 4,
+                ..Program::new(updates.clone())
+            };
+            scope.spawn(move || {
+                let status = execute(2, cx, &Target::new("memory://shared"), &program);
+                assert!(matches!(status, Status::Finished), "{status}");
+            });
+        }
+    });
+    let cx = &contexts(&runtime, 1, inner)[0];
+    assert_exact(cx, "memory://shared", &updates, 0);
+}
+
+/// Counts what is read of data files.
+#[derive(Debug)]
+struct Counting {
+    inner: InMemory,
+    data_reads: AtomicUsize,
+}
+
+impl fmt::Display for Counting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "counting {}", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Counting {
+    async fn put_opts(
+        &self,
+        to: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        self.inner.put_opts(to, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        to: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(to, options).await
+    }
+
+    async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
+        let is_data = from.extension() == Some("parquet") && !from.as_ref().contains("_delta_log");
+        if is_data {
+            self.data_reads.fetch_add(1, Ordering::Relaxed);
+        }
+        self.inner.get_opts(from, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[test]
+fn a_sink_never_reads_back_what_it_wrote() {
+    let runtime = runtime();
+    let updates = words(43, 400, 60);
+    for (full, workers) in [("false", 1), ("false", 2), ("false", 4), ("true", 2)] {
+        let store = Arc::new(Counting {
+            inner: InMemory::new(),
+            data_reads: AtomicUsize::new(0),
+        });
+        let cx = &contexts(&runtime, 1, Arc::clone(&store) as Arc<dyn ObjectStore>)[0];
+        cx.configs().set("mvsink_full_read_back", full).unwrap();
+        execute(
+            workers,
+            cx,
+            &Target::new("memory://shared"),
+            &Program::new(updates.clone()),
+        );
+        let reads = store.data_reads.load(Ordering::Relaxed);
+        // The control shows that the counter counts.
+        assert_eq!(
+            reads > 0,
+            full == "true",
+            "{reads} reads with full read-back {full}"
+        );
+        assert_exact(cx, "memory://shared", &updates, 0);
+    }
+}
+
+fn failure(workers: usize, url: &str) -> String {
+    let runtime = runtime();
+    let status = execute(
+        workers,
+        &context(&runtime),
+        &Target::new(url),
+        &Program::new(words(1, 9, 9)),
+    );
+    let Status::Failed { error } = status else {
+        panic!("{status}")
+    };
+    error.to_string()
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_fails_the_sink_with_one_clear_error() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let url = file.path().join("view");
+    let error = failure(2, url.to_str().unwrap());
+    assert!(error.contains(file.path().to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn a_shard_of_another_schema_is_refused_and_left_alone() {
+    use mvsink_persist::{Codec, Open};
+    let dir = tempfile::tempdir().unwrap();
+    let url = dir.path().join("view");
+    let url = url.to_str().unwrap();
+    let runtime = runtime();
+    let open = Open::new(Codec::<(u64, bool), String>::new().unwrap().schema());
+    let client = context(&runtime).client().clone();
+    let shard = runtime.block_on(client.open_or_create(url, open)).unwrap();
+    let before = shard.progress();
+    drop(shard);
+    let error = failure(2, url);
+    assert!(error.contains(url) && error.contains("c0"), "{error}");
+    let shard = runtime.block_on(client.open_existing(url)).unwrap();
+    assert_eq!(shard.progress(), before);
+}
+
+#[test]
+fn an_unknown_address_is_refused() {
+    let error = failure(1, "gopher://host/view");
+    assert!(error.contains("gopher://host/view"), "{error}");
+}
+
+#[test]
+fn the_flag_for_the_other_driver_gives_a_clear_error() {
+    let runtime = runtime();
+    let cx = context(&runtime);
+    cx.configs().set("enable_sync_mv_sink", "false").unwrap();
+    let error = timely::execute_directly(move |worker| {
+        worker.dataflow(|scope| {
+            let ok = mvsink::no_errors::<u64, String, i64>(scope);
+            let err = mvsink::no_errors::<u64, String, i64>(scope);
+            mvsink::persist_sink(&cx, "view", "memory://view", ok, err, 0)
+                .unwrap_err()
+                .to_string()
+        })
+    });
+    assert!(error.contains("enable_sync_mv_sink is off"), "{error}");
+}
+
+#[test]
+fn a_value_that_no_column_can_hold_fails_the_sink() {
+    use differential_dataflow::input::InputSession;
+    let runtime = runtime();
+    let cx = context(&runtime);
+    let url = "memory://big";
+    let (status, upper) = timely::execute_directly(move |worker| {
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::<u64, u64, i64>::new();
+            let rows = input.to_collection(scope);
+            let errors = mvsink::no_errors::<u64, String, i64>(scope);
+            (
+                input,
+                mvsink::persist_sink(&cx, "big", url, rows, errors, 0).unwrap(),
+            )
+        });
+        input.update_at(u64::MAX, 0, 1);
+        input.advance_to(1);
+        input.flush();
+        (
+            support::step_until(worker, &handle, Frontier::At(1)),
+            handle.frontier(),
+        )
+    });
+    let Status::Failed { error } = status else {
+        panic!("{status}")
+    };
+    assert!(
+        error.to_string().contains("18446744073709551615"),
+        "{error}"
+    );
+    assert_eq!(upper, Frontier::At(0));
+}
