@@ -29,11 +29,11 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput};
+use differential_dataflow::input::InputSession;
 use mvsink::mvsink_persist::{
     Append, Appended, Codec, CommitId, EncodedFile, Error, FileEncoder, FileMeta, Open, Shard,
 };
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
-use differential_dataflow::input::InputSession;
 use object_store::memory::InMemory;
 use timely::worker::Worker;
 use tokio::runtime::Runtime;
@@ -63,7 +63,12 @@ fn row(number: u64) -> Row {
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x = (x ^ (x >> 31)) >> 1;
-    (x, format!("{x:020}{:020}", x.rotate_left(17) >> 1), number % 1000, number)
+    (
+        x,
+        format!("{x:020}{:020}", x.rotate_left(17) >> 1),
+        number % 1000,
+        number,
+    )
 }
 
 /// What has been measured: the iterations of each workload, and of each floor.
@@ -77,7 +82,10 @@ impl Measured {
     fn note(&self, group: &'static str, name: &str, took: Vec<Duration>) -> Duration {
         let sum = took.iter().sum();
         let mut iterations = self.iterations.borrow_mut();
-        iterations.entry((group, name.to_owned())).or_default().extend(took);
+        iterations
+            .entry((group, name.to_owned()))
+            .or_default()
+            .extend(took);
         sum
     }
 
@@ -91,13 +99,21 @@ impl Measured {
     /// Every workload beside the floor of its group, or of the group's store where it has several.
     fn print(&self) {
         let names: Vec<_> = self.iterations.borrow().keys().cloned().collect();
-        let workloads: Vec<_> = names.iter().filter(|(_, name)| !name.starts_with("floor")).collect();
+        let workloads: Vec<_> = names
+            .iter()
+            .filter(|(_, name)| !name.starts_with("floor"))
+            .collect();
         if workloads.is_empty() {
             return;
         }
-        println!("{:<24} {:>12} {:>12} {:>7}", "workload", "median", "floor", "ratio");
+        println!(
+            "{:<24} {:>12} {:>12} {:>7}",
+            "workload", "median", "floor", "ratio"
+        );
         for (group, name) in workloads {
-            let Some(median) = self.median(group, name) else { continue };
+            let Some(median) = self.median(group, name) else {
+                continue;
+            };
             let floor = self
                 .median(group, "floor")
                 .or_else(|| self.median(group, &format!("floor, {name}")));
@@ -105,7 +121,10 @@ impl Measured {
             let floor = floor.map_or("-".into(), |floor| format!("{floor:.2?}"));
             let ratio = ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"));
             let workload = format!("{group} ({name})");
-            println!("{workload:<24} {:>12} {floor:>12} {ratio:>7}", format!("{median:.2?}"));
+            println!(
+                "{workload:<24} {:>12} {floor:>12} {ratio:>7}",
+                format!("{median:.2?}")
+            );
         }
     }
 }
@@ -131,7 +150,10 @@ fn render(
 fn until_started(cx: &Context, handle: &Handle<u64>) {
     let mut statuses = handle.status_stream();
     let started = statuses.wait_for(|status| matches!(status, Status::Running));
-    cx.client().handle().block_on(started).expect("the handle holds the sender");
+    cx.client()
+        .handle()
+        .block_on(started)
+        .expect("the handle holds the sender");
 }
 
 fn feed(worker: &mut Worker, input: &mut InputSession<u64, Row, i64>, updates: Updates) {
@@ -204,7 +226,9 @@ fn snapshot(
         took
     });
     let took = guards.expect("threads start").join();
-    let took = took.into_iter().map(|took| took.expect("a worker ends well"));
+    let took = took
+        .into_iter()
+        .map(|took| took.expect("a worker ends well"));
     took.max().unwrap_or_default()
 }
 
@@ -240,8 +264,16 @@ impl<'a> Floor<'a> {
         let cx = Context::new(runtime.handle().clone());
         let codec = Codec::new().expect("the row has a schema");
         let open = Open::new(codec.schema());
-        let shard = runtime.block_on(cx.client().open_or_create(url, open)).expect("a new shard");
-        Floor { runtime, codec, shard, nonce: cx.client().random_u128(), upper: 0 }
+        let shard = runtime
+            .block_on(cx.client().open_or_create(url, open))
+            .expect("a new shard");
+        Floor {
+            runtime,
+            codec,
+            shard,
+            nonce: cx.client().random_u128(),
+            upper: 0,
+        }
     }
 
     fn encode<'u>(&self, updates: impl ExactSizeIterator<Item = (&'u Row, i64)>) -> EncodedFile {
@@ -249,7 +281,10 @@ impl<'a> Floor<'a> {
         let time = self.upper;
         let mut updates = updates.map(|(row, diff)| (row, time, diff));
         while updates.len() > 0 {
-            let batch = self.codec.encode(updates.by_ref().take(CHUNK_ROWS)).expect("the rows fit");
+            let batch = self
+                .codec
+                .encode(updates.by_ref().take(CHUNK_ROWS))
+                .expect("the rows fit");
             file.write(&batch).expect("the batch fits");
         }
         file.finish().expect("the file is complete")
@@ -257,16 +292,32 @@ impl<'a> Floor<'a> {
 
     fn commit(&mut self, file: EncodedFile) {
         let times = Some((self.upper, self.upper));
-        let id = CommitId { nonce: self.nonce, seq: self.upper as u64 };
+        let id = CommitId {
+            nonce: self.nonce,
+            seq: self.upper as u64,
+        };
         let (lower, upper) = (Frontier::At(self.upper), Frontier::At(self.upper + 1));
         let retried = |error: &Error| panic!("the store failed: {error}");
         let appended = self.runtime.block_on(async {
-            let meta = FileMeta { rows: file.rows, times, ..FileMeta::default() };
+            let meta = FileMeta {
+                rows: file.rows,
+                times,
+                ..FileMeta::default()
+            };
             let staged = self.shard.put_file(file.bytes, meta).await?;
-            let append = Append { id, lower, upper, files: vec![staged], since: None };
+            let append = Append {
+                id,
+                lower,
+                upper,
+                files: vec![staged],
+                since: None,
+            };
             self.shard.append(append, &retried).await
         });
-        assert!(matches!(appended, Ok(Appended::Committed { .. })), "nobody else writes");
+        assert!(
+            matches!(appended, Ok(Appended::Committed { .. })),
+            "nobody else writes"
+        );
         self.upper += 1;
     }
 }
@@ -277,7 +328,9 @@ fn context(runtime: &Runtime) -> Context {
 
 fn group<'a>(c: &'a mut Criterion, name: &str, updates: usize) -> BenchmarkGroup<'a, WallTime> {
     let mut group = c.benchmark_group(name);
-    group.throughput(Throughput::Elements(updates as u64)).sample_size(10);
+    group
+        .throughput(Throughput::Elements(updates as u64))
+        .sample_size(10);
     group
 }
 
@@ -309,7 +362,14 @@ fn bulk(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc<Ve
         group.bench_function(name, |b| {
             b.iter_custom(|iterations| {
                 let iteration = |_| {
-                    snapshot(&context(runtime), "memory://bulk", workers, rows, (0, 1), From::FirstRow)
+                    snapshot(
+                        &context(runtime),
+                        "memory://bulk",
+                        workers,
+                        rows,
+                        (0, 1),
+                        From::FirstRow,
+                    )
                 };
                 measured.note("bulk", name, (0..iterations).map(iteration).collect())
             });
@@ -332,7 +392,14 @@ fn restart(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc
                     // The last time that is complete, as a host would have it after a stop.
                     let as_of = upper.get().max(1) - 1;
                     upper.set(upper.get() + 1);
-                    snapshot(&cx, url, workers, rows, (as_of, upper.get()), From::Rendering)
+                    snapshot(
+                        &cx,
+                        url,
+                        workers,
+                        rows,
+                        (as_of, upper.get()),
+                        From::Rendering,
+                    )
                 };
                 if upper.get() == 0 {
                     // Fills the shard.
@@ -351,8 +418,11 @@ fn tick(number: usize) -> Updates {
     let half = TICK_UPDATES / 2;
     let first = (number * half) as u64;
     let new = (first..first + half as u64).map(|n| (row(n), 1));
-    let old = first.checked_sub(half as u64).map(|first| first..first + half as u64);
-    new.chain(old.into_iter().flatten().map(|n| (row(n), -1))).collect()
+    let old = first
+        .checked_sub(half as u64)
+        .map(|first| first..first + half as u64);
+    new.chain(old.into_iter().flatten().map(|n| (row(n), -1)))
+        .collect()
 }
 
 fn steady(c: &mut Criterion, measured: &Measured, runtime: &Runtime) {
@@ -385,9 +455,14 @@ fn place(store: &str) -> (String, Option<tempfile::TempDir>) {
     if store == "memory" {
         return ("memory://latency".into(), None);
     }
-    let within = std::env::var_os("MVSINK_BENCH_DIR").unwrap_or_else(|| std::env::temp_dir().into());
+    let within =
+        std::env::var_os("MVSINK_BENCH_DIR").unwrap_or_else(|| std::env::temp_dir().into());
     let directory = tempfile::tempdir_in(within).expect("a directory");
-    let url = directory.path().to_str().expect("a path in UTF-8").to_owned();
+    let url = directory
+        .path()
+        .to_str()
+        .expect("a path in UTF-8")
+        .to_owned();
     (url, Some(directory))
 }
 
@@ -397,7 +472,9 @@ fn latency(c: &mut Criterion, measured: &Measured, runtime: &Runtime) {
         group.bench_function(store, |b| {
             b.iter_custom(|iterations| {
                 let (url, _directory) = place(store);
-                let updates = (0..iterations + WARM_TICKS as u64).map(|n| vec![(row(n), 1)]).collect();
+                let updates = (0..iterations + WARM_TICKS as u64)
+                    .map(|n| vec![(row(n), 1)])
+                    .collect();
                 measured.note("latency", store, ticks(&context(runtime), &url, updates))
             });
         });
