@@ -119,6 +119,18 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         self.ok.len() + self.err.len()
     }
 
+    /// The number of updates in the batch in flight.
+    fn in_flight_len(&self) -> usize {
+        let in_flight = self.in_flight.as_ref();
+        in_flight.map_or(0, |(ok, err)| ok.len() + err.len())
+    }
+
+    /// A few updates into small corrections: nothing that they could set off takes long, be it a consolidation,
+    /// or the end of the batch in flight, whose updates are then given back or freed one by one.
+    fn is_little(&self, updates: usize, few: usize) -> bool {
+        updates <= few && self.len() + self.in_flight_len() <= few.saturating_mul(64)
+    }
+
     /// Takes in a batch: what was in flight is settled first, then updates come in, then times advance.
     fn apply(&mut self, batch: Batch<D, E, T, R>) {
         match batch.settle {
@@ -241,18 +253,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Ok(output)
     }
 
-    /// A small batch into small corrections: nothing that it could set off takes long.
-    fn is_little(&self, updates: usize) -> bool {
+    /// Asks the corrections, between closures, whether there is little to do.
+    fn is_little(&self, little: impl FnOnce(&Store<D, E, T, R>, usize) -> bool) -> bool {
         let few = INLINE_UPDATES.get(self.worker.cx.configs());
-        updates <= few
-            && self
-                .store
-                .as_ref()
-                .is_some_and(|store| store.len() <= 64 * few)
+        self.store.as_ref().is_some_and(|store| little(store, few))
     }
 
     async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
-        let little = self.is_little(batch.updates());
+        let updates = batch.updates();
+        let little = self.is_little(|store, few| store.is_little(updates, few));
         self.with_store(little, move |store| store.apply(batch))
             .await
     }
@@ -261,9 +270,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let Description {
             id, lower, upper, ..
         } = description;
-        let little = self.is_little(0);
+        let little = self.is_little(|store, few| store.is_little(0, few));
         self.with_store(little, move |store| store.drain(upper))
             .await?;
+        // An update costs far more to encode than to drain.
+        let little = self.is_little(|store, few| store.in_flight_len() <= few);
         let target = TARGET_FILE_BYTES.get(self.worker.cx.configs());
         let chunk = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
         let mut files = Vec::new();
@@ -377,4 +388,35 @@ fn stored<T: Timestamp>(time: T, lower: T, unfit: &mut Option<Error>) -> i64 {
         *unfit = Some(error);
         i64::MAX
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r02_what_is_in_flight_counts_as_work() {
+        const FEW: usize = 4;
+        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, 0);
+        let rows: Vec<_> = (0..64 * FEW as u64).map(|row| (row, 0, 1)).collect();
+        store.apply(Batch {
+            desired_ok: vec![rows],
+            ..Batch::default()
+        });
+        assert!(store.is_little(FEW, FEW));
+        assert!(!store.is_little(FEW + 1, FEW));
+        store.drain(Frontier::At(1));
+        assert_eq!((store.len(), store.in_flight_len()), (0, 64 * FEW));
+        store.apply(Batch {
+            desired_ok: vec![vec![(7, 1, 1)]],
+            ..Batch::default()
+        });
+        // To free or give back the batch in flight is work too.
+        assert!(!store.is_little(0, FEW));
+        store.apply(Batch {
+            settle: Some(Settle::Own),
+            ..Batch::default()
+        });
+        assert!(store.is_little(0, FEW));
+    }
 }
