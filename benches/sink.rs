@@ -304,7 +304,7 @@ impl<'a> Floor<'a> {
                 times,
                 ..FileMeta::default()
             };
-            let staged = self.shard.put_file(file.bytes, meta).await?;
+            let staged = self.shard.put_file(file.bytes, meta, &|_| ()).await?;
             let append = Append {
                 id,
                 lower,
