@@ -42,18 +42,26 @@ proptest! {
     }
 
     #[test]
-    fn shares_of_workers_are_the_range(
+    fn shares_of_workers_are_the_range_wherever_it_is_cut(
         start in prop_oneof![0..200u64, 16_777_200..16_777_300u64],
         length in 0..120u64,
+        cuts in prop::collection::vec(0..120u64, 7),
         workers in 1..7usize,
         seed in 0..4u64,
     ) {
         let generator = generator(seed);
         let whole: Vec<_> = generator.events(start..start + length, 0, 1).collect();
         prop_assert_eq!(whole.len() as u64, length);
+        let end = start + length;
         for worker in 0..workers {
-            let share: Vec<_> = generator.events(start..start + length, worker, workers).collect();
-            let expected: Vec<_> = whole.iter().skip(worker).step_by(workers).cloned().collect();
+            // Each worker cuts the range in a place of its own.
+            let cut = end.min(start + cuts[worker]);
+            let share: Vec<_> = generator
+                .events(start..cut, worker, workers)
+                .chain(generator.events(cut..end, worker, workers))
+                .collect();
+            let mine = (start..).zip(&whole).filter(|(n, _)| n % workers as u64 == worker as u64);
+            let expected: Vec<_> = mine.map(|(_, event)| event.clone()).collect();
             prop_assert_eq!(share, expected);
         }
         for (number, event) in (start..).zip(&whole) {

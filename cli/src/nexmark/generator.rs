@@ -191,10 +191,11 @@ impl Generator {
         low
     }
 
-    /// The share of one worker in the events with these numbers, in order: every `workers`-th of them.
+    /// The share of one worker in the events with these numbers, in order: those whose number is `worker` modulo
+    /// `workers`.
     ///
-    /// The shares of workers `0..workers` are disjoint, and together they are all events of the range. A worker
-    /// that does not exist (`worker >= workers`) has no share.
+    /// So the shares of workers `0..workers` are disjoint, and together they are all events, even if each worker
+    /// cuts the events into ranges of its own. A worker that does not exist (`worker >= workers`) has no share.
     pub fn events(
         &self,
         numbers: Range<u64>,
@@ -202,7 +203,9 @@ impl Generator {
         workers: usize,
     ) -> impl Iterator<Item = Event> + use<> {
         let (worker, workers) = (worker as u64, workers as u64);
-        let first = numbers.start.saturating_add(worker);
+        // Not counted from the start of the range, which is another on every worker.
+        let turn = (worker + workers.max(1) - numbers.start % workers.max(1)) % workers.max(1);
+        let first = numbers.start.saturating_add(turn);
         let end = numbers.end.min(EVENTS_MAX);
         let count = if worker < workers {
             end.saturating_sub(first).div_ceil(workers)

@@ -75,6 +75,9 @@ pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = format!("{table}\n");
+    if made.is_none() {
+        text.push_str("\nnothing to do: all events are there already, and so are the views\n");
+    }
     if let Some(Made { events, elapsed }) = made {
         let seconds = elapsed.as_secs_f64().max(1e-3);
         // Writing to a string does not fail.

@@ -87,10 +87,6 @@ fn with_runtime(
     let uppers: Vec<i64> = shards.iter().map(upper).collect();
     let before = generator.first_at(uppers[..SOURCES.len()].iter().copied().min().unwrap_or(0));
     if uppers.iter().all(|upper| *upper >= limit) {
-        eprintln!(
-            "mvsink: all {} events are there already, and so are the views",
-            options.events
-        );
         return summary(runtime, &client, &shards, None).map(|()| ExitCode::SUCCESS);
     }
 
