@@ -49,10 +49,11 @@ struct Feed {
 }
 
 impl Control {
-    /// The start of a run of `workers` threads, whose input ends at `limit`.
-    pub fn new(limit: i64, workers: usize) -> Arc<Self> {
+    /// The start of a run of `workers` threads, with the shards at `uppers`, whose input ends at `limit`.
+    pub fn new(uppers: [i64; SHARDS], limit: i64, workers: usize) -> Arc<Self> {
         Arc::new(Control {
-            uppers: Default::default(),
+            // From the start: a source is not fed below its upper, where its sink begins.
+            uppers: uppers.map(AtomicI64::new),
             feed: Mutex::new(Feed { limit, claimed: 0 }),
             stopped: AtomicBool::new(false),
             failure: watch::Sender::new(None),
@@ -210,7 +211,7 @@ mod tests {
 
     #[test]
     fn an_interruption_ends_the_input_where_it_has_been_claimed() {
-        let control = Control::new(100, 2);
+        let control = Control::new([0; SHARDS], 100, 2);
         assert_eq!(control.claim(30), 30);
         assert_eq!(control.claim(20), 20);
         control.drain();
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn the_first_failure_stops_the_run() {
-        let control = Control::new(100, 1);
+        let control = Control::new([0; SHARDS], 100, 1);
         assert!(control.failure().is_none());
         control.fail(Error::Panicked);
         control.fail(Error::Seed);

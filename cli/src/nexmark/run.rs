@@ -80,18 +80,20 @@ fn with_runtime(
 
     let start = Instant::now();
     let limit = generator.upper(options.events);
-    let control = Control::new(limit, options.workers);
+    // Read once: the sinks begin where the input does.
+    let uppers: [i64; SHARDS] =
+        std::array::from_fn(|index| shards[index].progress().upper.to_version());
+    let control = Control::new(uppers, limit, options.workers);
     for (index, shard) in shards.iter().enumerate() {
         runtime.spawn(Arc::clone(&control).follow(index, shard.clone()));
     }
-    let uppers: Vec<i64> = shards.iter().map(upper).collect();
     let before = generator.first_at(uppers[..SOURCES.len()].iter().copied().min().unwrap_or(0));
     if uppers.iter().all(|upper| *upper >= limit) {
         return summary(runtime, &client, &shards, None).map(|()| ExitCode::SUCCESS);
     }
 
     let job = Job {
-        as_ofs: as_ofs(&shards),
+        as_ofs: as_ofs(&shards, &uppers),
         cx,
         urls,
         pace: options.rate.map(|rate| Pace {
@@ -221,19 +223,15 @@ async fn open_one<D: Data>(
         })
 }
 
-fn upper(shard: &Shard) -> i64 {
-    shard.progress().upper.to_version()
-}
-
 /// The first time of each sink. A view begins at the last time that its shard has, so that it is compared with
 /// what is there, and reads its sources from then on.
-fn as_ofs(shards: &[Shard]) -> [u64; SHARDS] {
+fn as_ofs(shards: &[Shard], uppers: &[i64; SHARDS]) -> [u64; SHARDS] {
     let readable = shards[..SOURCES.len()]
         .iter()
         .map(|shard| shard.progress().since.to_version());
     let since = readable.max().unwrap_or(0);
     std::array::from_fn(|index| {
-        let upper = upper(&shards[index]);
+        let upper = uppers[index];
         let first = if index < SOURCES.len() {
             upper
         } else {
