@@ -77,15 +77,19 @@ impl Consolidated {
 
     /// The rows that are there, in batches beside how often they are.
     pub fn batches(&self) -> impl Iterator<Item = Result<(RecordBatch, Vec<i128>), ArrowError>> {
-        let mut rows = self.rows.iter().peekable();
+        let mut rows = self
+            .rows
+            .iter()
+            .map(|(key, diff)| (key.as_ref(), *diff))
+            .peekable();
         std::iter::from_fn(move || {
             rows.peek()?;
-            let (keys, diffs): (Vec<_>, Vec<i128>) = rows.by_ref().take(BATCH_ROWS).unzip();
+            let (keys, diffs): (Vec<&[u8]>, Vec<i128>) = rows.by_ref().take(BATCH_ROWS).unzip();
             Some(self.decode(&keys).map(|batch| (batch, diffs)))
         })
     }
 
-    fn decode(&self, keys: &[&Box<[u8]>]) -> Result<RecordBatch, ArrowError> {
+    fn decode(&self, keys: &[&[u8]]) -> Result<RecordBatch, ArrowError> {
         let parser = self.converter.parser();
         let columns = self
             .converter

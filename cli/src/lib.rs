@@ -2,7 +2,7 @@
 //!
 //! The binary `mvsink` is a thin shell over this library, so that tests and examples can use its parts:
 //! [`args`] is the grammar of the command line, [`error`] how a command fails, [`nexmark`] the demo; [`inspect`],
-//! [`snapshot`] and [`tail`] look at shards of any schema, by way of [`read`], [`consolidate`] and [`format`].
+//! [`snapshot`] and [`tail`] look at shards of any schema, by way of [`read`], [`consolidate`] and [`mod@format`].
 
 pub mod args;
 pub mod consolidate;

@@ -53,9 +53,9 @@ proptest! {
         let whole: Vec<_> = generator.events(start..start + length, 0, 1).collect();
         prop_assert_eq!(whole.len() as u64, length);
         let end = start + length;
-        for worker in 0..workers {
+        for (worker, cut) in cuts.into_iter().enumerate().take(workers) {
             // Each worker cuts the range in a place of its own.
-            let cut = end.min(start + cuts[worker]);
+            let cut = end.min(start + cut);
             let share: Vec<_> = generator
                 .events(start..cut, worker, workers)
                 .chain(generator.events(cut..end, worker, workers))

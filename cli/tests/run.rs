@@ -103,20 +103,16 @@ fn a_larger_run_goes_on_where_the_first_ended() {
         assert_eq!(upper, generator().upper(events.parse().expect("a number")));
     }
     assert_same(&histories(dir.path()), reference());
-    let files = files(dir.path());
+    let before = files(dir.path());
     // A smaller one has nothing to do, and nor does the same one.
     for events in ["500", EVENTS] {
         let report = succeed(&nexmark(dir.path(), events, "1"));
         assert!(report.contains("/q8 "), "{report}");
-        assert_eq!(support_files(dir.path()), files, "nothing is written");
+        assert_eq!(files(dir.path()), before, "nothing is written");
     }
 }
 
 fn files(dir: &Path) -> Vec<String> {
-    support_files(dir)
-}
-
-fn support_files(dir: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for shard in SHARDS {
         for folder in [dir.join(shard), dir.join(shard).join("_delta_log")] {
@@ -239,7 +235,6 @@ fn a_signal_ends_a_run_at_rest() {
     let dir = tempfile::tempdir().expect("a directory");
     for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
         let mut arguments = nexmark(dir.path(), EVENTS, "2");
-        // Hours.
         arguments.extend(["--rate", "1000"]);
         let entries = log_entries(dir.path()) + 30;
         let mut child = start(&arguments);

@@ -117,7 +117,7 @@ fn with_runtime(
             progress.clear();
             // Its threads end with the process.
             std::mem::forget(guards);
-            return Ok(signal.exit_code());
+            Ok(signal.exit_code())
         }
         Ended::Workers(signal) => {
             progress.clear();
