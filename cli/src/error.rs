@@ -39,7 +39,7 @@ pub enum Error {
         url: String,
         /// The parameter that differs.
         #[source]
-        mismatch: ParameterMismatch,
+        mismatch: Box<ParameterMismatch>,
     },
     /// A sink or source cannot be rendered.
     #[error(transparent)]

@@ -213,11 +213,11 @@ async fn open_one<D: Data>(
                 found,
             } => Error::Parameters {
                 url,
-                mismatch: ParameterMismatch {
+                mismatch: Box::new(ParameterMismatch {
                     property: name,
                     found,
                     expected,
-                },
+                }),
             },
             other => Error::Shard(other),
         })
