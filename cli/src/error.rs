@@ -31,7 +31,7 @@ pub enum Error {
     Workers(String),
     /// A shard cannot be used.
     #[error(transparent)]
-    Shard(mvsink_persist::Error),
+    Shard(Box<mvsink_persist::Error>),
     /// A source was written with other generator parameters.
     #[error("cannot go on with {url}")]
     Parameters {
@@ -43,7 +43,7 @@ pub enum Error {
     },
     /// A sink or source cannot be rendered.
     #[error(transparent)]
-    Render(#[from] mvsink::Error),
+    Render(Box<mvsink::Error>),
     /// A sink or source has stopped for good.
     #[error("{name} failed: {error}")]
     Sink {
@@ -95,6 +95,18 @@ pub enum Error {
     /// An error that several threads saw.
     #[error(transparent)]
     Stopped(Arc<Error>),
+}
+
+impl From<mvsink_persist::Error> for Error {
+    fn from(error: mvsink_persist::Error) -> Self {
+        Error::Shard(Box::new(error))
+    }
+}
+
+impl From<mvsink::Error> for Error {
+    fn from(error: mvsink::Error) -> Self {
+        Error::Render(Box::new(error))
+    }
 }
 
 impl Error {

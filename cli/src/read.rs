@@ -40,7 +40,7 @@ pub fn with_shard<F: Future<Output = Result<(), Error>>>(
         let mut signals = Signals::new()?;
         let work = async {
             let client = Client::new(runtime.handle().clone(), ClientOptions::default());
-            let shard = client.open_existing(url).await.map_err(Error::Shard)?;
+            let shard = client.open_existing(url).await.map_err(Error::from)?;
             look(Reader { client, shard }).await
         };
         tokio::select! {
@@ -90,15 +90,15 @@ impl Reader {
         let bytes = self
             .client
             .retry(&stalled, || self.shard.read_file(&file.path));
-        let bytes = bytes.await.map_err(Error::Shard)?;
+        let bytes = bytes.await.map_err(Error::from)?;
         let names: Vec<&str> = schema
             .fields()
             .iter()
             .map(|field| field.name().as_str())
             .collect();
-        let batches = decode_file(&path, bytes, Some(&names), BATCH_ROWS).map_err(Error::Shard)?;
+        let batches = decode_file(&path, bytes, Some(&names), BATCH_ROWS).map_err(Error::from)?;
         for batch in batches {
-            let batch = batch.map_err(Error::Shard)?;
+            let batch = batch.map_err(Error::from)?;
             each(conform(&batch, schema).map_err(|source| unfit(&path, source))?)?;
         }
         Ok(())

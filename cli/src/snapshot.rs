@@ -45,7 +45,7 @@ fn as_of(wanted: Option<i64>, progress: Progress) -> Result<i64, Error> {
         });
     }
     if since > Frontier::At(as_of) {
-        return Err(Error::Shard(ShardError::BeforeSince { as_of, since }));
+        return Err(Error::from(ShardError::BeforeSince { as_of, since }));
     }
     Ok(as_of)
 }

@@ -32,7 +32,7 @@ pub fn run(options: &Tail) -> Result<ExitCode, Error> {
         let since = reader.shard().progress().since;
         let from = match (options.from, since) {
             (Some(from), since) if since > Frontier::At(from) => {
-                return Err(Error::Shard(ShardError::BeforeSince { as_of: from, since }));
+                return Err(Error::from(ShardError::BeforeSince { as_of: from, since }));
             }
             (Some(from), _) | (None, Frontier::At(from)) => from,
             (None, Frontier::Empty) => i64::MAX - 1,
@@ -81,10 +81,10 @@ impl Printer<'_> {
                 .shard()
                 .entry(version)
                 .await
-                .map_err(Error::Shard)?;
+                .map_err(Error::from)?;
             if entry.foreign {
                 let url = self.reader.shard().url().to_owned();
-                return Err(Error::Shard(ShardError::ForeignEdit { url, version }));
+                return Err(Error::from(ShardError::ForeignEdit { url, version }));
             }
             for file in &entry.adds {
                 self.file(file).await?;

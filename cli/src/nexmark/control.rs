@@ -75,7 +75,7 @@ impl Control {
                 return;
             }
             if let Err(error) = watcher.changed().await {
-                self.fail(Error::Shard(error));
+                self.fail(Error::from(error));
                 return;
             }
         }

@@ -199,7 +199,7 @@ async fn open_one<D: Data>(
     properties: &BTreeMap<String, String>,
 ) -> Result<Shard, Error> {
     use mvsink::mvsink_persist::Error as ShardError;
-    let codec = Codec::<D, String>::new().map_err(Error::Shard)?;
+    let codec = Codec::<D, String>::new().map_err(Error::from)?;
     let mut open = Open::new(codec.schema());
     open.properties = properties.clone();
     cx.client()
@@ -219,7 +219,7 @@ async fn open_one<D: Data>(
                     expected,
                 }),
             },
-            other => Error::Shard(other),
+            other => Error::from(other),
         })
 }
 
