@@ -27,20 +27,13 @@ pub(crate) fn render<'s, T: Timestamp>(
     let mut descriptions_in = builder.new_input(descriptions, by_target);
     let mut parts_in = builder.new_input(parts, by_appender);
 
-    let info = builder.operator_info();
-    let waker = worker.waker(&scope, &info);
     let (commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
     worker.spawn(task::run(worker.clone(), receiver));
 
-    let worker = worker.clone();
     builder.build(move |_capabilities| {
-        let mut commands = Some(commands);
+        let mut commands = commands;
         let mut known = Frontier::At(T::minimum());
         move |frontiers| {
-            let awake = waker.awake();
-            if worker.stop.is_stopped(&awake) {
-                commands = None;
-            }
             let mut descriptions = Vec::new();
             descriptions_in.for_each(|_, data| {
                 descriptions.extend(data.drain(..).map(|(_, description)| description));
@@ -50,13 +43,13 @@ pub(crate) fn render<'s, T: Timestamp>(
             let frontier = frontier_of(&frontiers[1]);
             let moved = frontier > known;
             known = frontier;
-            if let Some(commands) = &mut commands {
-                commands
-                    .activation()
-                    .descriptions(descriptions)
-                    .parts(parts)
-                    .frontier(moved.then_some(frontier));
-            }
+            // Also when the sink was stopped: the files of the parts that still come are somebody's to commit
+            // or to delete. The task ends with this operator, once no part can come any more.
+            commands
+                .activation()
+                .descriptions(descriptions)
+                .parts(parts)
+                .frontier(moved.then_some(frontier));
         }
     });
 }

@@ -16,11 +16,16 @@ pub(crate) async fn run<T: Timestamp>(
     worker: Worker,
     mut commands: Commands<T>,
 ) -> Result<(), Error> {
-    let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
-        return Ok(());
+    let shard = match worker.stop.or_stop(worker.shard("open")).await {
+        Some(shard) => shard?,
+        // Where the shard is open, parts may be under way.
+        None => match worker.instance.shard.get() {
+            Some(shard) => shard.clone(),
+            None => return Ok(()),
+        },
     };
     let mut task = Task {
-        shard: shard?,
+        shard,
         state: State::new(worker.peers),
         effects: Vec::new(),
         worker,

@@ -103,9 +103,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     pub(super) fn new(mode: Mode, as_of: T) -> Self {
         let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
         let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
-        // Nothing is written below the as-of, so that the rows of a snapshot need not be told apart by time.
-        ok.advance(as_of);
-        err.advance(as_of);
+        if mode == Mode::View {
+            // Nothing is written below the as-of: the rows of a snapshot need not be told apart by time.
+            ok.advance(as_of);
+            err.advance(as_of);
+        }
         Store {
             mode,
             ok,
