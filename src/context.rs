@@ -68,8 +68,14 @@ impl Context {
         &self.inner.client
     }
 
-    /// Waits until no task of any sink or source of this context runs: what was being written is written,
-    /// and what was lost is deleted. For a host that has dropped its sinks and ended its workers.
+    /// True if no task of any sink or source of this context runs. A host that has dropped its handles steps
+    /// its workers until then, so that parts that are under way get to their appenders: what was being written
+    /// is then written, and what was lost is deleted.
+    pub fn is_settled(&self) -> bool {
+        *self.inner.tasks.borrow() == 0
+    }
+
+    /// Waits until [`Context::is_settled`].
     pub async fn settled(&self) {
         // The sender lives as long as `self`.
         let _ = self

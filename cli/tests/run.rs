@@ -227,6 +227,14 @@ fn two_runs_at_once_both_end_well() {
         assert!(!stderr.contains("ERROR"), "losing is no error: {stderr}");
     }
     assert_same(&histories(dir.path()), reference());
+    for shard in SHARDS.iter().map(|shard| dir.path().join(shard)) {
+        let live = inspect(&shard)["files"].as_u64();
+        assert_eq!(
+            Some(data_files(&shard)),
+            live,
+            "losers leave no file in {shard:?}"
+        );
+    }
 }
 
 #[cfg(unix)]

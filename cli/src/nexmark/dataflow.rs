@@ -33,6 +33,9 @@ const PARK_MAX: Duration = Duration::from_millis(100);
 /// The same, while the wall clock decides what to feed next.
 const PARK_PACED: Duration = Duration::from_millis(20);
 
+/// How long the sinks' tasks may take to end.
+const WIND_UP_MAX: Duration = Duration::from_secs(10);
+
 /// The errors of a collection, none of which the demo itself produces.
 pub type Errors<'s> = VecCollection<'s, u64, String, i64>;
 
@@ -115,21 +118,23 @@ fn report_failure(job: &Job, control: &Arc<Control>, handle: &Handle<u64>) {
     });
 }
 
-/// Ends the sinks and sources of this worker, and waits until their tasks have ended.
+/// Ends the sinks and sources of this worker. Their dataflows are stepped until all workers' are settled, so
+/// that what was being staged gets to its appender; then they go, before their inputs do.
 fn leave(worker: &mut Worker, job: &Job, installed: Vec<Installed>) {
-    let runtime = job.cx.client().handle();
-    let mut closing = Vec::new();
+    let mut dataflows = Vec::new();
     for Installed { dataflow, handles } in installed {
-        closing.extend(
-            handles
-                .into_iter()
-                .map(|handle| runtime.spawn(handle.close())),
-        );
-        worker.drop_dataflow(dataflow);
+        dataflows.push(dataflow);
+        drop(handles);
     }
-    for closed in closing {
-        // That a task panicked is in the status of its sink.
-        let _ = runtime.block_on(closed);
+    let end = Instant::now() + WIND_UP_MAX;
+    while !job.cx.is_settled() && Instant::now() < end {
+        worker.step_or_park(Some(PARK_PACED));
+    }
+    if !job.cx.is_settled() {
+        tracing::warn!("the store does not answer; staged files may be left behind");
+    }
+    for dataflow in dataflows {
+        worker.drop_dataflow(dataflow);
     }
 }
 

@@ -53,7 +53,7 @@ pub fn run(options: &Nexmark) -> Result<ExitCode, Error> {
         .configs(configs)
         .build();
     let ended = with_runtime(&runtime, options, cx, generator);
-    // Nothing that is still under way matters: commits are finished or were given up.
+    // Nothing that is still under way matters: it was finished or given up.
     runtime.shutdown_background();
     ended
 }

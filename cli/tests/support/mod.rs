@@ -180,6 +180,13 @@ pub fn assert_same(found: &[History], expected: &[History]) {
     }
 }
 
+/// How many data files there are in a shard's directory, referenced or not.
+pub fn data_files(shard: &Path) -> u64 {
+    let files = std::fs::read_dir(shard).expect("a shard").flatten();
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.contains(".parquet")).count() as u64
+}
+
 /// How many log entries all shards of a directory have.
 pub fn log_entries(dir: &Path) -> usize {
     let entries = |shard: &&str| {
