@@ -143,6 +143,8 @@ impl Worker {
             let _count = count;
             match handle.spawn(task).await {
                 Ok(Ok(())) => {}
+                // The host's runtime ends, and the sink with it.
+                Ok(Err(Error::Shard(ShardError::Shutdown))) => worker.instance.cancelled(),
                 Ok(Err(error)) => worker.instance.fail(error),
                 Err(join) => {
                     if let Ok(panic) = join.try_into_panic() {

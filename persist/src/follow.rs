@@ -136,10 +136,12 @@ async fn follow(inner: Arc<Inner>) {
             Ok(progress) if progress.version > before => idle = 0,
             Ok(_) => idle = idle.saturating_add(1),
             Err(error) => {
-                tracing::error!(
-                    target: "mvsink_persist::failed",
-                    shard = %inner.storage.url, %error, "cannot follow the shard any more"
-                );
+                if !matches!(error, Error::Shutdown) {
+                    tracing::error!(
+                        target: "mvsink_persist::failed",
+                        shard = %inner.storage.url, %error, "cannot follow the shard any more"
+                    );
+                }
                 following.failure = Some(error);
                 return;
             }

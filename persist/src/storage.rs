@@ -40,6 +40,12 @@ impl Storage {
     }
 
     fn error(&self, action: &'static str, path: &Path, source: object_store::Error) -> Error {
+        if let object_store::Error::JoinError { source } = &source
+            && source.is_cancelled()
+        {
+            // Local stores do their work on the runtime's threads, and those are going away.
+            return Error::Shutdown;
+        }
         Error::Store {
             action,
             path: self.show(path),
@@ -159,5 +165,36 @@ impl Storage {
             self.env.wait(attempt).await;
         }
         Err(Error::Shutdown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_runtime_that_ends_is_no_error_of_the_store() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let task = runtime.spawn(std::future::pending::<()>());
+        task.abort();
+        let source = runtime.block_on(task).unwrap_err();
+        let client = crate::Client::new(runtime.handle().clone(), crate::ClientOptions::default());
+        let shard = runtime.block_on(async {
+            let schema = crate::Codec::<u64, String>::new().unwrap().schema();
+            let open = crate::Open::new(schema);
+            client
+                .open_or_create("memory://ending", open)
+                .await
+                .unwrap()
+        });
+        let error = shard.inner().storage.error(
+            "read",
+            &Path::from("x"),
+            object_store::Error::JoinError { source },
+        );
+        assert!(matches!(error, Error::Shutdown), "{error}");
+        assert!(!error.is_transient());
     }
 }
