@@ -6,6 +6,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
 use mvsink_cli::{inspect, nexmark, snapshot, tail};
@@ -15,8 +16,12 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {
-            // Help and version go to stdout with status 0; if nobody reads them, nobody misses them.
-            let _ = answer.print();
+            match answer.kind() {
+                // Help and version go to stdout with status 0; if nobody reads them, nobody misses them.
+                _ if !answer.use_stderr() => drop(answer.print()),
+                ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(answer.print()),
+                _ => eprintln!("mvsink: {}; see mvsink --help", usage_line(&answer)),
+            }
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
         }
     };
@@ -29,6 +34,14 @@ fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// The first paragraph of what is wrong, on one line; the rest is advice.
+fn usage_line(answer: &clap::Error) -> String {
+    let text = answer.render().to_string();
+    let paragraph = text.lines().take_while(|line| !line.trim().is_empty());
+    let line = paragraph.map(str::trim).collect::<Vec<_>>().join(" ");
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 fn run(command: Command) -> Result<ExitCode, Error> {
