@@ -228,6 +228,10 @@ impl World {
             }
         }
         assert!(
+            instances.iter().all(Instance::is_at_rest),
+            "all that was begun ends, and every description has a part of every worker"
+        );
+        assert!(
             shard.upper.is_empty(),
             "the end is reached; upper {}",
             shard.upper
