@@ -127,12 +127,6 @@ impl<T: Copy + Ord> State<T> {
         self.decide(effects);
     }
 
-    /// The description in force, if any: the last one minted, while the shard is still at its lower.
-    pub fn outstanding(&self) -> Option<&Description<T>> {
-        let minted = self.minted.as_ref()?;
-        (self.upper == Some(Frontier::At(minted.lower))).then_some(minted)
-    }
-
     fn decide(&mut self, effects: &mut Vec<Effect<T>>) {
         let Some(Frontier::At(upper)) = self.upper else {
             return;

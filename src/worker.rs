@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mvsink_persist::{Error as ShardError, Open, Shard};
+use mvsink_persist::{Error as ShardError, Open, Shard, StagedFile};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Timestamp;
@@ -129,6 +129,14 @@ impl Worker {
         let output = self.cx.client().retry(&stalled, attempt).await?;
         self.instance.resumed(task);
         Ok(output)
+    }
+
+    /// Deletes staged files that no commit refers to. What cannot be deleted now costs space and nothing else.
+    pub(crate) async fn delete_staged(&self, shard: &Shard, files: &[StagedFile]) {
+        let deleted = self.stop.or_grace(shard.delete_files(files)).await;
+        if let Some(Err(error)) = deleted {
+            tracing::warn!(sink = %self.instance.name, %error, "left staged files behind");
+        }
     }
 
     /// Runs a task until it ends, or the sink stops. Its error, or its panic, fails the sink.

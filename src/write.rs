@@ -130,11 +130,6 @@ impl<T: Copy + Ord> State<T> {
         }
     }
 
-    /// The frontier up to which the read-back is known.
-    pub fn persist(&self) -> Frontier<T> {
-        self.persist
-    }
-
     /// The batch that is being staged: its part was not sent yet.
     pub fn staging(&self) -> Option<&Description<T>> {
         self.staging.as_ref()

@@ -70,7 +70,7 @@ impl<T: Timestamp> Task<T> {
                         let outcome = self.commit(description, files).await?;
                         next = Some(Input::Committed(id, outcome));
                     }
-                    Effect::Delete(files) => self.delete(files).await,
+                    Effect::Delete(files) => self.worker.delete_staged(&self.shard, &files).await,
                 }
             }
         }
@@ -119,17 +119,5 @@ impl<T: Timestamp> Task<T> {
                 Outcome::Lost
             }
         })
-    }
-
-    /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.
-    async fn delete(&self, files: Vec<StagedFile>) {
-        let deleted = self
-            .worker
-            .stop
-            .or_grace(self.shard.delete_files(&files))
-            .await;
-        if let Some(Err(error)) = deleted {
-            tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
-        }
     }
 }

@@ -293,7 +293,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 Some(file) => files.push(file),
                 None => {
                     // Stopped, and the store does not answer.
-                    self.delete(&files).await;
+                    self.worker.delete_staged(&self.shard, &files).await;
                     return Ok(());
                 }
             }
@@ -301,7 +301,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
         if let Err((_, files)) = self.replies.send((id, files)) {
             // The operator is gone: nobody will commit these.
-            self.delete(&files).await;
+            self.worker.delete_staged(&self.shard, &files).await;
         }
         Ok(())
     }
@@ -324,18 +324,6 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         };
         instance.resumed("stage");
         Ok(Some(staged?))
-    }
-
-    /// Deletes files that no commit refers to. What cannot be deleted now costs space and nothing else.
-    async fn delete(&self, files: &[StagedFile]) {
-        let deleted = self
-            .worker
-            .stop
-            .or_grace(self.shard.delete_files(files))
-            .await;
-        if let Some(Err(error)) = deleted {
-            tracing::warn!(sink = %self.worker.instance.name, %error, "left staged files behind");
-        }
     }
 }
 
