@@ -216,3 +216,87 @@ fn an_ingest_sink_refuses_to_seal_a_gap() {
     );
     assert_eq!(read(&cx, "memory://source").0, Frontier::At(0));
 }
+
+/// Puts the next entry of a local shard's log, as another program does.
+fn edit(shard: &std::path::Path, actions: &[serde_json::Value]) {
+    let log = shard.join("_delta_log");
+    let entry = |version: u64| log.join(format!("{version:020}.json"));
+    let next = (0..).find(|version| !entry(*version).exists()).unwrap();
+    let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    // As a whole, as every writer does.
+    let staged = log.join("staged");
+    std::fs::write(&staged, lines.join("\n")).unwrap();
+    std::fs::hard_link(&staged, entry(next)).unwrap();
+    std::fs::remove_file(&staged).unwrap();
+}
+
+/// A file with these rows, at times that another program makes up, and the action that adds it.
+fn foreign_file(shard: &std::path::Path, rows: &[(support::Row, i64)]) -> serde_json::Value {
+    use mvsink_persist::{Codec, FileEncoder};
+    let codec = Codec::<support::Row, String>::new().unwrap();
+    let mut file = FileEncoder::new(codec.schema()).unwrap();
+    let updates = rows.iter().map(|(row, diff)| (row, 3, *diff));
+    file.write(&codec.encode(updates).unwrap()).unwrap();
+    let bytes = file.finish().unwrap().bytes;
+    std::fs::write(shard.join("foreign.parquet"), &bytes).unwrap();
+    serde_json::json!({"add": {
+        "path": "foreign.parquet", "partitionValues": {}, "size": bytes.len(), "modificationTime": 1,
+        "dataChange": true,
+    }})
+}
+
+#[test]
+fn r24_a_running_sink_repairs_what_another_program_edits() {
+    use differential_dataflow::input::InputSession;
+    let runtime = runtime();
+    let cx = context(&runtime);
+    let dir = tempfile::tempdir().unwrap();
+    let shard = dir.path().join("view");
+    let url = shard.to_str().unwrap().to_owned();
+    let rows = |from: i64, to: i64| (from..to).map(|n| (format!("row {n}"), n));
+    let (context, path) = (cx.clone(), shard.clone());
+    timely::execute_directly(move |worker| {
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::<u64, support::Row, i64>::new();
+            let rows = input.to_collection(scope);
+            let errors = mvsink::no_errors::<u64, String, i64>(scope);
+            let target = path.to_str().unwrap();
+            let handle = mvsink::persist_sink(&context, "view", target, rows, errors, 0).unwrap();
+            (input, handle)
+        });
+        let mut advance = |input: &mut InputSession<u64, support::Row, i64>, to| {
+            input.advance_to(to);
+            input.flush();
+            let status = support::step_until(worker, &handle, Frontier::At(to));
+            assert!(!matches!(status, Status::Failed { .. }), "{status}");
+        };
+        rows(0, 10).for_each(|row| input.update_at(row, 0, 1));
+        advance(&mut input, 10);
+        rows(10, 20).for_each(|row| input.update_at(row, 10, 1));
+        advance(&mut input, 20);
+        // It deletes the files of all rows so far, and adds others.
+        let client = context.client();
+        let files: Vec<String> = client.handle().block_on(async {
+            let shard = client.open_existing(path.to_str().unwrap()).await.unwrap();
+            shard.pin().files().map(|file| file.path.clone()).collect()
+        });
+        assert_eq!(files.len(), 2);
+        let mut actions: Vec<_> = files
+            .iter()
+            .map(|path| {
+                serde_json::json!({"remove": {"path": path, "deletionTimestamp": 1, "dataChange": true}})
+            })
+            .collect();
+        let bogus = [(("row 3".to_owned(), 3), 2), (("bogus".to_owned(), 0), 5)];
+        actions.push(foreign_file(&path, &bogus));
+        edit(&path, &actions);
+        advance(&mut input, 30);
+        // What is repaired need not be known at once, but at the latest when the sink has seen the edit.
+        rows(0, 1).for_each(|row| input.update_at(row, 30, -1));
+        advance(&mut input, 40);
+        advance(&mut input, 50);
+    });
+    let (_, stored) = read(&cx, &url);
+    let expected: std::collections::BTreeMap<_, _> = rows(1, 20).map(|row| (row, 1)).collect();
+    assert_eq!(support::at(&stored, 49), expected);
+}

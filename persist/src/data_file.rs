@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::log::action::Add;
+use crate::log::action::{Add, Remove};
 use crate::schema::TIME_COLUMN;
 
 /// What the writer of a data file knows of its contents.
@@ -115,6 +115,15 @@ impl DataFile {
             stats: add.stats.clone(),
             modification_time: add.modification_time,
         }
+    }
+
+    /// A file as its removal describes it.
+    pub(crate) fn from_remove(remove: &Remove) -> Self {
+        DataFile::from_add(&Add {
+            path: remove.path.clone(),
+            size: remove.size.unwrap_or(0),
+            ..Add::default()
+        })
     }
 
     /// The action that a checkpoint has for the file.

@@ -179,13 +179,16 @@ impl Inner {
             let oldest_ms = self.oldest_tombstone_ms();
             log.state.forget_removed(oldest_ms);
         }
-        log.recent_files += entry.adds.len();
+        log.recent_files += entry.adds.len() + entry.removes.len();
         log.recent.push_back(entry);
         while log.recent.len() > 1
             && (log.recent.len() > self.storage.env.options.recent_entries
                 || log.recent_files > RECENT_FILES_MAX)
         {
-            log.recent_files -= log.recent.pop_front().map_or(0, |entry| entry.adds.len());
+            log.recent_files -= log
+                .recent
+                .pop_front()
+                .map_or(0, |entry| entry.adds.len() + entry.removes.len());
         }
         // Under the lock, so that watchers see versions in order.
         let progress = log.state.progress();
@@ -357,6 +360,13 @@ impl Inner {
                 .iter()
                 .filter(|add| add.data_change)
                 .map(|add| Arc::new(DataFile::from_add(add)))
+                .collect(),
+            // What their adds said of them is in entries further back; rows can be read without.
+            removes: commit
+                .removes
+                .iter()
+                .filter(|remove| remove.data_change)
+                .map(|remove| Arc::new(DataFile::from_remove(remove)))
                 .collect(),
             foreign: is_foreign(&commit),
         })

@@ -82,7 +82,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.reply(Message::Mark(Mark::Started));
         if self.reading.rows {
             for file in pinned.files() {
-                self.read(file, Frontier::At(0)).await?;
+                self.read(file, Frontier::At(0), Sign::Plus).await?;
             }
         }
         drop(pinned);
@@ -96,16 +96,20 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let own = entry.id.filter(|id| self.reading.own.contains(id));
             if let Some(id) = own {
                 self.reply(Message::Mark(Mark::Own(id)));
+            } else if self.reading.rows {
+                for file in &entry.adds {
+                    self.read(file, entry.lower, Sign::Plus).await?;
+                }
+                for file in &entry.removes {
+                    self.read(file, entry.lower, Sign::Minus).await?;
+                }
             } else if entry.foreign {
+                // A source has nothing to repair its shard from.
                 return Err(ShardError::ForeignEdit {
                     url: self.shard.url().to_owned(),
                     version,
                 }
                 .into());
-            } else if self.reading.rows {
-                for file in &entry.adds {
-                    self.read(file, entry.lower).await?;
-                }
             }
             upper = entry.upper;
             self.pass(upper)?;
@@ -123,8 +127,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Ok(())
     }
 
-    /// Reads a file whose rows came when the shard's upper was `lower`.
-    async fn read(&self, file: &DataFile, lower: Frontier<i64>) -> Result<(), Error> {
+    /// Reads a file whose rows came, or went, when the shard's upper was `lower`.
+    async fn read(&self, file: &DataFile, lower: Frontier<i64>, sign: Sign) -> Result<(), Error> {
         if route_file(&file.path, self.worker.peers) != self.worker.index {
             return Ok(());
         }
@@ -147,7 +151,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let (next, chunk) = client
                 .cpu()
                 .run(move || {
-                    let chunk = decoder.next().map(|batch| decode(&codec, &batch?, floor));
+                    let chunk = decoder
+                        .next()
+                        .map(|batch| decode(&codec, &batch?, floor, sign));
                     (decoder, chunk)
                 })
                 .await?;
@@ -178,24 +184,40 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 }
 
+/// Whether rows come or go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Plus,
+    Minus,
+}
+
 type Decoded<D, E, T, R> = (Vec<(D, T, R)>, Vec<(E, T, R)>);
 
 fn decode<D: Data, E: Data, T: Timestamp, R: Diff>(
     codec: &Codec<D, E>,
     batch: &mvsink_persist::RecordBatch,
     floor: i64,
+    sign: Sign,
 ) -> Result<Decoded<D, E, T, R>, Error> {
     let updates = codec.decode(batch)?;
-    Ok((typed(updates.ok, floor)?, typed(updates.err, floor)?))
+    Ok((
+        typed(updates.ok, floor, sign)?,
+        typed(updates.err, floor, sign)?,
+    ))
 }
 
 fn typed<D, T: Timestamp, R: Diff>(
     updates: Vec<(D, i64, i64)>,
     floor: i64,
+    sign: Sign,
 ) -> Result<Vec<(D, T, R)>, Error> {
     let update = |(data, time, diff): (D, i64, i64)| {
         let time: T = time_from_i64(time.max(floor))?;
-        let diff = R::from_i64(diff).ok_or(Error::Diff { diff })?;
+        let signed = match sign {
+            Sign::Plus => Some(diff),
+            Sign::Minus => diff.checked_neg(),
+        };
+        let diff = signed.and_then(R::from_i64).ok_or(Error::Diff { diff })?;
         Ok((data, time, diff))
     };
     updates.into_iter().map(update).collect()

@@ -42,10 +42,12 @@ impl<V: Clone> PathMap<V> {
         self.segment(&path).insert(path, value);
     }
 
-    pub(crate) fn remove(&mut self, path: &str) {
+    pub(crate) fn remove(&mut self, path: &str) -> Option<V> {
         // Looked up first: a segment is not copied for nothing.
         if self.contains(path) {
-            self.segment(path).remove(path);
+            self.segment(path).remove(path)
+        } else {
+            None
         }
     }
 

@@ -55,7 +55,9 @@ pub struct Entry {
     pub upper: Frontier<i64>,
     /// The files whose rows it adds to the collection.
     pub adds: Vec<Arc<DataFile>>,
-    /// True if another program changed the data: such an entry may also have removed rows.
+    /// The files whose rows it takes from the collection: another program deleted or changed some.
+    pub removes: Vec<Arc<DataFile>>,
+    /// True if another program changed the data. Rows then count from [`Entry::lower`] on, whatever their times.
     pub foreign: bool,
 }
 
@@ -189,33 +191,38 @@ impl State {
         for txn in &commit.txns {
             self.txns.insert(txn.app_id.clone(), txn.clone());
         }
-        let adds = self.change_files(commit);
+        let (adds, removes) = self.change_files(commit);
         Ok(Entry {
             version,
             id,
             lower,
             upper,
             adds,
+            removes,
             foreign: is_foreign(commit),
         })
     }
 
-    /// Removes, then adds; returns the files that bring data.
-    fn change_files(&mut self, commit: &Commit) -> Vec<Arc<DataFile>> {
-        let mut data = Vec::new();
+    /// Removes, then adds; returns the files that bring data, and those that take data away.
+    fn change_files(&mut self, commit: &Commit) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
         for remove in &commit.removes {
-            self.files.remove(&remove.path);
+            if let Some(file) = self.files.remove(&remove.path)
+                && remove.data_change
+            {
+                removed.push(file);
+            }
             self.tombstones.insert(remove.path.clone(), remove.clone());
         }
         for add in &commit.adds {
             let file = Arc::new(DataFile::from_add(add));
             self.tombstones.remove(&add.path);
             if add.data_change {
-                data.push(Arc::clone(&file));
+                added.push(Arc::clone(&file));
             }
             self.files.insert(add.path.clone(), file);
         }
-        data
+        (added, removed)
     }
 
     pub(crate) fn progress(&self) -> Progress {
