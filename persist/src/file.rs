@@ -127,7 +127,7 @@ impl FileEncoder {
             rows: self.rows,
             min_time: self.min_time,
             max_time: self.max_time,
-            sums: self.fingerprints.sums,
+            sums: self.fingerprints.sums(),
             sorted: self.fingerprints.sorted,
         })
     }

@@ -23,7 +23,7 @@ use serde_arrow::Deserializer;
 
 use crate::conform::conform;
 use crate::error::Error;
-use crate::fingerprint::{Canonical, Domain};
+use crate::fingerprint::{BUCKETS, Canonical, Domain, bucket};
 use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, storable};
 use crate::sums::Sums;
 
@@ -126,8 +126,7 @@ impl RowHasher {
 #[derive(Debug)]
 pub(crate) struct Fingerprints {
     hasher: RowHasher,
-    /// Their sums.
-    pub(crate) sums: Sums,
+    totals: Box<[u128; BUCKETS]>,
     /// Whether none is less than the one before.
     pub(crate) sorted: bool,
     last: u128,
@@ -142,7 +141,7 @@ impl Fingerprints {
     pub(crate) fn new(schema: &Schema) -> Result<Self, Error> {
         Ok(Fingerprints {
             hasher: RowHasher::new(schema)?,
-            sums: Sums::default(),
+            totals: Box::new([0; BUCKETS]),
             sorted: true,
             last: 0,
         })
@@ -168,11 +167,17 @@ impl Fingerprints {
                 Some(diffs) if diffs.is_valid(row) => diffs.value(row),
                 _ => 1,
             };
-            self.sums.add(hash, diff);
+            let total = &mut self.totals[usize::from(bucket(hash))];
+            *total = total.wrapping_add(hash.wrapping_mul(i128::from(diff) as u128));
             self.sorted &= self.last <= hash;
             self.last = hash;
         }
         Ok(())
+    }
+
+    /// Their sums.
+    pub(crate) fn sums(&self) -> Sums {
+        Sums::from_totals(&self.totals)
     }
 }
 
@@ -185,7 +190,7 @@ impl Fingerprints {
 pub fn sums_of(batch: &RecordBatch) -> Result<Sums, Error> {
     let mut fingerprints = Fingerprints::new(batch.schema_ref())?;
     fingerprints.add(batch)?;
-    Ok(fingerprints.sums)
+    Ok(fingerprints.sums())
 }
 
 #[cold]

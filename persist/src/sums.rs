@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 
-use crate::fingerprint::{VERSION, bucket};
+use crate::fingerprint::{BUCKETS, VERSION, bucket};
 
 /// The bytes of a bucket and its sum.
 const ENTRY_BYTES: usize = 17;
@@ -28,6 +28,8 @@ const ENTRY_BYTES: usize = 17;
 pub struct Sums {
     /// A bit for each bucket that is there.
     present: [u64; 4],
+    /// How many buckets are there before each of those words.
+    before: [u8; 4],
     /// Their sums, in the order of the buckets; none is zero.
     sums: Vec<u128>,
 }
@@ -37,6 +39,15 @@ impl Sums {
     #[inline]
     pub fn add(&mut self, hash: u128, diff: i64) {
         self.add_to(bucket(hash), hash.wrapping_mul(i128::from(diff) as u128));
+    }
+
+    /// Of all buckets in order.
+    pub(crate) fn from_totals(totals: &[u128; BUCKETS]) -> Self {
+        let mut sums = Sums::default();
+        for (bucket, total) in (0..=u8::MAX).zip(totals) {
+            sums.add_to(bucket, *total);
+        }
+        sums
     }
 
     /// Adds the sums of other updates.
@@ -113,11 +124,16 @@ impl Sums {
     fn rank(&self, bucket: u8) -> usize {
         let word = usize::from(bucket >> 6);
         let below = (1 << (bucket & 63)) - 1;
-        let before: u32 = self.present[..word]
-            .iter()
-            .map(|word| word.count_ones())
-            .sum();
-        (before + (self.present[word] & below).count_ones()) as usize
+        usize::from(self.before[word]) + (self.present[word] & below).count_ones() as usize
+    }
+
+    #[inline]
+    fn flip(&mut self, bucket: u8) {
+        self.present[usize::from(bucket >> 6)] ^= 1 << (bucket & 63);
+        for word in 1..4 {
+            // At most 192.
+            self.before[word] = self.before[word - 1] + self.present[word - 1].count_ones() as u8;
+        }
     }
 
     #[inline]
@@ -128,11 +144,11 @@ impl Sums {
             *sum = sum.wrapping_add(value);
             if *sum == 0 {
                 self.sums.remove(rank);
-                self.present[usize::from(bucket >> 6)] &= !(1 << (bucket & 63));
+                self.flip(bucket);
             }
         } else if value != 0 {
             self.sums.insert(rank, value);
-            self.present[usize::from(bucket >> 6)] |= 1 << (bucket & 63);
+            self.flip(bucket);
         }
     }
 }
