@@ -291,7 +291,6 @@ impl<'a> Floor<'a> {
     }
 
     fn commit(&mut self, file: EncodedFile) {
-        let times = Some((self.upper, self.upper));
         let id = CommitId {
             nonce: self.nonce,
             seq: self.upper as u64,
@@ -299,11 +298,7 @@ impl<'a> Floor<'a> {
         let (lower, upper) = (Frontier::At(self.upper), Frontier::At(self.upper + 1));
         let retried = |error: &Error| panic!("the store failed: {error}");
         let appended = self.runtime.block_on(async {
-            let meta = FileMeta {
-                rows: file.rows,
-                times,
-                ..FileMeta::default()
-            };
+            let meta = FileMeta::from(&file);
             let staged = self.shard.put_file(file.bytes, meta, &|_| ()).await?;
             let append = Append {
                 id,

@@ -2,7 +2,6 @@
 //!
 //! `cargo run --release -p mvsink-persist --example append -- DIRECTORY [COMMITS]`
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -54,7 +53,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let meta = FileMeta {
                 rows: 2,
                 times: Some((time, time)),
-                tags: BTreeMap::new(),
+                ..FileMeta::default()
             };
             let report = |error: &Error| eprintln!("trying again: {error}");
             let file = shard.put_file(bytes.into(), meta, &report).await?;

@@ -30,7 +30,8 @@ use serde_arrow::{ArrayBuilder, Deserializer};
 
 use crate::conform::conform;
 use crate::error::Error;
-use crate::fingerprint::hash_error;
+use crate::fingerprint::hash_data;
+use crate::json;
 use crate::schema::{
     DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, TIME_COLUMN, is_tuple, storable_fields,
 };
@@ -372,14 +373,14 @@ where
 
 /// An error as JSON that reads back as the same error.
 fn error_to_json<E: Serialize + DeserializeOwned>(error: &E) -> Result<String, Error> {
-    let text = serde_json::to_string(error)
+    let text = json::to_text(error)
         .map_err(|cause| type_error::<E>(format!("it has no JSON form: {cause}")))?;
     // JSON turns some values into others, and a row that cannot be read any more would end every reader of the
     // shard. Errors are few, so look.
     let back: E = serde_json::from_str(&text).map_err(|cause| {
         type_error::<E>(format!("its JSON form {text} does not read back: {cause}"))
     })?;
-    if hash_error(&back)? == hash_error(error)? {
+    if hash_data(&back)? == hash_data(error)? {
         Ok(text)
     } else {
         Err(type_error::<E>(format!(

@@ -8,11 +8,15 @@
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
+use arrow_array::types::Date32Type;
 use arrow_array::{Array, ArrayRef, ListArray, MapArray, StructArray, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::DataType;
 
 use crate::schema::is_string;
+
+/// The days before and after 1970 for which there are dates: some 260,000 years.
+const CALENDAR_DAYS: i32 = 95_000_000;
 
 /// The values of `array` in the type `wanted`. Free if it has that type.
 ///
@@ -20,19 +24,47 @@ use crate::schema::is_string;
 ///
 /// In words, if the types are not forms of one Delta type or a value does not fit.
 pub(crate) fn conform(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, String> {
+    let converted = convert(array, wanted)?;
+    check_dates(&converted)?;
+    Ok(converted)
+}
+
+/// Refuses dates beyond the calendar, on which those who print dates panic.
+fn check_dates(array: &ArrayRef) -> Result<(), String> {
+    match array.data_type() {
+        DataType::Date32 => {
+            let calendar = -CALENDAR_DAYS..=CALENDAR_DAYS;
+            let dates = array.as_primitive::<Date32Type>().iter().flatten();
+            match dates.into_iter().find(|date| !calendar.contains(date)) {
+                Some(date) => Err(format!("the date {date} days from 1970 is out of range")),
+                None => Ok(()),
+            }
+        }
+        DataType::Struct(_) => array.as_struct().columns().iter().try_for_each(check_dates),
+        DataType::List(_) => check_dates(array.as_list::<i32>().values()),
+        DataType::Map(..) => {
+            let map = array.as_map();
+            check_dates(map.keys())?;
+            check_dates(map.values())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn convert(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, String> {
     if array.data_type() == wanted {
         return Ok(Arc::clone(array));
     }
     let failed = |error: arrow_schema::ArrowError| error.to_string();
     match (array.data_type(), wanted) {
         (DataType::Null, _) => Ok(new_null_array(wanted, array.len())),
-        (DataType::Dictionary(_, value), _) => conform(&cast(array, value)?, wanted),
+        (DataType::Dictionary(_, value), _) => convert(&cast(array, value)?, wanted),
         (DataType::Struct(_), DataType::Struct(fields)) => {
             let array = array.as_struct();
             let mut children = Vec::with_capacity(fields.len());
             for field in fields {
                 children.push(match array.column_by_name(field.name()) {
-                    Some(child) => conform(child, field.data_type())
+                    Some(child) => convert(child, field.data_type())
                         .map_err(|why| format!("{}: {why}", field.name()))?,
                     None => new_null_array(field.data_type(), array.len()),
                 });
@@ -43,11 +75,11 @@ pub(crate) fn conform(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, S
             Ok(Arc::new(conformed.map_err(failed)?))
         }
         (DataType::LargeList(item) | DataType::ListView(item), DataType::List(_)) => {
-            conform(&cast(array, &DataType::List(Arc::clone(item)))?, wanted)
+            convert(&cast(array, &DataType::List(Arc::clone(item)))?, wanted)
         }
         (DataType::List(_), DataType::List(item)) => {
             let array = array.as_list::<i32>();
-            let values = conform(array.values(), item.data_type())?;
+            let values = convert(array.values(), item.data_type())?;
             let nulls = array.nulls().cloned();
             let conformed =
                 ListArray::try_new(Arc::clone(item), array.offsets().clone(), values, nulls);
@@ -62,7 +94,7 @@ pub(crate) fn conform(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, S
             let children = [array.keys(), array.values()]
                 .iter()
                 .zip(fields)
-                .map(|(child, field)| conform(child, field.data_type()))
+                .map(|(child, field)| convert(child, field.data_type()))
                 .collect::<Result<Vec<_>, _>>()?;
             let pairs = StructArray::try_new(fields.clone(), children, None).map_err(failed)?;
             let nulls = array.nulls().cloned();

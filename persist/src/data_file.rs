@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::file::EncodedFile;
 use crate::log::action::{Add, Remove};
 use crate::schema::TIME_COLUMN;
+use crate::sums::Sums;
 
 /// What the writer of a data file knows of its contents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,8 +20,24 @@ pub struct FileMeta {
     pub rows: u64,
     /// The least and the greatest time in it; `None` if it has no rows.
     pub times: Option<(i64, i64)>,
-    /// Free to use; kept in the log with the file.
+    /// The sums of its rows' fingerprints, if known.
+    pub sums: Option<Sums>,
+    /// Whether its rows are known to be in the order of their fingerprints.
+    pub sorted: bool,
+    /// Free to use, but for names that begin with `mvsink.`; kept in the log with the file.
     pub tags: BTreeMap<String, String>,
+}
+
+impl From<&EncodedFile> for FileMeta {
+    fn from(file: &EncodedFile) -> Self {
+        FileMeta {
+            rows: file.rows,
+            times: (file.min_time <= file.max_time).then_some((file.min_time, file.max_time)),
+            sums: Some(file.sums.clone()),
+            sorted: file.sorted,
+            tags: BTreeMap::new(),
+        }
+    }
 }
 
 /// A data file in the store that is still to be committed. It may be sent to whoever commits it.
@@ -50,6 +68,10 @@ pub struct DataFile {
     pub min_time: Option<i64>,
     /// The greatest time in the file, if its writer said.
     pub max_time: Option<i64>,
+    /// The sums of its rows' fingerprints, if its writer said. They are not repeated in the tags.
+    pub sums: Option<Sums>,
+    /// Whether its rows are in the order of their fingerprints; false if its writer did not say so.
+    pub sorted: bool,
     /// What its writer attached to it.
     pub tags: BTreeMap<String, String>,
     /// As in the log, so that a checkpoint repeats it exactly.
@@ -60,6 +82,10 @@ pub struct DataFile {
 /// The tags that hold the least and the greatest time of a file.
 const MIN_TIME_TAG: &str = "mvsink.min_time";
 const MAX_TIME_TAG: &str = "mvsink.max_time";
+/// The tag with the sums of fingerprints.
+const SUMS_TAG: &str = "mvsink.sums";
+/// The tag that says, by `true`, that a file is in the order of fingerprints.
+const SORTED_TAG: &str = "mvsink.sorted";
 
 impl StagedFile {
     /// The action that makes the file part of the table.
@@ -87,6 +113,12 @@ impl StagedFile {
             tags.insert(MIN_TIME_TAG.to_owned(), Some(min.to_string()));
             tags.insert(MAX_TIME_TAG.to_owned(), Some(max.to_string()));
         }
+        if let Some(sums) = &self.meta.sums {
+            tags.insert(SUMS_TAG.to_owned(), Some(sums.to_tag()));
+        }
+        if self.meta.sorted {
+            tags.insert(SORTED_TAG.to_owned(), Some("true".to_owned()));
+        }
         tags
     }
 }
@@ -99,19 +131,25 @@ impl DataFile {
             .as_deref()
             .and_then(|stats| serde_json::from_str(stats).ok())
             .unwrap_or(Value::Null);
-        let tag = |name| add.tags.as_ref()?.get(name)?.as_ref()?.parse().ok();
+        let text = |name| add.tags.as_ref()?.get(name)?.as_deref();
+        let time = |name| text(name)?.parse().ok();
+        let sums = text(SUMS_TAG).and_then(Sums::from_tag);
         DataFile {
             path: add.path.clone(),
             size: u64::try_from(add.size).unwrap_or(0),
             rows: stats["numRecords"].as_u64(),
-            min_time: tag(MIN_TIME_TAG).or_else(|| stats["minValues"][TIME_COLUMN].as_i64()),
-            max_time: tag(MAX_TIME_TAG).or_else(|| stats["maxValues"][TIME_COLUMN].as_i64()),
+            min_time: time(MIN_TIME_TAG).or_else(|| stats["minValues"][TIME_COLUMN].as_i64()),
+            max_time: time(MAX_TIME_TAG).or_else(|| stats["maxValues"][TIME_COLUMN].as_i64()),
             tags: add
                 .tags
                 .iter()
                 .flatten()
+                // Thousands of characters, which the sums tell again.
+                .filter(|(name, _)| *name != SUMS_TAG || sums.is_none())
                 .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
                 .collect(),
+            sums,
+            sorted: text(SORTED_TAG) == Some("true"),
             stats: add.stats.clone(),
             modification_time: add.modification_time,
         }
@@ -128,6 +166,7 @@ impl DataFile {
 
     /// The action that a checkpoint has for the file.
     pub(crate) fn to_add(&self) -> Add {
+        let sums = self.sums.as_ref().map(Sums::to_tag);
         Add {
             path: self.path.clone(),
             partition_values: Some(BTreeMap::new()),
@@ -139,6 +178,7 @@ impl DataFile {
                 self.tags
                     .iter()
                     .map(|(name, value)| (name.clone(), Some(value.clone())))
+                    .chain(sums.map(|sums| (SUMS_TAG.to_owned(), Some(sums))))
                     .collect(),
             ),
             deletion_vector: None,
@@ -150,24 +190,55 @@ impl DataFile {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_a_writer_says_survives_the_log() {
-        let staged = StagedFile {
+    fn staged() -> StagedFile {
+        let mut sums = Sums::default();
+        sums.add(7, 1);
+        sums.add(u128::MAX, -3);
+        StagedFile {
             path: "x.parquet".into(),
             size: 12,
             meta: FileMeta {
                 rows: 3,
                 times: Some((5, 9)),
+                sums: Some(sums),
+                sorted: true,
                 tags: BTreeMap::from([("a".into(), "b".into())]),
             },
             staged_ms: 77,
-        };
-        let file = DataFile::from_add(&staged.to_add());
+        }
+    }
+
+    #[test]
+    fn what_a_writer_says_survives_the_log() {
+        let staged = staged();
+        let add = staged.to_add();
+        let file = DataFile::from_add(&add);
         assert_eq!(
             (file.rows, file.min_time, file.max_time),
             (Some(3), Some(5), Some(9))
         );
+        assert_eq!((&file.sums, file.sorted), (&staged.meta.sums, true));
         assert_eq!(file.tags["a"], "b");
         assert_eq!(DataFile::from_add(&file.to_add()), file);
+        assert_eq!(file.to_add().tags, add.tags);
+    }
+
+    #[test]
+    fn tags_that_cannot_be_read_count_as_absent() {
+        let mut add = staged().to_add();
+        let tags = add.tags.as_mut().unwrap();
+        tags.insert(SUMS_TAG.into(), Some("9:nonsense".into()));
+        tags.insert(SORTED_TAG.into(), Some("yes".into()));
+        let file = DataFile::from_add(&add);
+        assert_eq!((&file.sums, file.sorted), (&None, false));
+        assert_eq!(file.to_add().tags, add.tags);
+        let unsaid = FileMeta::default();
+        let staged = StagedFile {
+            meta: unsaid,
+            ..staged()
+        };
+        let file = DataFile::from_add(&staged.to_add());
+        assert_eq!((&file.sums, file.sorted), (&None, false));
+        assert!(file.tags.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 //! The encoding is the one that was measured best for updates and that every Delta reader knows: pages of
 //! version 1, LZ4_RAW, dictionaries on strings only, DELTA_BINARY_PACKED on integers (times and diffs shrink to
 //! almost nothing), statistics per column chunk, names of lists and maps as in the Parquet specification, and no
-//! embedded Arrow schema.
+//! embedded Arrow schema. What is written is hashed: a file knows the sums of its rows' fingerprints.
 //!
 //! The Parquet reader panics on some damaged files. Damage is what the world does, so it is caught here and
 //! reported as [`Error::Corrupt`] like any other; the reader is dropped and not used again.
@@ -24,7 +24,12 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
 use crate::error::Error;
+use crate::row_hash::Fingerprints;
 use crate::schema::TIME_COLUMN;
+use crate::sums::Sums;
+
+/// The rows of a row group: what a reader that goes through many files at once holds of each.
+const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 
 /// Writes batches into one Parquet file in memory.
 pub struct FileEncoder {
@@ -33,6 +38,7 @@ pub struct FileEncoder {
     rows: u64,
     min_time: i64,
     max_time: i64,
+    fingerprints: Fingerprints,
 }
 
 /// A finished Parquet file.
@@ -47,6 +53,10 @@ pub struct EncodedFile {
     pub min_time: i64,
     /// The greatest `mv_time`; `i64::MIN` if there is none.
     pub max_time: i64,
+    /// The sums of its rows' fingerprints.
+    pub sums: Sums,
+    /// Whether no row has a lesser fingerprint than the one before it.
+    pub sorted: bool,
 }
 
 impl FileEncoder {
@@ -54,8 +64,9 @@ impl FileEncoder {
     ///
     /// # Errors
     ///
-    /// [`Error::Type`] if Parquet cannot hold the schema.
+    /// [`Error::Type`] if a Delta table cannot hold the schema.
     pub fn new(schema: SchemaRef) -> Result<Self, Error> {
+        let fingerprints = Fingerprints::new(&schema)?;
         let properties = writer_properties(&schema).map_err(encode_error)?;
         let options = ArrowWriterOptions::new()
             .with_properties(properties)
@@ -68,6 +79,7 @@ impl FileEncoder {
             rows: 0,
             min_time: i64::MAX,
             max_time: i64::MIN,
+            fingerprints,
         })
     }
 
@@ -85,7 +97,7 @@ impl FileEncoder {
             self.min_time = self.min_time.min(min);
             self.max_time = self.max_time.max(max);
         }
-        Ok(())
+        self.fingerprints.add(batch)
     }
 
     /// The schema of the file.
@@ -115,6 +127,8 @@ impl FileEncoder {
             rows: self.rows,
             min_time: self.min_time,
             max_time: self.max_time,
+            sums: self.fingerprints.sums(),
+            sorted: self.fingerprints.sorted,
         })
     }
 }
@@ -135,6 +149,7 @@ fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties, ParquetErro
         .set_compression(Compression::LZ4_RAW)
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_coerce_types(true);
     let columns = ArrowSchemaConverter::new()
         .with_coerce_types(true)

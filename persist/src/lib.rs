@@ -60,7 +60,7 @@
 //! let mut file = FileEncoder::new(codec.schema())?;
 //! file.write(&codec.encode([(&row, 3, 1)].into_iter())?)?;
 //! let file = file.finish()?;
-//! let meta = FileMeta { rows: file.rows, times: Some((3, 3)), ..FileMeta::default() };
+//! let meta = FileMeta::from(&file);
 //! let report = |error: &_| eprintln!("trying again: {error}");
 //! let staged = shard.put_file(file.bytes, meta, &report).await?;
 //!
@@ -99,13 +99,16 @@ mod file;
 pub mod fingerprint;
 mod follow;
 mod frontier;
+mod json;
 mod location;
 mod log;
 mod open;
 mod retry;
+mod row_hash;
 pub mod schema;
 mod shard;
 mod storage;
+mod sums;
 
 pub use arrow_array::RecordBatch;
 pub use client::{Client, ClientOptions, Clock, Open};
@@ -121,9 +124,11 @@ pub use frontier::Frontier;
 pub use log::action::{CommitId, ParseCommitIdError};
 pub use log::state::{Entry, Progress};
 pub use retry::RetryPolicy;
+pub use row_hash::sums_of;
 pub use schema::TIME_COLUMN;
 pub use shard::{Pinned, Shard};
 pub use storage::OnRetry;
+pub use sums::Sums;
 
 /// Locks a mutex that protects plain data, which is whole even if a holder panicked.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

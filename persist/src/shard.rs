@@ -27,6 +27,7 @@ use crate::log::entry_path;
 use crate::log::state::{Entry, Files, Progress, State, UPPER, is_foreign};
 use crate::schema::check_schema;
 use crate::storage::{OnRetry, Storage};
+use crate::sums::Sums;
 
 /// Log entries read at once when there are many to read.
 const READ_AHEAD_MAX: u64 = 32;
@@ -407,6 +408,21 @@ impl Pinned {
         let mut files: Vec<_> = self.files.values().collect();
         files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         files.into_iter()
+    }
+
+    /// The sums of fingerprints of the files that have any, and the number of files that have none: of another
+    /// program, or of another version of the format. Without those they are the sums of the collection, at every
+    /// time from the since on that is at or beyond all times in it.
+    pub fn sums(&self) -> (Sums, usize) {
+        let mut sums = Sums::default();
+        let mut without = 0;
+        for file in self.files.values() {
+            match &file.sums {
+                Some(of_file) => sums.merge(of_file),
+                None => without += 1,
+            }
+        }
+        (sums, without)
     }
 }
 

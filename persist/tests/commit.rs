@@ -57,7 +57,7 @@ async fn write_until(
             let meta = FileMeta {
                 rows: 1,
                 times: Some((lower, upper - 1)),
-                tags: BTreeMap::new(),
+                ..FileMeta::default()
             };
             let rows = Bytes::from_static(b"rows");
             files.push(shard.put_file(rows, meta, &quiet).await.unwrap());
@@ -344,7 +344,7 @@ fn appends_that_contradict_themselves_are_refused() {
             let meta = FileMeta {
                 rows: 1,
                 times: Some(times),
-                tags: BTreeMap::new(),
+                ..FileMeta::default()
             };
             shard.put_file(Bytes::new(), meta, &quiet)
         };

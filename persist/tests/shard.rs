@@ -29,6 +29,7 @@ async fn stage(shard: &Shard, time: i64) -> StagedFile {
         rows: 2,
         times: Some((time, time)),
         tags: BTreeMap::from([("mvsink.test".into(), time.to_string())]),
+        ..FileMeta::default()
     };
     shard
         .put_file(Bytes::from_static(b"rows"), meta, &quiet)

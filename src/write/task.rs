@@ -309,12 +309,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
     async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<Option<StagedFile>, Error> {
         tracing::trace!(sink = %self.worker.instance.name, %id, rows = file.rows, "staging");
-        let times = (file.rows > 0).then_some((file.min_time, file.max_time));
-        let meta = FileMeta {
-            rows: file.rows,
-            times,
-            ..FileMeta::default()
-        };
+        let meta = FileMeta::from(&file);
         let bytes = file.bytes;
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("stage", error);
