@@ -102,6 +102,7 @@ mod frontier;
 mod location;
 mod log;
 mod open;
+mod pinned;
 mod retry;
 pub mod schema;
 mod shard;
@@ -120,9 +121,10 @@ pub use follow::Watcher;
 pub use frontier::Frontier;
 pub use log::action::{CommitId, ParseCommitIdError};
 pub use log::state::{Entry, Progress};
+pub use pinned::Pinned;
 pub use retry::RetryPolicy;
 pub use schema::TIME_COLUMN;
-pub use shard::{Pinned, Shard};
+pub use shard::Shard;
 pub use storage::OnRetry;
 
 /// Locks a mutex that protects plain data, which is whole even if a holder panicked.
