@@ -88,6 +88,7 @@
 //! # }
 //! ```
 
+mod clean;
 mod client;
 mod codec;
 mod commit;
@@ -100,15 +101,23 @@ pub mod fingerprint;
 mod follow;
 mod frontier;
 mod json;
+mod gc;
+mod history;
+mod hold;
 mod location;
 mod log;
 mod open;
+mod pinned;
+mod replay;
+mod retention;
 mod retry;
 mod row_hash;
 pub mod schema;
 mod shard;
+mod staging;
 mod storage;
 mod sums;
+mod upkeep;
 
 pub use arrow_array::RecordBatch;
 pub use client::{Client, ClientOptions, Clock, Open};
@@ -121,12 +130,16 @@ pub use file::{EncodedFile, FileDecoder, FileEncoder, decode_file};
 pub use fingerprint::{bucket, hash_data, hash_error};
 pub use follow::Watcher;
 pub use frontier::Frontier;
+pub use gc::{GcFiles, GcOptions, GcPhase, GcProgress, GcReport, GcSpared};
+pub use hold::{Hold, HoldInfo, HoldToken};
 pub use log::action::{CommitId, ParseCommitIdError};
 pub use log::state::{Entry, Progress};
+pub use pinned::Pinned;
+pub use retention::Retention;
 pub use retry::RetryPolicy;
 pub use row_hash::sums_of;
 pub use schema::TIME_COLUMN;
-pub use shard::{Pinned, Shard};
+pub use shard::Shard;
 pub use storage::OnRetry;
 pub use sums::Sums;
 

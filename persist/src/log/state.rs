@@ -8,7 +8,7 @@
 //! - *one schema*: no column goes or changes its type; others may add some that allow nulls;
 //! - *gates*: every protocol and table property in force is one that this version understands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::{Action, Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
+use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
 use crate::schema::{check_schema, from_delta};
 
@@ -29,6 +30,9 @@ pub(crate) const SINCE: &str = "mvsink.since";
 pub(crate) const FORMAT_PROPERTY: &str = "mvsink.format";
 /// The version of the format that this version of the crate writes, and the newest that it reads.
 pub(crate) const FORMAT: u64 = 1;
+
+/// Uppers that are remembered, for the retention of a number of times.
+pub(crate) const UPPERS_MAX: usize = 4096;
 
 /// How far a shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,7 +79,18 @@ pub(crate) struct State {
     upper: Frontier<i64>,
     since: Frontier<i64>,
     files: Files,
-    tombstones: PathMap<Remove>,
+    tombstones: PathMap<Tombstone>,
+    holds: Holds,
+    /// The last uppers beside the empty one, ascending: those seen since the checkpoint that this began with.
+    uppers: VecDeque<i64>,
+}
+
+/// A file that was removed, and must not be added again.
+#[derive(Clone, Debug)]
+pub(crate) struct Tombstone {
+    pub(crate) remove: Remove,
+    /// The version that removed it, or the checkpoint's that told of it.
+    pub(crate) version: u64,
 }
 
 impl State {
@@ -121,8 +136,11 @@ impl State {
             since,
             files: Files::default(),
             tombstones: PathMap::default(),
+            holds: Holds::default(),
+            uppers: upper.time().into_iter().collect(),
         };
         check_adds(url, commit)?;
+        state.holds.update(&state.txns, commit.txns.iter());
         state.change_files(commit);
         Ok(state)
     }
@@ -178,6 +196,14 @@ impl State {
 
         // Nothing fails from here on.
         let lower = self.upper;
+        if let Frontier::At(time) = upper
+            && upper > lower
+        {
+            self.uppers.push_back(time);
+            if self.uppers.len() > UPPERS_MAX {
+                self.uppers.pop_front();
+            }
+        }
         (self.upper, self.since, self.version) = (upper, since, version);
         if let Some(protocol) = &commit.protocol {
             self.protocol = protocol.clone();
@@ -191,6 +217,7 @@ impl State {
         for txn in &commit.txns {
             self.txns.insert(txn.app_id.clone(), txn.clone());
         }
+        self.holds.update(&self.txns, commit.txns.iter());
         let (adds, removes) = self.change_files(commit);
         Ok(Entry {
             version,
@@ -212,7 +239,11 @@ impl State {
             {
                 removed.push(file);
             }
-            self.tombstones.insert(remove.path.clone(), remove.clone());
+            let tombstone = Tombstone {
+                remove: remove.clone(),
+                version: self.version,
+            };
+            self.tombstones.insert(remove.path.clone(), tombstone);
         }
         for add in &commit.adds {
             let file = Arc::new(DataFile::from_add(add));
@@ -254,22 +285,55 @@ impl State {
         self.tombstones.contains(path)
     }
 
-    /// Forgets the files that were removed before `oldest_ms`.
+    pub(crate) fn tombstone(&self, path: &str) -> Option<&Tombstone> {
+        self.tombstones.get(path)
+    }
+
+    /// The paths of the live and of the removed files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        let live = self.files.values().map(|file| file.path.as_str());
+        let removed = self.tombstones.values();
+        live.chain(removed.map(|tombstone| tombstone.remove.path.as_str()))
+    }
+
+    pub(crate) fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
+    /// The last uppers known, ascending.
+    pub(crate) fn uppers(&self) -> &VecDeque<i64> {
+        &self.uppers
+    }
+
+    /// Takes over from an earlier state of the same log what is not in the log: when its holds were seen, and the
+    /// uppers before those known here.
+    pub(crate) fn go_on_from(&mut self, earlier: &State) {
+        self.holds.go_on_from(&earlier.holds);
+        let first = self.uppers.front().copied().unwrap_or(i64::MAX);
+        for time in earlier.uppers.iter().rev().filter(|time| **time < first) {
+            if self.uppers.len() < UPPERS_MAX {
+                self.uppers.push_front(*time);
+            }
+        }
+    }
+
+    /// Forgets the files that were removed before `oldest_ms`, as far as no hold pins them.
     pub(crate) fn forget_removed(&mut self, oldest_ms: i64) {
+        let pin = self.holds.oldest_pin();
         self.tombstones
-            .retain(|remove| remove.deletion_timestamp.is_none_or(|at| at >= oldest_ms));
+            .retain(|tombstone| is_remembered(tombstone, oldest_ms, pin));
     }
 
     /// The actions of a checkpoint of this state, and how many they are. Tombstones from before `oldest_ms` are
-    /// left out: by then readers have let go of the removed files.
+    /// left out, unless a hold pins them: by then readers have let go of the removed files.
     pub(crate) fn to_actions(&self, oldest_ms: i64) -> Vec<Action> {
-        let removes = self
-            .tombstones
-            .values()
-            .filter(|remove| remove.deletion_timestamp.is_none_or(|at| at >= oldest_ms))
-            .map(|remove| Remove {
+        let pin = self.holds.oldest_pin();
+        let tombstones = self.tombstones.values();
+        let removes = tombstones
+            .filter(|tombstone| is_remembered(tombstone, oldest_ms, pin))
+            .map(|tombstone| Remove {
                 data_change: false,
-                ..remove.clone()
+                ..tombstone.remove.clone()
             });
         let commit = Commit {
             info: None,
@@ -281,6 +345,12 @@ impl State {
         };
         commit.into_actions().collect()
     }
+}
+
+/// Whether a tombstone is still needed: for those who might yet add the file, or because its file is pinned.
+fn is_remembered(tombstone: &Tombstone, oldest_ms: i64, pin: Option<u64>) -> bool {
+    let removed_ms = tombstone.remove.deletion_timestamp;
+    removed_ms.is_none_or(|at| at >= oldest_ms) || pin.is_some_and(|pin| tombstone.version > pin)
 }
 
 /// True if the entry changes data and no sink of ours made it.
