@@ -44,6 +44,13 @@ pub struct ClientOptions {
     pub clock: Clock,
     /// The seed of file names, identities and waits; `None` takes one from the operating system.
     pub seed: Option<u64>,
+    /// Options of the stores in buckets, beside the environment's (`AWS_…`, `GOOGLE_…`, `AZURE_…`), which they
+    /// override. Names are `object_store`'s configuration keys, such as `region`, `endpoint`, `allow_http` (without
+    /// it, plain HTTP is refused), `timeout` (of one request, 60 s). A name that begins with `aws_`, `google_` or
+    /// `azure_` concerns that provider only; others must be known to every one that is used.
+    ///
+    /// Values may be secrets: no message, log or [`Debug`](std::fmt::Debug) shows them.
+    pub store_options: BTreeMap<String, String>,
 }
 
 impl Default for ClientOptions {
@@ -62,6 +69,7 @@ impl Default for ClientOptions {
                 i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
             }),
             seed: None,
+            store_options: BTreeMap::new(),
         }
     }
 }
@@ -76,6 +84,7 @@ impl std::fmt::Debug for ClientOptions {
             .field("recent_entries", &self.recent_entries)
             .field("retry", &self.retry)
             .field("seed", &self.seed)
+            .field("store_options", &self.store_options.keys())
             .finish_non_exhaustive()
     }
 }
@@ -197,7 +206,16 @@ impl Client {
         };
         Client {
             inner: Arc::new(ClientInner {
-                stores: Stores::new(options.fsync),
+                stores: Stores::new(
+                    options.fsync,
+                    options.store_options.clone(),
+                    // What is not Unicode is no setting of ours.
+                    std::env::vars_os()
+                        .filter_map(|(name, value)| {
+                            Some((name.into_string().ok()?, value.into_string().ok()?))
+                        })
+                        .collect(),
+                ),
                 shards: Mutex::default(),
                 env: Arc::new(Environment {
                     cpu: CpuPool::new(handle.clone(), parallelism),
