@@ -106,6 +106,8 @@ mod retry;
 pub mod schema;
 mod shard;
 mod storage;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use arrow_array::RecordBatch;
 pub use client::{Client, ClientOptions, Clock, Open};

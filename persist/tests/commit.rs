@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::join_all;
+use mvsink_persist::testing::{Fault, FaultyStore};
 use mvsink_persist::{Append, Appended, Client, CommitId, Error, FileMeta, Frontier, Open, Shard};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -15,7 +16,7 @@ use object_store::path::Path;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use support::{Fault, FaultyStore, append, client, options, run, schema};
+use support::{append, client, options, run, schema};
 
 const URL: &str = "memory://store/shard";
 
