@@ -252,6 +252,11 @@ impl Client {
         self.inner.stores.mount(name, store);
     }
 
+    #[cfg(feature = "testing")]
+    pub(crate) fn store_at(&self, url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+        Ok(self.inner.stores.locate(url)?.store)
+    }
+
     /// Runs `operation` until it succeeds or fails for good: errors that may pass are told to `on_retry` and
     /// followed by a wait and another attempt.
     ///

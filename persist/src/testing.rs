@@ -37,7 +37,20 @@ pub use counting::CountingStore;
 pub use faulty::{Fault, FaultOptions, FaultyStore, Traced};
 pub use gate::{GateStore, Hold, Side};
 
-use object_store::{GetOptions, PutMode, PutOptions};
+use std::sync::Arc;
+
+use object_store::{GetOptions, ObjectStore, PutMode, PutOptions};
+
+use crate::client::Client;
+use crate::error::Error;
+
+/// The objects below an address, by paths relative to it: what a shard there would consist of.
+///
+/// # Errors
+/// [`Error::Url`] if the client knows no store for the address.
+pub fn store_at(client: &Client, url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+    client.store_at(url)
+}
 
 /// The kinds of calls that the stores here tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

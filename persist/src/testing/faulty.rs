@@ -28,6 +28,7 @@ use object_store::{
 };
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Call;
@@ -109,6 +110,8 @@ struct Shared {
     inner: Arc<dyn ObjectStore>,
     options: FaultOptions,
     faults: Mutex<Faults>,
+    /// Late calls that are still to happen.
+    late: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
@@ -165,6 +168,7 @@ impl FaultyStore {
                     fresh: VecDeque::new(),
                 }),
                 options,
+                late: watch::channel(0).0,
             }),
         })
     }
@@ -182,6 +186,13 @@ impl FaultyStore {
     /// Listings miss this object, as if it had been put while they were made.
     pub fn hide(&self, path: Path) {
         lock(&self.shared.faults).hidden.push(path);
+    }
+
+    /// Waits until all late calls so far have happened.
+    pub async fn settled(&self) {
+        let mut late = self.shared.late.subscribe();
+        // The sender is here.
+        let _ = late.wait_for(|late| *late == 0).await;
     }
 
     /// The calls so far, in order.
@@ -311,7 +322,19 @@ impl Shared {
         result
     }
 
-    async fn delete(&self, path: Path) -> Result<Path> {
+    /// Has `work` done some time later, whoever still waits for it.
+    fn later<T: Send>(self: &Arc<Self>, work: impl Future<Output = Result<T>> + Send + 'static) {
+        self.late.send_modify(|late| *late += 1);
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(shared.options.later).await;
+            // Nobody is there to hear how it went.
+            let _ = work.await;
+            shared.late.send_modify(|late| *late -= 1);
+        });
+    }
+
+    async fn delete(self: Arc<Self>, path: Path) -> Result<Path> {
         let drawn = self.draw(Call::Delete, &path).await;
         match drawn.fault {
             Fault::Applied => {
@@ -319,11 +342,8 @@ impl Shared {
                 drawn.fail().await
             }
             Fault::AppliedLater => {
-                let (inner, later) = (Arc::clone(&self.inner), self.options.later);
-                tokio::spawn(async move {
-                    tokio::time::sleep(later).await;
-                    let _ = inner.delete(&path).await;
-                });
+                let inner = Arc::clone(&self.inner);
+                self.later(async move { inner.delete(&path).await });
                 drawn.fail().await
             }
             Fault::NotApplied => Err(drawn.error),
@@ -378,11 +398,8 @@ impl ObjectStore for FaultyStore {
                 drawn.fail().await
             }
             Fault::AppliedLater => {
-                let (to, later) = (to.clone(), shared.options.later);
-                tokio::spawn(async move {
-                    tokio::time::sleep(later).await;
-                    let _ = shared.put(&to, payload, options).await;
-                });
+                let (to, put) = (to.clone(), Arc::clone(&shared));
+                shared.later(async move { put.put(&to, payload, options).await });
                 drawn.fail().await
             }
             Fault::NotApplied | Fault::Conflict => Err(drawn.error),
