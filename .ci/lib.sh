@@ -38,6 +38,39 @@ python_environment() {
     "$PYTHON" -m pip install --quiet --requirement .ci/requirements.txt
 }
 
+AZURITE_VERSION=3.35.0
+
+# Azure's emulator, below target/npm.
+node_environment() {
+    if ! command -v npm >/dev/null; then
+        as_root apt-get update
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y nodejs npm
+    fi
+    grep -qs "\"version\": \"$AZURITE_VERSION\"" target/npm/node_modules/azurite/package.json ||
+        npm install --silent --no-audit --no-fund --prefix target/npm "azurite@$AZURITE_VERSION"
+}
+
+# with_stores COMMAND…: runs the command with an S3 server and an Azure server on the loopback, which end with it. To be
+# called in a shell of its own, as `stage` does. They keep all in memory; what they print is in target/stores.
+with_stores() {
+    local s3 azure
+    s3=$("$PYTHON" .ci/buckets.py port)
+    azure=$("$PYTHON" .ci/buckets.py port)
+    mkdir -p target/stores
+    STORES=()
+    trap 'kill "${STORES[@]}" 2>/dev/null || true' EXIT
+    "$PYTHON" .ci/s3_server.py "$s3" >target/stores/s3.log 2>&1 &
+    STORES+=("$!")
+    # It asks for versions of the protocol that it knows, unless told not to; ours may be newer.
+    node target/npm/node_modules/azurite/dist/src/blob/main.js --blobHost 127.0.0.1 --blobPort "$azure" \
+        --skipApiVersionCheck --inMemoryPersistence --disableTelemetry --silent >target/stores/azure.log 2>&1 &
+    STORES+=("$!")
+    export MVSINK_TEST_S3=http://127.0.0.1:$s3 MVSINK_TEST_AZURE=http://127.0.0.1:$azure MVSINK_TEST_STORES=required
+    "$PYTHON" .ci/buckets.py s3 "$MVSINK_TEST_S3" || { cat target/stores/s3.log; return 1; }
+    "$PYTHON" .ci/buckets.py azure "$MVSINK_TEST_AZURE" || { cat target/stores/azure.log; return 1; }
+    "$@"
+}
+
 # The seconds, with fractions, since some moment.
 now() { "$PYTHON" -c 'import time; print(time.monotonic())'; }
 

@@ -1,23 +1,13 @@
 //! Stores that fail, and what cannot be written: exact in the end, or one clear error on all workers.
 
-#[path = "../persist/tests/support/mod.rs"]
-mod faulty;
 mod support;
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use async_trait::async_trait;
-use faulty::FaultyStore;
-use futures::stream::BoxStream;
 use mvsink::{Frontier, Status, Target};
+use mvsink_persist::testing::{Call, CountingStore, FaultyStore};
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
 use support::{Program, assert_exact, context, contexts, execute, runtime, words};
 
 #[test]
@@ -43,75 +33,12 @@ fn r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call() {
     assert_exact(cx, "memory://shared", &updates, 0);
 }
 
-/// Counts what is read of data files.
-#[derive(Debug)]
-struct Counting {
-    inner: InMemory,
-    data_reads: AtomicUsize,
-}
-
-impl fmt::Display for Counting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "counting {}", self.inner)
-    }
-}
-
-#[async_trait]
-impl ObjectStore for Counting {
-    async fn put_opts(
-        &self,
-        to: &Path,
-        payload: PutPayload,
-        options: PutOptions,
-    ) -> Result<PutResult> {
-        self.inner.put_opts(to, payload, options).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        to: &Path,
-        options: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(to, options).await
-    }
-
-    async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
-        let is_data = from.extension() == Some("parquet") && !from.as_ref().contains("_delta_log");
-        if is_data {
-            self.data_reads.fetch_add(1, Ordering::Relaxed);
-        }
-        self.inner.get_opts(from, options).await
-    }
-
-    fn delete_stream(
-        &self,
-        paths: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
 #[test]
 fn a_sink_never_reads_back_what_it_wrote() {
     let runtime = runtime();
     let updates = words(43, 400, 60);
     for (full, workers) in [("false", 1), ("false", 2), ("false", 4), ("true", 2)] {
-        let store = Arc::new(Counting {
-            inner: InMemory::new(),
-            data_reads: AtomicUsize::new(0),
-        });
+        let store = CountingStore::new(Arc::new(InMemory::new()));
         let cx = &contexts(&runtime, 1, Arc::clone(&store) as Arc<dyn ObjectStore>)[0];
         cx.configs().set("mvsink_full_read_back", full).unwrap();
         execute(
@@ -120,7 +47,11 @@ fn a_sink_never_reads_back_what_it_wrote() {
             &Target::new("memory://shared"),
             &Program::new(updates.clone()),
         );
-        let reads = store.data_reads.load(Ordering::Relaxed);
+        let reads = store.count_where(|call, path| {
+            let is_data =
+                path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log");
+            is_data && matches!(call, Call::Get | Call::GetRange)
+        });
         // The control shows that the counter counts.
         assert_eq!(
             reads > 0,

@@ -51,6 +51,13 @@ pub struct ClientOptions {
     pub clock: Clock,
     /// The seed of file names, identities and waits; `None` takes one from the operating system.
     pub seed: Option<u64>,
+    /// Options of the stores in buckets, beside the environment's (`AWS_…`, `GOOGLE_…`, `AZURE_…`), which they
+    /// override. Names are `object_store`'s configuration keys, such as `region`, `endpoint`, `allow_http` (without
+    /// it, plain HTTP is refused), `timeout` (of one request, 60 s). A name that begins with `aws_`, `google_` or
+    /// `azure_` concerns that provider only; others must be known to every one that is used.
+    ///
+    /// Values may be secrets: no message, log or [`Debug`](std::fmt::Debug) shows them.
+    pub store_options: BTreeMap<String, String>,
 }
 
 impl Default for ClientOptions {
@@ -71,6 +78,7 @@ impl Default for ClientOptions {
                 i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
             }),
             seed: None,
+            store_options: BTreeMap::new(),
         }
     }
 }
@@ -87,6 +95,7 @@ impl std::fmt::Debug for ClientOptions {
             .field("clean_log", &self.clean_log)
             .field("retry", &self.retry)
             .field("seed", &self.seed)
+            .field("store_options", &self.store_options.keys())
             .finish_non_exhaustive()
     }
 }
@@ -208,7 +217,16 @@ impl Client {
         };
         Client {
             inner: Arc::new(ClientInner {
-                stores: Stores::new(options.fsync),
+                stores: Stores::new(
+                    options.fsync,
+                    options.store_options.clone(),
+                    // What is not Unicode is no setting of ours.
+                    std::env::vars_os()
+                        .filter_map(|(name, value)| {
+                            Some((name.into_string().ok()?, value.into_string().ok()?))
+                        })
+                        .collect(),
+                ),
                 shards: Mutex::default(),
                 env: Arc::new(Environment {
                     cpu: CpuPool::new(handle.clone(), parallelism),
@@ -243,6 +261,11 @@ impl Client {
     /// Makes `store` available as `memory://name`, instead of the empty one in memory that would be there.
     pub fn mount(&self, name: &str, store: Arc<dyn ObjectStore>) {
         self.inner.stores.mount(name, store);
+    }
+
+    #[cfg(feature = "testing")]
+    pub(crate) fn store_at(&self, url: &str) -> Result<Arc<dyn ObjectStore>, Error> {
+        Ok(self.inner.stores.locate(url)?.store)
     }
 
     /// Runs `operation` until it succeeds or fails for good: errors that may pass are told to `on_retry` and

@@ -213,38 +213,22 @@ impl Error {
 /// Whether a store's error may pass by itself.
 ///
 /// Local file systems report everything that is not "not found" or "exists" as a generic error around
-/// [`std::io::Error`], so that is looked for in the chain of sources.
+/// [`std::io::Error`], so that is looked for in the chain of sources. Stores on the network report as generic what
+/// has no variant: there the status of the answer decides, and what got no answer may pass.
 fn store_error_is_transient(error: &object_store::Error) -> bool {
     use object_store::Error as Store;
-    use std::io::ErrorKind;
     match error {
-        Store::Generic { source, .. } => {
-            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
-            while let Some(error) = cause {
-                if let Some(io) = error.downcast_ref::<std::io::Error>() {
-                    return !matches!(
-                        io.kind(),
-                        ErrorKind::PermissionDenied
-                            | ErrorKind::ReadOnlyFilesystem
-                            | ErrorKind::NotADirectory
-                            | ErrorKind::IsADirectory
-                            | ErrorKind::AlreadyExists
-                            | ErrorKind::InvalidFilename
-                            | ErrorKind::FileTooLarge
-                            | ErrorKind::NotFound
-                            | ErrorKind::InvalidInput
-                            | ErrorKind::Unsupported
-                    );
-                }
-                cause = error.source();
-            }
-            true
-        }
+        Store::Generic {
+            store: "S3" | "GCS" | "MicrosoftAzure",
+            source,
+        } => http_failure_is_transient(&source.to_string()),
+        Store::Generic { source, .. } => io_error(source.as_ref()).is_none_or(io_is_transient),
+        // Local files are created without this error, so that it is an HTTP 409: another request is under way.
+        Store::AlreadyExists { source, .. } => io_error(source.as_ref()).is_none(),
         Store::NotFound { .. }
         | Store::InvalidPath { .. }
         | Store::NotSupported { .. }
         | Store::NotImplemented { .. }
-        | Store::AlreadyExists { .. }
         | Store::Precondition { .. }
         | Store::NotModified { .. }
         | Store::PermissionDenied { .. }
@@ -252,6 +236,70 @@ fn store_error_is_transient(error: &object_store::Error) -> bool {
         | Store::UnknownConfigurationKey { .. } => false,
         _ => true,
     }
+}
+
+fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref() {
+            return Some(io);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn io_is_transient(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    !matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidFilename
+            | ErrorKind::FileTooLarge
+            | ErrorKind::NotFound
+            | ErrorKind::InvalidInput
+            | ErrorKind::Unsupported
+    )
+}
+
+/// By the message of a failed request: `object_store` keeps the type of such errors to itself. Tests against a server
+/// hold the wording.
+fn http_failure_is_transient(message: &str) -> bool {
+    if message.contains("redirect without LOCATION") {
+        // The region is another.
+        return false;
+    }
+    let status = message
+        .split_once("status code: ")
+        .and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok());
+    match status {
+        // Too slow, too early, too many; a conflict with another request.
+        Some(408 | 409 | 425 | 429) => true,
+        // Amazon says so of a body that came too slowly.
+        Some(400) => message.contains("RequestTimeout"),
+        // It does not know what it was asked for, conditional puts for example.
+        Some(501) => false,
+        Some(status) => !(300..500).contains(&status),
+        None => true,
+    }
+}
+
+/// True if it is the bucket that was not found, and not an object in it.
+pub(crate) fn bucket_is_missing(error: &object_store::Error) -> bool {
+    const SAYS: [&str; 3] = [
+        "NoSuchBucket",
+        "ContainerNotFound",
+        "The specified bucket does not exist",
+    ];
+    let object_store::Error::NotFound { source, .. } = error else {
+        return false;
+    };
+    let message = source.to_string();
+    SAYS.iter().any(|says| message.contains(says))
 }
 
 #[cfg(test)]

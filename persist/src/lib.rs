@@ -100,10 +100,10 @@ mod file;
 pub mod fingerprint;
 mod follow;
 mod frontier;
-mod json;
 mod gc;
 mod history;
 mod hold;
+mod json;
 mod location;
 mod log;
 mod open;
@@ -117,6 +117,8 @@ mod shard;
 mod staging;
 mod storage;
 mod sums;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod upkeep;
 
 pub use arrow_array::RecordBatch;

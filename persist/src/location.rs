@@ -1,29 +1,43 @@
 //! From an address to the store that holds the shard.
 //!
-//! Addresses: a plain path or `file://` URL (a local directory), and `memory://name[/path]` (a store that
-//! lives as long as the client, or one that was [mounted](crate::Client::mount) under that name). Two addresses
-//! of the same place have the same key: local paths are made absolute, and symbolic links are followed as far as
-//! the path exists. Nothing is created here: a directory appears with the first object put into it.
+//! Addresses: a plain path or `file://` URL (a local directory), `memory://name[/path]` (a store that lives as long as
+//! the client, or one that was [mounted](crate::Client::mount) under that name), and the URLs of buckets
+//! ([`bucket`]), as far as the cargo features allow. Two addresses of the same place have the same key: local paths
+//! are made absolute, and symbolic links are followed as far as the path exists. Nothing is created here: a directory
+//! appears with the first object put into it, and a bucket must be there.
+//!
+//! The shards of a client in one bucket share one store, and so its connections.
 
-use std::collections::HashMap;
+mod bucket;
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+mod cloud;
+
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
 use crate::error::Error;
 use crate::lock;
+use bucket::Bucket;
 
 /// The stores of a process, by the beginning of an address.
 pub(crate) struct Stores {
     local: Arc<LocalFileSystem>,
     memory: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+    buckets: Mutex<HashMap<String, Built>>,
+    options: BTreeMap<String, String>,
+    environment: Vec<(String, String)>,
 }
+
+/// The store of a bucket, and the account that it uses if it has one.
+type Built = (Arc<dyn ObjectStore>, Option<String>);
 
 /// A place that can hold a shard.
 pub(crate) struct Location {
@@ -38,10 +52,18 @@ pub(crate) struct Location {
 }
 
 impl Stores {
-    pub(crate) fn new(fsync: bool) -> Self {
+    /// Stores with these options by hand and this environment, see [`crate::ClientOptions::store_options`].
+    pub(crate) fn new(
+        fsync: bool,
+        options: BTreeMap<String, String>,
+        environment: Vec<(String, String)>,
+    ) -> Self {
         Stores {
             local: Arc::new(LocalFileSystem::new().with_fsync(fsync)),
             memory: Mutex::default(),
+            buckets: Mutex::default(),
+            options,
+            environment,
         }
     }
 
@@ -62,6 +84,14 @@ impl Stores {
             return self.local(shown, FsPath::new(url)).map_err(refuse);
         }
         let parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
+        if has_credentials(&parsed) {
+            return Err(refuse(
+                "credentials come from the environment or from options, not from a URL".into(),
+            ));
+        }
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return Err(refuse("an address has no query and no fragment".into()));
+        }
         match parsed.scheme() {
             "file" => {
                 let path = parsed.to_file_path().map_err(|()| {
@@ -69,32 +99,67 @@ impl Stores {
                 })?;
                 self.local(shown, &path).map_err(refuse)
             }
-            "memory" => {
-                let name = parsed
-                    .host_str()
-                    .filter(|name| !name.is_empty())
-                    .ok_or_else(|| {
-                        refuse("an in-memory store needs a name: memory://name".into())
-                    })?;
-                let root = Arc::clone(
-                    lock(&self.memory)
-                        .entry(name.to_owned())
-                        .or_insert_with(|| Arc::new(InMemory::new())),
-                );
-                let prefix = Path::from_url_path(parsed.path())
-                    .map_err(|error| refuse(error.to_string()))?;
-                Ok(Location {
-                    url: shown,
-                    key: format!("memory://{name}/{prefix}"),
-                    local: None,
-                    store: Arc::new(PrefixStore::new(root, prefix)),
-                })
-            }
-            scheme => Err(refuse(match ObjectStoreScheme::parse(&parsed) {
-                Ok(_) => format!("this build has no support for {scheme}:// stores"),
-                Err(_) => format!("{scheme}:// is not a kind of store"),
-            })),
+            "memory" => self.memory(shown, &parsed).map_err(refuse),
+            scheme => match Bucket::parse(&parsed) {
+                Some(bucket) => bucket
+                    .and_then(|bucket| self.bucket(shown, bucket))
+                    .map_err(refuse),
+                None => Err(refuse(match scheme {
+                    "http" | "https" => {
+                        "a plain web server cannot hold a shard: it has no conditional puts".into()
+                    }
+                    _ => format!("{scheme}:// is not a kind of store"),
+                })),
+            },
         }
+    }
+
+    fn memory(&self, shown: String, url: &Url) -> Result<Location, String> {
+        let name = url
+            .host_str()
+            .filter(|name| !name.is_empty())
+            .ok_or("an in-memory store needs a name: memory://name")?;
+        let root = Arc::clone(
+            lock(&self.memory)
+                .entry(name.to_owned())
+                .or_insert_with(|| Arc::new(InMemory::new())),
+        );
+        let prefix = Path::from_url_path(url.path()).map_err(|error| error.to_string())?;
+        Ok(Location {
+            url: shown,
+            key: format!("memory://{name}/{prefix}"),
+            local: None,
+            store: Arc::new(PrefixStore::new(root, prefix)),
+        })
+    }
+
+    fn bucket(&self, shown: String, bucket: Bucket) -> Result<Location, String> {
+        let mut buckets = lock(&self.buckets);
+        let (store, account) = match buckets.get(&bucket.root) {
+            Some(built) => built.clone(),
+            None => {
+                let built = self.build(&bucket)?;
+                buckets.insert(bucket.root.clone(), built.clone());
+                built
+            }
+        };
+        Ok(Location {
+            url: shown,
+            key: bucket.key(account.as_deref()),
+            local: None,
+            store: Arc::new(PrefixStore::new(store, bucket.path)),
+        })
+    }
+
+    #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+    fn build(&self, bucket: &Bucket) -> Result<Built, String> {
+        cloud::build(bucket, &self.options, &self.environment)
+    }
+
+    #[cfg(not(any(feature = "aws", feature = "azure", feature = "gcp")))]
+    fn build(&self, bucket: &Bucket) -> Result<Built, String> {
+        let _ = (&self.options, &self.environment, &bucket.name);
+        Err(bucket.provider.unsupported())
     }
 
     fn local(&self, url: String, path: &FsPath) -> Result<Location, String> {
@@ -129,17 +194,32 @@ fn canonical(path: &FsPath) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-/// The address for a message: a password in a URL is never repeated.
+fn has_credentials(url: &Url) -> bool {
+    url.password().is_some() || (!url.username().is_empty() && !bucket::user_is_container(url))
+}
+
+/// The address for a message, without what may be a credential: those in a URL are never repeated.
 fn without_credentials(url: &str) -> String {
     match Url::parse(url) {
-        Ok(mut parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
-            // Both fail only for URLs that cannot have credentials.
-            let _ = parsed.set_username("");
-            let _ = parsed.set_password(None);
+        Ok(mut parsed) => {
+            if has_credentials(&parsed) {
+                // Both fail only for URLs that cannot have credentials.
+                let _ = parsed.set_username("");
+                let _ = parsed.set_password(None);
+            }
+            let url = parsed.to_string();
+            if !url.contains(['?', '#']) {
+                return url;
+            }
             parsed.set_query(None);
-            parsed.to_string()
+            parsed.set_fragment(None);
+            format!("{parsed} (and more)")
         }
-        _ => url.to_owned(),
+        // What cannot be taken apart may hold anything.
+        Err(_) => match url.split_once("://") {
+            Some((scheme, rest)) if rest.contains(['@', '?', '#']) => format!("{scheme}://…"),
+            _ => url.to_owned(),
+        },
     }
 }
 
@@ -147,11 +227,29 @@ fn without_credentials(url: &str) -> String {
 mod tests {
     use super::*;
 
+    fn stores(options: &[(&str, &str)], environment: &[(&str, &str)]) -> Stores {
+        let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect()
+        };
+        Stores::new(false, own(options).into_iter().collect(), own(environment))
+    }
+
+    fn refusal(stores: &Stores, url: &str) -> String {
+        match stores.locate(url) {
+            Err(error @ Error::Url { .. }) => error.to_string(),
+            Err(error) => panic!("{error}"),
+            Ok(location) => panic!("{} is accepted", location.url),
+        }
+    }
+
     #[test]
     fn addresses_of_one_directory_have_one_key_and_create_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a b").join("shard");
-        let stores = Stores::new(true);
+        let stores = stores(&[], &[]);
         let plain = stores.locate(path.to_str().unwrap()).unwrap();
         let slash = stores
             .locate(&format!("{}/", path.to_str().unwrap()))
@@ -174,24 +272,198 @@ mod tests {
 
     #[test]
     fn refuses_what_it_does_not_know_without_repeating_secrets() {
-        let stores = Stores::new(false);
+        let stores = stores(&[], &[]);
         for url in [
             "",
             "memory://",
             "gopher://x",
-            "s3://bucket/x",
+            "http://example.com/x",
+            "https://example.com/x",
             "file://relative/x",
+            "s3://",
+            "s3:///x",
+            "ftp://me:secret@host/x",
+            "memory://me:secret@name/x",
+            "s3://me:secret@bucket/x",
+            "s3://secret@bucket/x",
+            "gs://secret@bucket/x",
+            "s3://me:secret@bucket:nine/x",
+            "abfss://container:secret@account.dfs.core.windows.net/x",
+            "https://account.blob.core.windows.net/container/x?sig=secret",
+            "https://me:secret@bucket.s3.eu-west-1.amazonaws.com/x?sig=secret",
+            "az://container/x#secret",
         ] {
-            assert!(
-                matches!(stores.locate(url), Err(Error::Url { .. })),
-                "{url}"
+            let message = refusal(&stores, url);
+            assert!(!message.contains("secret"), "{message}");
+        }
+    }
+
+    #[cfg(not(any(feature = "aws", feature = "azure", feature = "gcp")))]
+    #[test]
+    fn a_build_without_a_provider_says_which_feature_has_it() {
+        let message = refusal(&stores(&[], &[]), "s3://bucket/x");
+        let expected = "this build has no support for s3:// stores (feature aws)";
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[cfg(all(feature = "aws", feature = "azure", feature = "gcp"))]
+    mod cloud {
+        use super::*;
+
+        const AZURE: [(&str, &str); 2] = [
+            ("azure_storage_account_name", "me"),
+            ("azure_storage_account_key", "c2VjcmV0"),
+        ];
+
+        #[test]
+        fn shards_of_one_bucket_share_a_store() {
+            let stores = stores(&AZURE, &[]);
+            for (a, b) in [
+                ("s3://bucket/a", "s3a://bucket/b"),
+                ("gs://bucket/a", "gs://bucket/b"),
+                ("az://box/a", "abfss://box/b"),
+            ] {
+                let (a, b) = (stores.locate(a).unwrap(), stores.locate(b).unwrap());
+                assert_ne!(a.key, b.key);
+            }
+            assert_eq!(lock(&stores.buckets).len(), 3);
+            // The account of the options is that of the URL.
+            let spelled = "https://me.blob.core.windows.net/box/a";
+            assert_eq!(
+                stores.locate("az://box/a").unwrap().key,
+                stores.locate(spelled).unwrap().key
             );
         }
-        let message = stores
-            .locate("ftp://me:secret@host/x")
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(!message.contains("secret"), "{message}");
+
+        #[test]
+        fn options_are_known_or_refused_and_the_environment_is_read() {
+            let with = |options: &[(&str, &str)]| stores(options, &[]);
+            let message = refusal(&with(&[("aws_regoin", "x")]), "s3://bucket/x");
+            assert!(
+                message.contains("aws_regoin is not an option of s3:// stores"),
+                "{message}"
+            );
+            refusal(&with(&[("bucket", "x")]), "s3://bucket/x");
+            refusal(&with(&[("container_name", "x")]), "az://box/x");
+            refusal(&with(&[("conditional_put", "disabled")]), "s3://bucket/x");
+            refusal(&with(&[("timeout", "soon")]), "s3://bucket/x");
+            // Another provider's, and another program's.
+            let several = [
+                ("azure_nonsense", "x"),
+                ("aws_region", "eu-west-1"),
+                ("AWS_TIMEOUT", "5s"),
+            ];
+            stores(&several, &[("AWS_NONSENSE", "x")])
+                .locate("s3://bucket/x")
+                .unwrap();
+            // An account there must be; from any of these.
+            assert!(
+                refusal(&with(&[]), "az://box/x")
+                    .to_lowercase()
+                    .contains("account")
+            );
+            for (name, value) in [
+                ("AZURE_STORAGE_ACCOUNT_NAME", "me"),
+                ("AZURE_STORAGE_ACCOUNT", "me"),
+                ("AZURE_STORAGE_USE_EMULATOR", "true"),
+            ] {
+                let location = stores(&[], &[(name, value)]).locate("az://box/x").unwrap();
+                assert!(
+                    location.key.starts_with("az://me/")
+                        || location.key.starts_with("az://devstoreaccount1/"),
+                    "{}",
+                    location.key
+                );
+            }
+        }
+
+        #[test]
+        fn plain_http_must_be_asked_for() {
+            let endpoint = ("AWS_ENDPOINT_URL", "http://127.0.0.1:1");
+            let message = refusal(&stores(&[], &[endpoint]), "s3://bucket/x");
+            assert!(message.contains("allow_http"), "{message}");
+            for asked in [("AWS_ALLOW_HTTP", "true"), ("AWS_ALLOW_HTTP", "1")] {
+                stores(&[], &[endpoint, asked])
+                    .locate("s3://bucket/x")
+                    .unwrap();
+            }
+            stores(&[("allow_http", "true")], &[endpoint])
+                .locate("s3://bucket/x")
+                .unwrap();
+            refusal(
+                &stores(&[("base_url", "http://127.0.0.1:1")], &[]),
+                "gs://bucket/x",
+            );
+            let azure = [
+                AZURE[0],
+                AZURE[1],
+                ("azure_storage_endpoint", "http://127.0.0.1:1"),
+            ];
+            refusal(&stores(&azure, &[]), "az://box/x");
+        }
+
+        #[test]
+        fn messages_about_settings_have_no_secrets() {
+            for (options, url) in [
+                (
+                    &[("endpoint", "https://me:hush-hush@host")][..],
+                    "s3://bucket/x",
+                ),
+                (&[("secret_access_key", "hush-hush")], "s3://bucket/x"),
+                (&[("service_account_key", "\"hush-hush\"")], "gs://bucket/x"),
+                (
+                    &[("service_account_key", "{\"private_key\":\"hush-hush\"}")],
+                    "gs://bucket/x",
+                ),
+                (&[AZURE[0], ("account_key", "hush-hush!")], "az://box/x"),
+                (&[AZURE[0], ("sas_token", "hush-hush")], "az://box/x"),
+            ] {
+                let message = refusal(&stores(options, &[]), url);
+                assert!(!message.contains("hush-hush"), "{message}");
+            }
+        }
+
+        #[test]
+        fn a_server_that_is_away_is_waited_for_and_its_errors_have_no_secrets() {
+            // A port that was free just now.
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let endpoint = format!("http://{}/me", listener.local_addr().unwrap());
+            drop(listener);
+            let stores = stores(
+                &[
+                    ("allow_http", "true"),
+                    ("aws_endpoint", &endpoint),
+                    ("aws_access_key_id", "me"),
+                    ("aws_secret_access_key", "hush-hush"),
+                    ("aws_session_token", "hush-hush"),
+                    ("google_base_url", &endpoint),
+                    ("google_skip_signature", "true"),
+                    ("azure_endpoint", &endpoint),
+                    ("azure_storage_account_name", "me"),
+                    ("azure_storage_sas_token", "?sig=hush-hush"),
+                ],
+                &[],
+            );
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.unwrap().block_on(async {
+                for url in ["s3://bucket/x", "gs://bucket/x", "az://box/x"] {
+                    let store = stores.locate(url).unwrap().store;
+                    let source =
+                        object_store::ObjectStoreExt::get(store.as_ref(), &Path::from("y"))
+                            .await
+                            .unwrap_err();
+                    let error = Error::Store {
+                        action: "read",
+                        path: url.into(),
+                        source,
+                    };
+                    assert!(error.is_transient(), "{error}");
+                    let message = format!("{error} {error:?}");
+                    assert!(!message.contains("hush-hush"), "{message}");
+                }
+            });
+        }
     }
 }

@@ -12,7 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::client::Environment;
-use crate::error::Error;
+use crate::error::{Error, bucket_is_missing};
 use crate::log::entry_path;
 
 /// Told of every error that is followed by another attempt.
@@ -86,7 +86,9 @@ impl Storage {
         };
         match result {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error @ object_store::Error::NotFound { .. }) if !bucket_is_missing(&error) => {
+                Ok(None)
+            }
             Err(error) => Err(self.error("read", path, error)),
         }
     }

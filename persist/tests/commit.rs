@@ -2,20 +2,16 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use futures::TryStreamExt;
-use futures::future::join_all;
-use mvsink_persist::{Append, Appended, Client, CommitId, Error, FileMeta, Frontier, Open, Shard};
+use mvsink_persist::testing::{Fault, FaultOptions, FaultyStore, conformance};
+use mvsink_persist::{Append, Appended, Client, CommitId, Error, FileMeta, Frontier, Open};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use proptest::prelude::*;
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use support::{Fault, FaultyStore, append, client, options, run, schema};
+use support::{append, client, options, run, schema};
 
 const URL: &str = "memory://store/shard";
 
@@ -30,132 +26,18 @@ fn client_of(store: Arc<dyn ObjectStore>, seed: u64) -> Client {
 
 fn quiet(_: &Error) {}
 
-/// One writer's commits, by identity, with the files of each.
-type Commits = BTreeMap<CommitId, (u64, Vec<String>)>;
-
-/// Appends until the shard's upper reaches `goal`; returns what it was told is committed.
-async fn write_until(
-    shard: Shard,
-    client: Client,
-    nonce: u128,
-    seed: u64,
-    goal: i64,
-) -> (Commits, u64) {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut commits = Commits::new();
-    let mut losses = 0;
-    for seq in 0.. {
-        let Frontier::At(lower) = shard.progress().upper else {
-            break;
-        };
-        if lower >= goal {
-            break;
-        }
-        let upper = lower + random.random_range(1..3);
-        let mut files = Vec::new();
-        for _ in 0..random.random_range(0..3) {
-            let meta = FileMeta {
-                rows: 1,
-                times: Some((lower, upper - 1)),
-                ..FileMeta::default()
-            };
-            let rows = Bytes::from_static(b"rows");
-            files.push(shard.put_file(rows, meta, &quiet).await.unwrap());
-        }
-        let id = CommitId { nonce, seq };
-        let append = Append {
-            id,
-            lower: Frontier::At(lower),
-            upper: Frontier::At(upper),
-            files: files.clone(),
-            since: None,
-        };
-        match shard.append(append, &quiet).await.unwrap() {
-            Appended::Committed { version } => {
-                // The process knows at once, without reading.
-                assert!(shard.progress().version >= version);
-                commits.insert(
-                    id,
-                    (version, files.into_iter().map(|file| file.path).collect()),
-                );
-            }
-            Appended::Lost { upper } => {
-                losses += 1;
-                assert_ne!(upper, Frontier::At(lower), "a loss without a winner");
-                client
-                    .retry(&quiet, || shard.delete_files(&files))
-                    .await
-                    .unwrap();
-            }
-        }
-    }
-    (commits, losses)
-}
-
 /// Rivals write through a store with faults; then a fresh reader of the store itself decides who was right.
 async fn rivals(seed: u64, writers: u64, percent: u32, goal: i64) -> u64 {
     let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let faulty = FaultyStore::new(Arc::clone(&truth), seed, percent);
-    let writing = (0..writers).map(|writer| {
-        let client = client_of(faulty.clone(), seed ^ writer);
-        async move {
-            let shard = client
-                .open_or_create(URL, Open::new(schema()))
-                .await
-                .unwrap();
-            // Half of them follow, half learn of the others' commits only by losing.
-            let watcher = (writer % 2 == 0).then(|| shard.watch());
-            let result = write_until(shard, client, u128::from(writer), seed ^ writer, goal).await;
-            drop(watcher);
-            result
-        }
-    });
-    let results = join_all(writing).await;
-    // What was delayed arrives.
-    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
-
-    let client = client_of(Arc::clone(&truth), 0);
-    let shard = client.open_existing(URL).await.unwrap();
-    let mut upper = Frontier::At(0);
-    let mut found = Commits::new();
-    for version in 1..=shard.progress().version {
-        let entry = shard.entry(version).await.unwrap();
-        assert_eq!(entry.lower, upper, "the history is linear");
-        assert!(entry.upper > entry.lower);
-        assert!(!entry.foreign);
-        upper = entry.upper;
-        let paths = entry.adds.iter().map(|file| file.path.clone()).collect();
-        let twice = found.insert(entry.id.unwrap(), (version, paths));
-        assert_eq!(twice, None, "a commit is in the log once");
-    }
-    assert_eq!(shard.progress().upper, upper);
-    let told: Commits = results
-        .iter()
-        .flat_map(|(commits, _)| commits.clone())
-        .collect();
-    assert_eq!(
-        told, found,
-        "committed if and only if a fresh reader sees it"
-    );
-
-    let live: BTreeSet<_> = shard.pin().files().map(|file| file.path.clone()).collect();
-    let committed: BTreeSet<_> = told.into_values().flat_map(|(_, files)| files).collect();
-    assert_eq!(live, committed);
-    let objects: Vec<_> = truth
-        .list(Some(&Path::from("shard")))
-        .try_collect()
-        .await
-        .unwrap();
-    let data = objects.iter().filter_map(|object| {
-        let path = object.location.as_ref().strip_prefix("shard/")?;
-        (!path.starts_with("_delta_log/")).then(|| path.to_owned())
-    });
-    assert_eq!(
-        data.collect::<BTreeSet<_>>(),
-        live,
-        "r11: no file is lost and none is left behind"
-    );
-    results.into_iter().map(|(_, losses)| losses).sum()
+    let setup = conformance::Setup::new("memory://store", move |seed| {
+        client_of(Arc::clone(&truth), seed)
+    })
+    .unwrap();
+    let mut faults = FaultOptions::default();
+    (faults.seed, faults.percent) = (seed, percent);
+    let mut setup = setup.with_faults(faults);
+    setup.seed = seed;
+    conformance::shards::race(&setup, "shard", writers, goal).await
 }
 
 proptest! {
