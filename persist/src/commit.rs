@@ -47,15 +47,19 @@ pub enum Appended {
     },
 }
 
-/// What to do by the state.
-enum Plan<T> {
+/// What to do by the state, which may be looked at again and again: a plan is revalidated for each slot.
+pub(crate) enum Plan<T> {
+    /// Put this as the next entry.
     Put(Box<Commit>),
+    /// There is nothing to put (any more).
     Done(T),
 }
 
 /// How a commit ended.
-enum Outcome<T> {
+pub(crate) enum Outcome<T> {
+    /// It is durable, as this version of the log.
     Committed(u64),
+    /// The plan had nothing to put.
     Done(T),
 }
 
@@ -131,7 +135,13 @@ impl Shard {
         Ok(self.progress())
     }
 
-    async fn commit<T>(
+    /// The commit loop: puts what `plan` says by the newest state, until that is in the log or there is nothing to
+    /// put. `plan` runs while the state is locked: it must be short. On success the files that the commit adds
+    /// count as staged no more.
+    ///
+    /// # Errors
+    /// Permanent ones of the store and the log; nothing was committed then.
+    pub(crate) async fn commit<T>(
         &self,
         id: CommitId,
         plan: impl Fn(&State) -> Plan<T>,
@@ -212,7 +222,8 @@ fn append_commit(storage: &Storage, state: &State, append: &Append) -> Commit {
     }
 }
 
-fn our_info(
+/// What `commitInfo` says of a commit of ours.
+pub(crate) fn our_info(
     storage: &Storage,
     id: CommitId,
     lower: Frontier<i64>,
@@ -226,7 +237,8 @@ fn our_info(
     }
 }
 
-fn txn(storage: &Storage, app_id: &str, frontier: Frontier<i64>) -> Txn {
+/// The action that sets the frontier `app_id`.
+pub(crate) fn txn(storage: &Storage, app_id: &str, frontier: Frontier<i64>) -> Txn {
     Txn {
         app_id: app_id.to_owned(),
         version: frontier.to_version(),

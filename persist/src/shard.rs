@@ -24,10 +24,10 @@ use crate::lock;
 use crate::log::action::{Commit, CommitId};
 use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
 use crate::log::entry_path;
-use crate::log::state::{Entry, Files, Progress, State, UPPER, is_foreign};
+use crate::log::state::{Entry, Progress, State, UPPER, is_foreign};
+use crate::pinned::{Pinned, Pins};
 use crate::schema::check_schema;
 use crate::storage::{OnRetry, Storage};
-use crate::sums::Sums;
 
 /// Log entries read at once when there are many to read.
 const READ_AHEAD_MAX: u64 = 32;
@@ -56,6 +56,7 @@ pub(crate) struct Inner {
     pub(crate) follower: Mutex<Option<AbortHandle>>,
     pub(crate) nudge: Notify,
     checkpointing: AtomicBool,
+    pub(crate) pins: Arc<Pins>,
 }
 
 struct Log {
@@ -105,6 +106,7 @@ impl Owner {
             follower: Mutex::default(),
             nudge: Notify::new(),
             checkpointing: AtomicBool::new(false),
+            pins: Arc::default(),
         };
         inner.catch_up(&Storage::warn_of_retry).await?;
         if let Some(open) = &open {
@@ -383,39 +385,6 @@ fn upper_of(commit: &Commit) -> Option<Frontier<i64>> {
     Some(Frontier::from_version(txn.version))
 }
 
-/// A shard at one version: what a reader of a snapshot holds on to.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Pinned {
-    /// How far the shard was.
-    pub progress: Progress,
-    files: Files,
-}
-
-impl Pinned {
-    /// The files whose rows add up to the collection, in the order of their paths.
-    pub fn files(&self) -> impl ExactSizeIterator<Item = &Arc<DataFile>> {
-        let mut files: Vec<_> = self.files.values().collect();
-        files.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-        files.into_iter()
-    }
-
-    /// The sums of fingerprints of the files that have any, and the number of files that have none: of another
-    /// program, or of another version of the format. Without those they are the sums of the collection, at every
-    /// time from the since on that is at or beyond all times in it.
-    pub fn sums(&self) -> (Sums, usize) {
-        let mut sums = Sums::default();
-        let mut without = 0;
-        for file in self.files.values() {
-            match &file.sums {
-                Some(of_file) => sums.merge(of_file),
-                None => without += 1,
-            }
-        }
-        (sums, without)
-    }
-}
-
 /// A handle to an open shard. Cheap to clone; the shard closes with the last one (and its [`Watcher`]s).
 ///
 /// [`Watcher`]: crate::Watcher
@@ -483,12 +452,11 @@ impl Shard {
     }
 
     /// The live files at the last version known. Cheap: they are shared with the versions that follow, as far as
-    /// these do not change them.
+    /// these do not change them. As long as the result or a clone of it lives, no garbage collection of this process
+    /// deletes them.
     pub fn pin(&self) -> Pinned {
-        self.inner().with_state(|state| Pinned {
-            progress: state.progress(),
-            files: state.files(),
-        })
+        let inner = self.inner();
+        inner.with_state(|state| inner.pins.pin(&inner.storage.url, state))
     }
 
     /// The log entry `version`; waits until it exists. Recent ones are in memory, older ones are read again.
