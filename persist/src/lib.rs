@@ -88,6 +88,7 @@
 //! # }
 //! ```
 
+mod changes;
 mod client;
 mod codec;
 mod commit;
@@ -102,16 +103,20 @@ mod frontier;
 mod json;
 mod location;
 mod log;
+mod merge;
 mod open;
 mod pinned;
+mod read;
 mod retry;
 mod row_hash;
 pub mod schema;
 mod shard;
+mod snapshot;
 mod storage;
 mod sums;
 
 pub use arrow_array::RecordBatch;
+pub use changes::{Change, ChangesReader};
 pub use client::{Client, ClientOptions, Clock, Open};
 pub use codec::{Codec, NO_TIME, Updates};
 pub use commit::{Append, Appended};
@@ -125,10 +130,13 @@ pub use frontier::Frontier;
 pub use log::action::{CommitId, ParseCommitIdError};
 pub use log::state::{Entry, Progress};
 pub use pinned::Pinned;
+pub use read::filter::{Comparison, Filter, Literal, Predicate};
+pub use read::options::{ReadOptions, ReadProgress, ReadProgressFn};
 pub use retry::RetryPolicy;
 pub use row_hash::sums_of;
 pub use schema::TIME_COLUMN;
 pub use shard::Shard;
+pub use snapshot::SnapshotReader;
 pub use storage::OnRetry;
 pub use sums::Sums;
 

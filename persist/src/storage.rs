@@ -39,7 +39,12 @@ impl Storage {
         format!("{}/{path}", self.url)
     }
 
-    fn error(&self, action: &'static str, path: &Path, source: object_store::Error) -> Error {
+    pub(crate) fn error(
+        &self,
+        action: &'static str,
+        path: &Path,
+        source: object_store::Error,
+    ) -> Error {
         if let object_store::Error::JoinError { source } = &source
             && source.is_cancelled()
         {
