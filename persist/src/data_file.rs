@@ -80,8 +80,8 @@ pub struct DataFile {
 }
 
 /// The tags that hold the least and the greatest time of a file.
-const MIN_TIME_TAG: &str = "mvsink.min_time";
-const MAX_TIME_TAG: &str = "mvsink.max_time";
+pub(crate) const MIN_TIME_TAG: &str = "mvsink.min_time";
+pub(crate) const MAX_TIME_TAG: &str = "mvsink.max_time";
 /// The tag with the sums of fingerprints.
 const SUMS_TAG: &str = "mvsink.sums";
 /// The tag that says, by `true`, that a file is in the order of fingerprints.

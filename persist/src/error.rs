@@ -77,6 +77,30 @@ pub enum Error {
         /// The shard's since.
         since: Frontier<i64>,
     },
+    /// A read at a time that is not complete yet.
+    #[error("cannot read at {as_of} yet: the shard is complete for times below its upper {upper}")]
+    NotComplete {
+        /// The time asked for.
+        as_of: i64,
+        /// The shard's upper.
+        upper: Frontier<i64>,
+    },
+    /// What is to be read does not fit the shard's columns.
+    #[error("cannot read the shard {url} like that: {why}")]
+    InvalidRead {
+        /// The address of the shard.
+        url: String,
+        /// Which option does not fit, and why.
+        why: String,
+    },
+    /// The diffs of one row add up to more than a bigint holds.
+    #[error("the updates of one row in the shard {url} add up to {sum}, which no bigint can hold")]
+    DiffOverflow {
+        /// The address of the shard.
+        url: String,
+        /// The sum.
+        sum: i128,
+    },
     /// A property of the table is not what its user expects.
     #[error(
         "the shard {url} was created with {name} = {}, not {expected}",

@@ -31,6 +31,9 @@ use crate::sums::Sums;
 /// The rows of a row group: what a reader that goes through many files at once holds of each.
 const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 
+/// The compressed bytes of a row group, about: readers that stream hold one of each file.
+pub(crate) const GROUP_BYTES_MAX: usize = 8 << 20;
+
 /// Writes batches into one Parquet file in memory.
 pub struct FileEncoder {
     schema: SchemaRef,
@@ -149,6 +152,7 @@ fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties, ParquetErro
         .set_compression(Compression::LZ4_RAW)
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_max_row_group_bytes(Some(GROUP_BYTES_MAX))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
         .set_coerce_types(true);
     let columns = ArrowSchemaConverter::new()
@@ -224,14 +228,19 @@ fn open(
         .with_batch_size(batch_rows.max(1))
         .build()
         .map_err(|error| corrupt(path, &error))?;
-    Ok(FileDecoder {
-        path: path.to_owned(),
-        reader: Some(reader),
-        rows,
-    })
+    Ok(FileDecoder::new(path.to_owned(), reader, rows))
 }
 
 impl FileDecoder {
+    /// The rest of `reader`, which reads `rows` rows of the file `path`.
+    pub(crate) fn new(path: String, reader: ParquetRecordBatchReader, rows: u64) -> Self {
+        FileDecoder {
+            path,
+            reader: Some(reader),
+            rows,
+        }
+    }
+
     /// The number of rows that the file says it has.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -268,7 +277,7 @@ pub(crate) fn guard<T>(path: &str, read: impl FnOnce() -> T) -> Result<T, Error>
 }
 
 #[cold]
-fn corrupt(path: &str, error: &dyn std::fmt::Display) -> Error {
+pub(crate) fn corrupt(path: &str, error: &dyn std::fmt::Display) -> Error {
     Error::Corrupt {
         path: path.to_owned(),
         why: error.to_string(),

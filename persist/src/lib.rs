@@ -88,10 +88,12 @@
 //! # }
 //! ```
 
+mod changes;
 mod clean;
 mod client;
 mod codec;
 mod commit;
+mod compact;
 mod conform;
 mod cpu;
 mod data_file;
@@ -106,14 +108,17 @@ mod hold;
 mod json;
 mod location;
 mod log;
+mod merge;
 mod open;
 mod pinned;
+mod read;
 mod replay;
 mod retention;
 mod retry;
 mod row_hash;
 pub mod schema;
 mod shard;
+mod snapshot;
 mod staging;
 mod storage;
 mod sums;
@@ -122,9 +127,11 @@ pub mod testing;
 mod upkeep;
 
 pub use arrow_array::RecordBatch;
+pub use changes::{Change, ChangesReader};
 pub use client::{Client, ClientOptions, Clock, Open};
 pub use codec::{Codec, NO_TIME, Updates};
 pub use commit::{Append, Appended};
+pub use compact::{CompactOptions, CompactProgress, CompactReport};
 pub use cpu::CpuPool;
 pub use data_file::{DataFile, FileMeta, StagedFile};
 pub use error::Error;
@@ -137,11 +144,14 @@ pub use hold::{Hold, HoldInfo, HoldToken};
 pub use log::action::{CommitId, ParseCommitIdError};
 pub use log::state::{Entry, Progress};
 pub use pinned::Pinned;
+pub use read::filter::{Comparison, Filter, Literal, Predicate};
+pub use read::options::{ReadOptions, ReadProgress, ReadProgressFn};
 pub use retention::Retention;
 pub use retry::RetryPolicy;
 pub use row_hash::sums_of;
 pub use schema::TIME_COLUMN;
 pub use shard::Shard;
+pub use snapshot::SnapshotReader;
 pub use storage::OnRetry;
 pub use sums::Sums;
 

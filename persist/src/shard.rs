@@ -307,17 +307,7 @@ impl Shard {
     pub async fn read_file(&self, path: &str) -> Result<Bytes, Error> {
         let storage = &self.inner().storage;
         let shown = || format!("{}/{path}", storage.url);
-        if path.contains("://") || path.starts_with('/') {
-            return Err(Error::Unsupported {
-                url: storage.url.to_string(),
-                why: format!("{path} lies outside of it"),
-            });
-        }
-        // Paths in the log are percent-encoded.
-        let location = Path::from_url_path(path).map_err(|error| Error::Corrupt {
-            path: shown(),
-            why: error.to_string(),
-        })?;
+        let location = storage.data_location(path)?;
         storage
             .get(&location)
             .await?

@@ -1,0 +1,411 @@
+//! Compaction: many small files become few large ones, and updates are added up as far as the since permits.
+//!
+//! ```text
+//!   files ── plan ──> merges ── merge (by hash, since) ──> staged files ── commit ──> removes + adds
+//! ```
+//!
+//! The collection is the same before and after, at every time from the since on: the entry's removes and adds say
+//! `dataChange = false`, and a reader of any version finds that version's files as long as they are kept.
+//!
+//! Several maintainers, and everybody else, may work on the shard at once. A merge is decided by the commit: if any of
+//! its inputs is live no more, or the columns have changed, it is given up and its outputs are deleted. Nothing is
+//! lost whenever it is interrupted: until the commit nothing refers to the outputs, and the sweeper finds them.
+//!
+//! Invariants:
+//!
+//! - *conservation*: the sums of the outputs, hashed as they are encoded, are those of the inputs, or nothing is
+//!   committed;
+//! - *sorted*: the outputs of a merge are one run, in the order of the rows' hashes across its files;
+//! - *no time is invented*: times are taken to the since at most, and never to the upper or beyond.
+
+mod plan;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use futures::future::join;
+
+use self::plan::{Planned, plan};
+use crate::commit::{Outcome, Plan, our_info};
+use crate::data_file::{DataFile, FileMeta, StagedFile};
+use crate::error::Error;
+use crate::file::{EncodedFile, FileEncoder};
+use crate::frontier::Frontier;
+use crate::log::action::{Add, Commit, CommitId, CommitInfo, Remove};
+use crate::log::state::{Progress, State};
+use crate::merge::{Budget, Merge, RUN_TAG, Recipe, Wanted};
+use crate::pinned::Pinned;
+use crate::read::filter::Filter;
+use crate::shard::Shard;
+use crate::storage::Storage;
+use crate::sums::Sums;
+
+/// Rows that are written at once.
+const BATCH_ROWS: usize = 8192;
+
+/// How a shard is compacted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactOptions {
+    /// Runs below this size, in bytes, count as equally small. At rest there are fewer than `fan_in` of them.
+    pub size_floor_bytes: u64,
+    /// So many runs of about one size are merged into one; at least 2. More means less rewriting and more files.
+    pub fan_in: usize,
+    /// A run is split into files of about this size, in bytes; half of the budget at most.
+    pub target_file_bytes: u64,
+    /// The memory to use, in bytes: half for what is merged, half for the file that is written.
+    pub budget_bytes: usize,
+    /// Merge everything into one run, if that changes anything.
+    pub full: bool,
+    /// Only say what is due.
+    pub dry_run: bool,
+}
+
+impl Default for CompactOptions {
+    fn default() -> Self {
+        CompactOptions {
+            size_floor_bytes: 64 << 10,
+            fan_in: 4,
+            target_file_bytes: 128 << 20,
+            budget_bytes: 256 << 20,
+            full: false,
+            dry_run: false,
+        }
+    }
+}
+
+/// What a compaction did; of a dry run what it would do first, as far as that is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactReport {
+    /// Merges that were committed.
+    pub merges: u64,
+    /// Merges that were given up because somebody else removed one of their files, or changed the columns.
+    pub lost: u64,
+    /// Files that were removed from the table.
+    pub files_in: u64,
+    /// Files that took their place.
+    pub files_out: u64,
+    /// Rows of the files that were removed, as far as their writers said how many.
+    pub rows_in: u64,
+    /// Rows of the files that took their place.
+    pub rows_out: u64,
+    /// Bytes of the files that were removed.
+    pub bytes_in: u64,
+    /// Bytes of the files that took their place.
+    pub bytes_out: u64,
+}
+
+/// How far a compaction is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CompactProgress {
+    /// What was committed before the merge that is under way.
+    pub done: CompactReport,
+    /// The files that it merges.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Their rows, as far as their writers said how many.
+    pub rows: u64,
+    /// The rows decoded so far; more than there are if files are read several times.
+    pub rows_done: u64,
+    /// The rows written so far.
+    pub rows_out: u64,
+}
+
+impl CompactReport {
+    fn add_inputs(&mut self, files: &[Arc<DataFile>]) {
+        self.merges += 1;
+        self.files_in += files.len() as u64;
+        self.rows_in += files.iter().filter_map(|file| file.rows).sum::<u64>();
+        self.bytes_in += files.iter().map(|file| file.size).sum::<u64>();
+    }
+
+    fn add_outputs(&mut self, files: &[StagedFile]) {
+        self.files_out += files.len() as u64;
+        self.rows_out += files.iter().map(|file| file.meta.rows).sum::<u64>();
+        self.bytes_out += files.iter().map(|file| file.size).sum::<u64>();
+    }
+}
+
+impl Shard {
+    /// Merges files until no merge is due. The contents stay the same at every time from the since on.
+    ///
+    /// Errors that may pass are retried for ever, with a warning each. Dropping the future is safe at any time: what
+    /// was committed stays, and what was staged is left to the sweeper.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] and [`Error::MissingFile`] by the name of a file that is not what it must be, and permanent
+    /// errors of the store and the log. What was committed before stays.
+    pub async fn compact(
+        &self,
+        options: &CompactOptions,
+        progress: &(dyn Fn(CompactProgress) + Send + Sync),
+    ) -> Result<CompactReport, Error> {
+        let mut report = CompactReport::default();
+        self.refresh().await?;
+        loop {
+            let pinned = self.pin();
+            let due = plan(pinned.files(), advance_to(&pinned.progress), options);
+            if options.dry_run {
+                for merge in &due {
+                    report.add_inputs(&merge.files);
+                }
+                return Ok(report);
+            }
+            if due.is_empty() || (options.full && report.merges > 0) {
+                break;
+            }
+            for merge in due {
+                self.run_merge(&pinned, merge, options, &mut report, progress)
+                    .await?;
+            }
+        }
+        if report.merges > 0
+            && let Err(error) = self.checkpoint().await
+        {
+            // It is for those who open the shard; the next one serves as well.
+            tracing::warn!(shard = self.url(), %error, "could not write a checkpoint after compaction");
+        }
+        Ok(report)
+    }
+
+    /// One merge, from reading to the commit.
+    async fn run_merge(
+        &self,
+        pinned: &Pinned,
+        merge: Planned,
+        options: &CompactOptions,
+        report: &mut CompactReport,
+        progress: &(dyn Fn(CompactProgress) + Send + Sync),
+    ) -> Result<(), Error> {
+        let inputs = merge.files;
+        let mut run = RunWriter {
+            shard: self,
+            schema: self.schema(),
+            run: self.inner().storage.env.uuid(),
+            staged: Vec::new(),
+            sums: Sums::default(),
+        };
+        let now = CompactProgress {
+            done: report.clone(),
+            files: inputs.len() as u64,
+            bytes: inputs.iter().map(|file| file.size).sum(),
+            rows: inputs.iter().filter_map(|file| file.rows).sum(),
+            ..CompactProgress::default()
+        };
+        let committed = match run.write(pinned, &inputs, options, now, progress).await {
+            Ok(()) => self.commit_merge(&run.schema, &inputs, &run.staged).await,
+            Err(error) => Err(error),
+        };
+        let failed = match committed {
+            Ok(Some(version)) => {
+                report.add_inputs(&inputs);
+                report.add_outputs(&run.staged);
+                tracing::debug!(
+                    shard = self.url(),
+                    version,
+                    files_in = inputs.len(),
+                    files_out = run.staged.len(),
+                    "compacted"
+                );
+                return Ok(());
+            }
+            Ok(None) => None,
+            Err(error) => Some(error),
+        };
+        // No commit of them is under way: it has returned, or was never tried.
+        if let Err(left) = self.delete_files(&run.staged).await {
+            tracing::warn!(shard = self.url(), error = %left, "files of a merge that was given up may be left behind");
+        }
+        match failed {
+            // Somebody else was faster, and has cleaned up as well.
+            Some(error) if matches!(error, Error::MissingFile { .. }) => {
+                self.refresh().await?;
+                let inner = self.inner();
+                let live = inner.with_state(|state| all_live(state, &inputs));
+                if live {
+                    return Err(error);
+                }
+            }
+            Some(error) => return Err(error),
+            None => {}
+        }
+        report.lost += 1;
+        Ok(())
+    }
+
+    /// Puts the entry that replaces `inputs`; `None` if that is not possible any more.
+    async fn commit_merge(
+        &self,
+        schema: &SchemaRef,
+        inputs: &[Arc<DataFile>],
+        outputs: &[StagedFile],
+    ) -> Result<Option<u64>, Error> {
+        let storage = &self.inner().storage;
+        let id = CommitId {
+            nonce: storage.env.random_u128(),
+            seq: 0,
+        };
+        let plan = |state: &State| {
+            let swept = outputs.iter().any(|file| state.is_removed(&file.path));
+            if !all_live(state, inputs) || swept || state.schema() != *schema {
+                return Plan::Done(());
+            }
+            Plan::Put(Box::new(merge_commit(storage, state, id, inputs, outputs)))
+        };
+        match self.commit(id, plan, &Storage::warn_of_retry).await? {
+            Outcome::Committed(version) => Ok(Some(version)),
+            Outcome::Done(()) => Ok(None),
+        }
+    }
+}
+
+/// The time that earlier ones are taken to: the since, but never the upper or beyond.
+fn advance_to(progress: &Progress) -> i64 {
+    let since = progress.since.to_version().min(i64::MAX - 1);
+    match progress.upper {
+        Frontier::At(upper) => since.min(upper - 1),
+        Frontier::Empty => since,
+    }
+}
+
+fn all_live(state: &State, files: &[Arc<DataFile>]) -> bool {
+    files.iter().all(|file| state.is_live(&file.path))
+}
+
+fn merge_commit(
+    storage: &Storage,
+    state: &State,
+    id: CommitId,
+    inputs: &[Arc<DataFile>],
+    outputs: &[StagedFile],
+) -> Commit {
+    let upper = state.progress().upper;
+    let removes = inputs.iter().map(|file| Remove {
+        path: file.path.clone(),
+        deletion_timestamp: Some(storage.env.now_ms()),
+        data_change: false,
+        extended_file_metadata: Some(true),
+        partition_values: Some(BTreeMap::new()),
+        size: i64::try_from(file.size).ok(),
+    });
+    let adds = outputs.iter().map(|file| Add {
+        data_change: false,
+        ..file.to_add()
+    });
+    Commit {
+        info: Some(CommitInfo {
+            operation: "OPTIMIZE".into(),
+            ..our_info(storage, id, upper, upper)
+        }),
+        removes: removes.collect(),
+        adds: adds.collect(),
+        ..Commit::default()
+    }
+}
+
+/// The files of one run, as they are staged.
+struct RunWriter<'a> {
+    shard: &'a Shard,
+    /// The columns, which must be the table's in the end as well.
+    schema: SchemaRef,
+    /// The run's name.
+    run: String,
+    staged: Vec<StagedFile>,
+    /// Of all rows staged.
+    sums: Sums,
+}
+
+/// A file that goes on, or is complete.
+enum Encoded {
+    Open(FileEncoder),
+    Full(EncodedFile),
+}
+
+impl RunWriter<'_> {
+    /// Merges the inputs into staged files. If it fails, [`RunWriter::staged`] has those that are there.
+    async fn write(
+        &mut self,
+        pinned: &Pinned,
+        inputs: &[Arc<DataFile>],
+        options: &CompactOptions,
+        mut now: CompactProgress,
+        progress: &(dyn Fn(CompactProgress) + Send + Sync),
+    ) -> Result<(), Error> {
+        let storage = &self.shard.inner().storage;
+        let half = options.budget_bytes / 2;
+        let file_bytes = usize::try_from(options.target_file_bytes)
+            .unwrap_or(usize::MAX)
+            .min(half);
+        let wanted = Wanted {
+            columns: None,
+            filter: &Filter::all(),
+            since: advance_to(&pinned.progress),
+            min_time: None,
+            max_time: None,
+            with_time: true,
+        };
+        let recipe = Recipe::new(&storage.url, &self.schema, &wanted)?;
+        let budget = Budget {
+            bytes: half,
+            batch_rows: BATCH_ROWS,
+        };
+        let mut merge = Merge::new(storage, inputs.iter().cloned(), recipe, budget)?;
+        let mut open = None;
+        let mut next = merge.next().await?;
+        while let Some(batch) = next {
+            let mut encoder = match open.take() {
+                Some(encoder) => encoder,
+                None => FileEncoder::new(Arc::clone(&self.schema))?,
+            };
+            now.rows_out += batch.num_rows() as u64;
+            let encode = storage.env.cpu.run(move || {
+                encoder.write(&batch)?;
+                Ok::<_, Error>(if encoder.estimated_size() < file_bytes {
+                    Encoded::Open(encoder)
+                } else {
+                    Encoded::Full(encoder.finish()?)
+                })
+            });
+            // While one batch is encoded the next is merged.
+            let (encoded, merged) = join(encode, merge.next()).await;
+            match encoded?? {
+                Encoded::Open(encoder) => open = Some(encoder),
+                Encoded::Full(file) => self.stage(file).await?,
+            }
+            next = merged?;
+            now.rows_done = merge.progress().rows_read;
+            progress(now.clone());
+        }
+        if let Some(encoder) = open {
+            let file = storage.env.cpu.run(move || encoder.finish()).await??;
+            self.stage(file).await?;
+        }
+        // *conservation*
+        if self.sums != *merge.sums() {
+            return Err(Error::Corrupt {
+                path: storage.url.to_string(),
+                why:
+                    "the rows that compaction wrote are not those that it read; nothing was changed"
+                        .into(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn stage(&mut self, file: EncodedFile) -> Result<(), Error> {
+        let mut meta = FileMeta::from(&file);
+        let place = format!("{}/{}", self.run, self.staged.len());
+        meta.tags.insert(RUN_TAG.to_owned(), place);
+        self.sums.merge(&file.sums);
+        let staged = self
+            .shard
+            .put_file(file.bytes, meta, &Storage::warn_of_retry)
+            .await?;
+        self.staged.push(staged);
+        Ok(())
+    }
+}

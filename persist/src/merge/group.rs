@@ -1,0 +1,110 @@
+//! Updates of rows with one hash, and what they add up to.
+//!
+//! ```text
+//!   consolidate:   (row, time, Σ diff)   for each row and time, without zeros
+//! ```
+//!
+//! Rows with one hash are almost surely one row; that they are is confirmed by their canonical bytes, because the
+//! hash is not a cryptographic one and whoever writes the data could choose two that collide.
+
+use crate::error::Error;
+use crate::merge::chunk::Chunk;
+use crate::row_hash::RowHasher;
+
+/// An update of a row that lies in some chunk. Sums do not wrap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Update {
+    pub(crate) diff: i128,
+    pub(crate) time: i64,
+    pub(crate) chunk: usize,
+    pub(crate) row: usize,
+    /// Which of the distinct rows it is.
+    which: usize,
+}
+
+/// Updates of rows with the same hash.
+#[derive(Default)]
+pub(crate) struct Group {
+    updates: Vec<Update>,
+    /// The canonical bytes of the distinct rows.
+    distinct: Vec<Vec<u8>>,
+    scratch: Vec<u8>,
+}
+
+impl Group {
+    pub(crate) fn clear(&mut self) {
+        self.updates.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.updates.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.updates.len()
+    }
+
+    pub(crate) fn push(&mut self, chunk: usize, row: usize, time: i64, diff: i64) {
+        self.updates.push(Update {
+            diff: i128::from(diff),
+            time,
+            chunk,
+            row,
+            which: 0,
+        });
+    }
+
+    pub(crate) fn updates(&self) -> &[Update] {
+        &self.updates
+    }
+
+    /// Changes the numbers of the chunks.
+    pub(crate) fn renumber(&mut self, mut new: impl FnMut(usize) -> usize) {
+        for update in &mut self.updates {
+            update.chunk = new(update.chunk);
+        }
+    }
+
+    /// Has all updates of a row refer to one place of it. After [`Group::consolidate`].
+    pub(crate) fn unify(&mut self) {
+        for equal in self.updates.chunk_by_mut(|a, b| a.which == b.which) {
+            let (chunk, row) = (equal[0].chunk, equal[0].row);
+            for update in equal {
+                (update.chunk, update.row) = (chunk, row);
+            }
+        }
+    }
+
+    /// Adds up the updates of the same row and time, and drops zeros. `chunk` finds a chunk by its number.
+    pub(crate) fn consolidate<'a>(
+        &mut self,
+        hasher: &RowHasher,
+        chunk: impl Fn(usize) -> &'a Chunk,
+    ) -> Result<(), Error> {
+        if self.updates.len() <= 1 {
+            self.updates.retain(|update| update.diff != 0);
+            return Ok(());
+        }
+        self.distinct.clear();
+        for update in &mut self.updates {
+            self.scratch.clear();
+            chunk(update.chunk).canonical(hasher, update.row, &mut self.scratch)?;
+            let known = self.distinct.iter().position(|row| *row == self.scratch);
+            update.which = known.unwrap_or_else(|| {
+                self.distinct.push(self.scratch.clone());
+                self.distinct.len() - 1
+            });
+        }
+        self.updates
+            .sort_unstable_by_key(|update| (update.which, update.time));
+        self.updates.dedup_by(|next, kept| {
+            let same = (next.which, next.time) == (kept.which, kept.time);
+            if same {
+                kept.diff += next.diff;
+            }
+            same
+        });
+        self.updates.retain(|update| update.diff != 0);
+        Ok(())
+    }
+}
