@@ -90,6 +90,7 @@
 
 mod client;
 mod codec;
+pub mod columnar;
 mod commit;
 mod conform;
 mod cpu;
@@ -113,6 +114,7 @@ mod sums;
 pub use arrow_array::RecordBatch;
 pub use client::{Client, ClientOptions, Clock, Open};
 pub use codec::{Codec, NO_TIME, Updates};
+pub use columnar::Columnar;
 pub use commit::{Append, Appended};
 pub use cpu::CpuPool;
 pub use data_file::{DataFile, FileMeta, StagedFile};
