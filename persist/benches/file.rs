@@ -4,12 +4,56 @@
 //! At the end: what hashing adds to the making of a file, of the best of interleaved rounds.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
+use arrow_schema::{DataType, Field, Fields};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use mvsink_persist::columnar::{self, Columnar, Failure, required};
 use mvsink_persist::{Codec, FileEncoder, decode_file, fingerprint, sums_of};
+use serde::{Deserialize, Serialize};
 
 type Row = (u64, String, u64, u64);
+
+/// The same record, with columns by hand.
+#[derive(Serialize, Deserialize)]
+struct ByHand(u64, String, u64, u64);
+
+impl Columnar for ByHand {
+    fn fields() -> Fields {
+        let bigint = |name| Field::new(name, DataType::Int64, false);
+        let text = Field::new("c1", DataType::Utf8, false);
+        vec![bigint("c0"), text, bigint("c2"), bigint("c3")].into()
+    }
+
+    fn to_columns(rows: &[&Self]) -> Result<Vec<ArrayRef>, Failure> {
+        let bigint = |field: fn(&Self) -> u64| -> Result<ArrayRef, Failure> {
+            let values: Result<Vec<i64>, _> =
+                rows.iter().map(|row| field(row).try_into()).collect();
+            Ok(Arc::new(Int64Array::from(values?)))
+        };
+        let text = StringArray::from_iter_values(rows.iter().map(|row| &row.1));
+        Ok(vec![
+            bigint(|row| row.0)?,
+            Arc::new(text),
+            bigint(|row| row.2)?,
+            bigint(|row| row.3)?,
+        ])
+    }
+
+    fn from_columns(columns: &[ArrayRef]) -> Result<Vec<Self>, Failure> {
+        let text = required::<StringArray>(columns, 1)?;
+        let [a, b, c] = [0, 2, 3].map(|index| required::<Int64Array>(columns, index));
+        let (a, b, c) = (a?, b?, c?);
+        let row = |row| {
+            let (a, b, c) = (a.value(row), b.value(row), c.value(row));
+            let text = text.value(row).to_owned();
+            Ok(ByHand(a.try_into()?, text, b.try_into()?, c.try_into()?))
+        };
+        (0..text.len()).map(row).collect()
+    }
+}
 
 const ROWS: usize = 64 * 1024;
 
@@ -33,6 +77,13 @@ fn bench(c: &mut Criterion) {
     let codec: Codec<Row, String> = Codec::new().expect("the record has a schema");
     let updates = || rows.iter().map(|row| (row, 7, 1));
     let batch = codec.encode(updates()).expect("the rows fit");
+    let by_hand: Codec<ByHand, String> = Codec::columnar().expect("the record has a schema");
+    let by_hand_rows: Vec<ByHand> = rows
+        .iter()
+        .map(|(a, text, b, c)| ByHand(*a, text.clone(), *b, *c))
+        .collect();
+    let by_serde = Codec::<ByHand, String>::new().expect("the record has a schema");
+    columnar::check(&by_serde, &by_hand_rows[..1000]).expect("both are the same");
     let encode_file = || {
         let mut encoder = FileEncoder::new(codec.schema()).expect("the schema fits");
         encoder.write(&batch).expect("the batch fits");
@@ -60,6 +111,14 @@ fn bench(c: &mut Criterion) {
     group.bench_function("rows to arrow", |b| {
         b.iter_batched(|| (), |()| codec.encode(updates()), BatchSize::PerIteration);
     });
+    group.bench_function("rows to arrow, by hand", |b| {
+        let updates = || by_hand_rows.iter().map(|row| (row, 7, 1));
+        b.iter_batched(
+            || (),
+            |()| by_hand.encode(updates()),
+            BatchSize::PerIteration,
+        );
+    });
     group.bench_function("arrow hash and sums", |b| {
         b.iter(|| sums_of(black_box(&batch)));
     });
@@ -71,6 +130,9 @@ fn bench(c: &mut Criterion) {
     });
     group.bench_function("arrow to rows", |b| {
         b.iter_batched(|| (), |()| codec.decode(&batch), BatchSize::PerIteration);
+    });
+    group.bench_function("arrow to rows, by hand", |b| {
+        b.iter_batched(|| (), |()| by_hand.decode(&batch), BatchSize::PerIteration);
     });
     group.finish();
 

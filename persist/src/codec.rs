@@ -21,13 +21,17 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow_array::{
+    Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, new_null_array,
+};
 use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow_select::filter::filter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_arrow::schema::{SchemaLike, TracingOptions};
 use serde_arrow::{ArrayBuilder, Deserializer};
 
+use crate::columnar::{Columnar, Failure};
 use crate::conform::conform;
 use crate::error::Error;
 use crate::fingerprint::hash_data;
@@ -50,8 +54,23 @@ const TRACING_BUDGET: usize = 10_000;
 /// Cheap to clone and to share.
 pub struct Codec<D, E> {
     layout: Arc<Layout>,
+    by_hand: Option<ByHand<D>>,
     rows: PhantomData<fn() -> (D, E)>,
 }
+
+/// What a type knows of its columns that serde does not.
+struct ByHand<D> {
+    to_columns: fn(&[&D]) -> Result<Vec<ArrayRef>, Failure>,
+    from_columns: fn(&[ArrayRef]) -> Result<Vec<D>, Failure>,
+}
+
+impl<D> Clone for ByHand<D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D> Copy for ByHand<D> {}
 
 /// Updates read from a table: `(data, time, diff)` and `(error, time, diff)`.
 ///
@@ -102,6 +121,7 @@ impl<D, E> Clone for Codec<D, E> {
     fn clone(&self) -> Self {
         Codec {
             layout: Arc::clone(&self.layout),
+            by_hand: self.by_hand,
             rows: PhantomData,
         }
     }
@@ -173,6 +193,25 @@ where
         Self::with_layout(Shape::Value, &Fields::from(vec![value]), false)
     }
 
+    /// A codec for a type that makes its columns itself, which is faster. What it writes and reads is the same.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Type`] if Delta cannot hold a column, or its name starts with `mv_`.
+    pub fn columnar() -> Result<Self, Error>
+    where
+        D: Columnar,
+    {
+        let codec = Self::with_fields(D::fields())?;
+        Ok(Codec {
+            by_hand: Some(ByHand {
+                to_columns: D::to_columns,
+                from_columns: D::from_columns,
+            }),
+            ..codec
+        })
+    }
+
     fn with_layout(shape: Shape, fields: &Fields, tuple: bool) -> Result<Self, Error> {
         let built =
             storable_fields(fields, tuple, Nullability::AsGiven).map_err(type_error::<D>)?;
@@ -200,6 +239,7 @@ where
         };
         Ok(Codec {
             layout: Arc::new(layout),
+            by_hand: None,
             rows: PhantomData,
         })
     }
@@ -224,11 +264,22 @@ where
         D: 'a,
     {
         let capacity = ok.size_hint().0;
+        let mut times = Vec::with_capacity(capacity);
+        let mut diffs = Vec::with_capacity(capacity);
+        if let Some(by_hand) = &self.by_hand {
+            let mut rows = Vec::with_capacity(capacity);
+            for (data, time, diff) in ok {
+                rows.push(data);
+                times.push(time);
+                diffs.push(diff);
+            }
+            let failed = |failure: Failure| type_error::<D>(failure.to_string());
+            let columns = (by_hand.to_columns)(&rows).map_err(failed)?;
+            return self.batch(columns, None, times, diffs);
+        }
         let mut rows = ArrayBuilder::from_arrow(&self.layout.built)
             .map_err(|error| self.unfit(&error, None))?;
         rows.reserve(capacity);
-        let mut times = Vec::with_capacity(capacity);
-        let mut diffs = Vec::with_capacity(capacity);
         for (data, time, diff) in ok {
             let pushed = match self.layout.shape {
                 Shape::Record => rows.push(data),
@@ -241,8 +292,7 @@ where
         let columns = rows
             .into_arrow()
             .map_err(|error| self.unfit(&error, None))?;
-        let errors = new_null_array(&DataType::Utf8, times.len());
-        self.batch(columns, errors, times, diffs)
+        self.batch(columns, None, times, diffs)
     }
 
     /// Updates `(error, time, diff)` as a batch of the table's schema, in their order.
@@ -269,7 +319,7 @@ where
         let null = |field: &FieldRef| new_null_array(field.data_type(), texts.len());
         let columns = self.layout.stored.iter().map(null).collect();
         let texts = Arc::new(StringArray::from(texts));
-        self.batch(columns, texts, times, diffs)
+        self.batch(columns, Some(texts), times, diffs)
     }
 
     /// The updates of a batch, in its order.
@@ -308,29 +358,53 @@ where
         for field in stored {
             columns.push(column(batch, field.name(), field.data_type()).map_err(row_error::<D>)?);
         }
-        let data = Deserializer::from_arrow(stored, &columns)
-            .map_err(|error| row_error::<D>(error.to_string()))?;
-
         let mut updates = Updates {
             ok: Vec::with_capacity(errors.null_count()),
             err: Vec::with_capacity(rows - errors.null_count()),
         };
-        for (row, item) in data.iter().enumerate() {
+        for row in (0..rows).filter(|row| errors.is_valid(*row)) {
+            let text = errors.value(row);
+            let error = serde_json::from_str(text).map_err(|error| {
+                row_error::<E>(format!("{ERROR_COLUMN} holds {text:?}: {error}"))
+            })?;
             let (time, diff) = time_and_diff(row);
-            if errors.is_null(row) {
-                let data = match self.layout.shape {
-                    Shape::Record => D::deserialize(item),
-                    Shape::Value => Single::deserialize(item).map(|single| single.value),
-                };
-                let data = data.map_err(|error| row_error::<D>(error.to_string()))?;
-                updates.ok.push((data, time, diff));
-            } else {
-                let text = errors.value(row);
-                let error = serde_json::from_str(text).map_err(|error| {
-                    row_error::<E>(format!("{ERROR_COLUMN} holds {text:?}: {error}"))
-                })?;
-                updates.err.push((error, time, diff));
+            updates.err.push((error, time, diff));
+        }
+        let data_rows = (0..rows).filter(|row| errors.is_null(*row));
+        if let Some(by_hand) = &self.by_hand {
+            if errors.null_count() < rows {
+                let is_data: BooleanArray =
+                    (0..rows).map(|row| Some(errors.is_null(row))).collect();
+                for column in &mut columns {
+                    *column = filter(column, &is_data)
+                        .map_err(|error| row_error::<D>(error.to_string()))?;
+                }
             }
+            let data = (by_hand.from_columns)(&columns)
+                .map_err(|failure| row_error::<D>(failure.to_string()))?;
+            if data.len() != errors.null_count() {
+                let why = format!("{} rows were read of {}", data.len(), errors.null_count());
+                return Err(row_error::<D>(why));
+            }
+            for (data, row) in data.into_iter().zip(data_rows) {
+                let (time, diff) = time_and_diff(row);
+                updates.ok.push((data, time, diff));
+            }
+            return Ok(updates);
+        }
+        let data = Deserializer::from_arrow(stored, &columns)
+            .map_err(|error| row_error::<D>(error.to_string()))?;
+        for row in data_rows {
+            let item = data
+                .get(row)
+                .ok_or_else(|| row_error::<D>("its columns differ in length".into()))?;
+            let data = match self.layout.shape {
+                Shape::Record => D::deserialize(item),
+                Shape::Value => Single::deserialize(item).map(|single| single.value),
+            };
+            let data = data.map_err(|error| row_error::<D>(error.to_string()))?;
+            let (time, diff) = time_and_diff(row);
+            updates.ok.push((data, time, diff));
         }
         Ok(updates)
     }
@@ -338,10 +412,19 @@ where
     fn batch(
         &self,
         columns: Vec<ArrayRef>,
-        errors: ArrayRef,
+        errors: Option<ArrayRef>,
         times: Vec<i64>,
         diffs: Vec<i64>,
     ) -> Result<RecordBatch, Error> {
+        let expected = self.layout.stored.len();
+        if columns.len() != expected {
+            let why = format!(
+                "it has {} columns where it tells of {expected}",
+                columns.len()
+            );
+            return Err(type_error::<D>(why));
+        }
+        let errors = errors.unwrap_or_else(|| new_null_array(&DataType::Utf8, times.len()));
         let mut all = Vec::with_capacity(columns.len() + 3);
         for (array, field) in columns.iter().zip(&self.layout.stored) {
             all.push(conform(array, field.data_type()).map_err(type_error::<D>)?);
