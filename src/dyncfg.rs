@@ -53,6 +53,83 @@ pub const FULL_READ_BACK: Config<bool> = Config::new(
     "read one's own commits back as if they were a rival's, for checking",
 );
 
+/// Merges a shard's small files beside its sinks and sources.
+pub const COMPACTION: Config<bool> = Config::new(
+    "mvsink_compaction",
+    Default::Bool(true),
+    "merge the small files of shards in the background",
+);
+
+/// How many files of a size are merged into one.
+pub const COMPACTION_FAN_IN: Config<usize> = Config::new(
+    "mvsink_compaction_fan_in",
+    Default::Usize(4),
+    "how many files of about one size are merged into one",
+);
+
+/// What counts as the smallest size.
+pub const COMPACTION_FLOOR_BYTES: Config<usize> = Config::new(
+    "mvsink_compaction_floor_bytes",
+    Default::Usize(1 << 20),
+    "the size in bytes, encoded, below which all files count as of one size",
+);
+
+/// The memory of a merge.
+pub const COMPACTION_MEMORY_BYTES: Config<usize> = Config::new(
+    "mvsink_compaction_memory_bytes",
+    Default::Usize(64 << 20),
+    "how much memory in bytes a merge of files may take for their rows",
+);
+
+/// The window of time that stays readable.
+pub const RETAIN_TIME: Config<usize> = Config::new(
+    "mvsink_retain_time",
+    Default::Usize(0),
+    "how far behind the upper, in units of time, a shard stays readable; 0 keeps everything",
+);
+
+/// The number of times that stay readable.
+pub const RETAIN_TIMES: Config<usize> = Config::new(
+    "mvsink_retain_times",
+    Default::Usize(0),
+    "how many of the last committed times of a shard stay readable; 0 keeps everything",
+);
+
+/// Deletes what no reader needs any more.
+pub const GARBAGE_COLLECTION: Config<bool> = Config::new(
+    "mvsink_garbage_collection",
+    Default::Bool(true),
+    "delete merged files after a grace period, and files that were staged and never committed",
+);
+
+/// How long merged files stay.
+pub const GARBAGE_GRACE_S: Config<usize> = Config::new(
+    "mvsink_garbage_grace_s",
+    Default::Usize(3600),
+    "how many seconds a file stays after a merge has replaced it, for readers that are not known here",
+);
+
+/// How old a staged file must be to count as left behind.
+pub const ORPHAN_AGE_S: Config<usize> = Config::new(
+    "mvsink_orphan_age_s",
+    Default::Usize(24 * 3600),
+    "how many seconds after it was staged a file that was never committed counts as left behind",
+);
+
+/// How often garbage is collected.
+pub const GARBAGE_INTERVAL_S: Config<usize> = Config::new(
+    "mvsink_garbage_interval_s",
+    Default::Usize(600),
+    "how many seconds pass between two collections of garbage",
+);
+
+/// How often a shard is maintained.
+pub const MAINTENANCE_INTERVAL_MS: Config<usize> = Config::new(
+    "mvsink_maintenance_interval_ms",
+    Default::Usize(1000),
+    "how many milliseconds pass between two looks for files to merge, about",
+);
+
 /// The default of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -202,6 +279,17 @@ impl ConfigSet {
         .with(&CHUNK_ROWS)
         .with(&INLINE_UPDATES)
         .with(&FULL_READ_BACK)
+        .with(&COMPACTION)
+        .with(&COMPACTION_FAN_IN)
+        .with(&COMPACTION_FLOOR_BYTES)
+        .with(&COMPACTION_MEMORY_BYTES)
+        .with(&RETAIN_TIME)
+        .with(&RETAIN_TIMES)
+        .with(&GARBAGE_COLLECTION)
+        .with(&GARBAGE_GRACE_S)
+        .with(&ORPHAN_AGE_S)
+        .with(&GARBAGE_INTERVAL_S)
+        .with(&MAINTENANCE_INTERVAL_MS)
     }
 
     /// The same set with one more flag, such as one of the host's own.

@@ -113,6 +113,7 @@ pub mod description;
 pub mod dyncfg;
 mod error;
 mod handle;
+mod maintenance;
 pub mod mint;
 mod sink;
 mod source;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::maintenance;
 use crate::status::{Instance, Stop};
 use crate::wake::Waker;
 
@@ -80,7 +81,15 @@ impl Worker {
         let opened = self
             .instance
             .shard
-            .get_or_try_init(|| self.open(task))
+            .get_or_try_init(|| async {
+                let shard = self.open(task).await?;
+                let upkeep = maintenance::run(self.clone(), shard.clone());
+                self.spawn(async move {
+                    upkeep.await;
+                    Ok(())
+                });
+                Ok::<_, Error>(shard)
+            })
             .await?;
         self.instance.started();
         Ok(opened.clone())

@@ -3,6 +3,8 @@
 //! What clap refuses is bad usage: one message on stderr and exit status 2. So every constraint that needs no
 //! look at the world is stated here, and the commands can trust what they are given.
 
+use std::time::Duration;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
@@ -37,6 +39,15 @@ pub enum Command {
     Snapshot(Snapshot),
     /// Print the updates of a shard, and its progress, as they come.
     Tail(Tail),
+    /// Read every data file of a shard, and compare it with what the log says of it.
+    Verify(Verify),
+    /// Merge the data files of a shard.
+    Compact(Compact),
+    /// Delete what no reader needs: merged files, files that were never committed, old log entries.
+    Gc(Gc),
+    /// Keep old times of a shard readable.
+    #[command(subcommand)]
+    Hold(Hold),
 }
 
 /// The workloads of `run`.
@@ -121,6 +132,122 @@ pub struct Tail {
     pub format: TailFormat,
 }
 
+/// Options of `verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Verify {
+    /// The shard.
+    pub url: String,
+
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `compact`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Compact {
+    /// The shard.
+    pub url: String,
+
+    /// Merge all files, and not only those whose turn it is by their sizes.
+    #[arg(long)]
+    pub full: bool,
+
+    /// How much memory a merge may take for rows, in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub memory: u32,
+
+    /// Say what would be merged, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `gc`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Gc {
+    /// The shard.
+    pub url: String,
+
+    /// How long a file stays after a merge has replaced it, as in 90s, 15m, 12h or 7d.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    pub grace: Duration,
+
+    /// How old a file that was never committed must be: longer than anybody takes from writing a file to
+    /// committing it.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
+    pub orphan_age: Duration,
+
+    /// Say what would be deleted, and delete nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to do with holds.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum Hold {
+    /// List the holds of a shard.
+    List(HoldList),
+    /// Take a hold: times from the given one on stay readable while it lives.
+    Take(HoldTake),
+    /// Release a hold, whoever took it.
+    Release(HoldRelease),
+}
+
+/// Options of `hold list`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct HoldList {
+    /// The shard.
+    pub url: String,
+
+    /// Print one JSON object a line instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `hold take`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct HoldTake {
+    /// The shard.
+    pub url: String,
+
+    /// The name of the hold.
+    pub name: String,
+
+    /// The first time that stays readable; the shard's since if absent.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub at: Option<i64>,
+
+    /// How long the hold lives, as those see it who would move the since: 90s, 15m, 12h or 7d.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    pub lease: Duration,
+
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `hold release`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct HoldRelease {
+    /// The shard.
+    pub url: String,
+
+    /// The name of the hold.
+    pub name: String,
+
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Formats of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -163,6 +290,21 @@ fn parse_workers(workers: &str) -> Result<usize, String> {
         Ok(_) => Err(format!("must be between 1 and {WORKERS_MAX}")),
         Err(error) => Err(error.to_string()),
     }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let seconds = match &text[digits.len()..] {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return Err("expected a number with s, m, h or d behind it".to_owned()),
+    };
+    let number: u32 = digits
+        .parse()
+        .map_err(|error: std::num::ParseIntError| error.to_string())?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
 fn parse_setting(setting: &str) -> Result<(String, String), String> {
@@ -253,6 +395,40 @@ mod tests {
     }
 
     #[test]
+    fn upkeep_has_the_documented_options() {
+        assert_eq!(
+            command("mvsink gc q4 --orphan-age 90s --dry-run"),
+            Command::Gc(Gc {
+                url: "q4".into(),
+                grace: Duration::from_secs(3600),
+                orphan_age: Duration::from_secs(90),
+                dry_run: true,
+                json: false,
+            })
+        );
+        assert_eq!(
+            command("mvsink compact q4 --full --json"),
+            Command::Compact(Compact {
+                url: "q4".into(),
+                full: true,
+                memory: 256,
+                dry_run: false,
+                json: true,
+            })
+        );
+        assert_eq!(
+            command("mvsink hold take q4 report --at 7 --lease 2d"),
+            Command::Hold(Hold::Take(HoldTake {
+                url: "q4".into(),
+                name: "report".into(),
+                at: Some(7),
+                lease: Duration::from_secs(2 * 24 * 3600),
+                json: false,
+            }))
+        );
+    }
+
+    #[test]
     fn the_log_options_go_anywhere() {
         for line in [
             "mvsink --log info --log-format json inspect q4",
@@ -293,6 +469,13 @@ mod tests {
             "mvsink snapshot q4 --as-of noon",
             "mvsink snapshot q4 --format parquet",
             "mvsink tail q4 --format csv",
+            "mvsink verify",
+            "mvsink compact q4 --memory 0",
+            "mvsink gc q4 --grace 1y",
+            "mvsink gc q4 --grace h",
+            "mvsink gc q4 --grace 99999999999h",
+            "mvsink hold",
+            "mvsink hold take q4",
         ] {
             let error = parse(line).expect_err(line);
             assert_eq!(error.exit_code(), 2, "{line}");

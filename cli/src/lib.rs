@@ -2,15 +2,18 @@
 //!
 //! The binary `mvsink` is a thin shell over this library, so that tests and examples can use its parts:
 //! [`args`] is the grammar of the command line, [`error`] how a command fails, [`nexmark`] the demo; [`inspect`],
-//! [`snapshot`] and [`tail`] look at shards of any schema, by way of [`read`], [`consolidate`] and [`mod@format`].
+//! [`snapshot`] and [`tail`] look at shards of any schema, by way of [`read`] and [`mod@format`]; [`upkeep`] and [`hold`]
+//! look after them.
 
 pub mod args;
-pub mod consolidate;
 pub mod error;
 pub mod format;
+pub mod hold;
 pub mod inspect;
+pub mod meter;
 pub mod nexmark;
 pub mod read;
 pub mod signal;
 pub mod snapshot;
 pub mod tail;
+pub mod upkeep;

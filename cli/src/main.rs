@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
-use mvsink_cli::{inspect, nexmark, snapshot, tail};
+use mvsink_cli::{hold, inspect, nexmark, snapshot, tail, upkeep};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -50,6 +50,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Inspect(options) => inspect::run(&options),
         Command::Snapshot(options) => snapshot::run(&options),
         Command::Tail(options) => tail::run(&options),
+        Command::Verify(options) => upkeep::verify(&options),
+        Command::Compact(options) => upkeep::compact(&options),
+        Command::Gc(options) => upkeep::gc(&options),
+        Command::Hold(command) => hold::run(&command),
     }
 }
 

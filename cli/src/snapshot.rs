@@ -1,20 +1,24 @@
 //! `snapshot`: the contents of a shard at a time.
 //!
-//! `contents(t) = Σ diffs of equal rows with mv_time ≤ t`, for since ≤ t < upper.
+//! `contents(t) = Σ diffs of equal rows with mv_time ≤ t`, for since ≤ t < upper, in the order of the rows' hashes.
+//!
+//! Memory is bounded however large the contents are. A table, whose columns are as wide as their widest cell, is
+//! read twice for that.
 
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch};
-use mvsink::mvsink_persist::schema::DIFF_COLUMN;
-use mvsink::mvsink_persist::{Error as ShardError, Frontier, Progress};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
+use mvsink::mvsink_persist::schema::ERROR_COLUMN;
+use mvsink::mvsink_persist::{
+    Error as ShardError, Filter, Frontier, Predicate, Progress, ReadOptions, Shard, SnapshotReader,
+};
 
 use crate::args::{Snapshot, SnapshotFormat};
-use crate::consolidate::{Consolidated, with_columns};
 use crate::error::Error;
 use crate::format::{self, Table};
-use crate::read::{Parts, Reader, unfit, with_shard};
+use crate::read::{unfit, with_shard};
 
 /// Prints the contents of a shard at a time.
 ///
@@ -23,9 +27,11 @@ use crate::read::{Parts, Reader, unfit, with_shard};
 /// If there is no such shard, it cannot be read at that time, or is in error then.
 pub fn run(options: &Snapshot) -> Result<ExitCode, Error> {
     with_shard(&options.url, |reader| async move {
-        let contents = contents(&reader, options.as_of).await?;
+        let shard = reader.shard();
+        let as_of = as_of(options.as_of, shard.progress())?;
+        check_errors(shard, as_of).await?;
         let mut out = BufWriter::new(std::io::stdout().lock());
-        print(&mut out, &contents, options.format, reader.shard().url())?;
+        print(&mut out, shard, as_of, options.format).await?;
         out.flush().map_err(Error::Output)
     })
 }
@@ -50,77 +56,91 @@ fn as_of(wanted: Option<i64>, progress: Progress) -> Result<i64, Error> {
     Ok(as_of)
 }
 
-async fn contents(reader: &Reader, wanted: Option<i64>) -> Result<Consolidated, Error> {
-    let shard = reader.shard();
-    let pinned = shard.pin();
-    let as_of = as_of(wanted, pinned.progress)?;
-    let schema = shard.schema();
-    let here = |source| unfit(shard.url(), source);
-    let mut contents = Consolidated::new(&schema).map_err(here)?;
-    for file in pinned
-        .files()
-        .filter(|file| file.min_time.is_none_or(|min| min <= as_of))
-    {
-        let add = |batch: RecordBatch| {
-            let parts = Parts::of(&batch).map_err(here)?;
-            contents.add(&parts, |time| time <= as_of).map_err(here)
-        };
-        reader.file(file, &schema, add).await?;
+/// Refuses contents with errors, before anything is printed. Where there are none, the statistics of the files say
+/// so, and nothing of them is read.
+async fn check_errors(shard: &Shard, as_of: i64) -> Result<(), Error> {
+    let mut options = ReadOptions::default();
+    options.filter = Filter::all().and(Predicate::IsNotNull {
+        column: ERROR_COLUMN.to_owned(),
+    });
+    let mut reader = shard.snapshot(as_of, options).map_err(Error::from)?;
+    let mut first = None;
+    let mut count = 0;
+    while let Some(batch) = reader.next().await.map_err(Error::from)? {
+        count += batch.num_rows();
+        let errors = batch.column_by_name(ERROR_COLUMN);
+        if let Some(errors) = errors.and_then(|errors| errors.as_string_opt::<i32>()) {
+            let least = errors.iter().flatten().min().map(str::to_owned);
+            first = first.into_iter().chain(least).min();
+        }
     }
-    match contents.errors().first_key_value() {
-        None => Ok(contents),
-        Some((first, _)) => Err(Error::InError {
+    match first {
+        None => Ok(()),
+        Some(first) => Err(Error::InError {
             url: shard.url().to_owned(),
             as_of,
-            first: first.clone(),
-            count: contents.errors().len(),
+            first,
+            count,
         }),
     }
 }
 
-fn print(
+/// The next rows without the column of errors, all of which are null.
+async fn next(reader: &mut SnapshotReader) -> Result<Option<RecordBatch>, Error> {
+    match reader.next().await.map_err(Error::from)? {
+        Some(batch) => Ok(Some(without_errors(&batch)?)),
+        None => Ok(None),
+    }
+}
+
+fn without_errors(batch: &RecordBatch) -> Result<RecordBatch, Error> {
+    let schema = batch.schema();
+    let kept: Vec<usize> = (0..batch.num_columns())
+        .filter(|index| schema.field(*index).name() != ERROR_COLUMN)
+        .collect();
+    batch
+        .project(&kept)
+        .map_err(|source| unfit("a row", source))
+}
+
+async fn print(
     out: &mut impl Write,
-    contents: &Consolidated,
+    shard: &Shard,
+    as_of: i64,
     form: SnapshotFormat,
-    url: &str,
 ) -> Result<(), Error> {
-    let here = |source| unfit(url, source);
-    let complete = |batch: RecordBatch, diffs: Vec<i128>| {
-        let diffs: Int64Array = diffs
-            .into_iter()
-            .map(|diff| {
-                i64::try_from(diff).map_err(|_| Error::TooMany {
-                    url: url.to_owned(),
-                    diff,
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?
-            .into();
-        with_columns(&batch, [(DIFF_COLUMN, Arc::new(diffs) as ArrayRef)]).map_err(here)
+    let read = || {
+        shard
+            .snapshot(as_of, ReadOptions::default())
+            .map_err(Error::from)
     };
-    let empty = complete(
-        RecordBatch::new_empty(Arc::clone(contents.schema())),
-        Vec::new(),
-    )?;
-    let batches = || {
-        contents.batches().map(|batch| {
-            let (batch, diffs) = batch.map_err(here)?;
-            complete(batch, diffs)
-        })
-    };
+    let mut reader = read()?;
+    let empty = without_errors(&RecordBatch::new_empty(reader.schema().clone()))?;
     match form {
-        SnapshotFormat::Ndjson => batches().try_for_each(|batch| format::ndjson(out, &batch?)),
+        SnapshotFormat::Ndjson => {
+            while let Some(batch) = next(&mut reader).await? {
+                format::ndjson(out, &batch)?;
+            }
+        }
         SnapshotFormat::Csv => {
             format::csv(out, &empty, true)?;
-            batches().try_for_each(|batch| format::csv(out, &batch?, false))
+            while let Some(batch) = next(&mut reader).await? {
+                format::csv(out, &batch, false)?;
+            }
         }
         SnapshotFormat::Table => {
             let mut table = Table::new(&empty);
-            batches().try_for_each(|batch| table.fit(&batch?))?;
+            while let Some(batch) = next(&mut reader).await? {
+                table.fit(&batch)?;
+            }
             table.header(out, &empty)?;
-            batches().try_for_each(|batch| table.rows(out, &batch?))
+            let mut reader = read()?;
+            while let Some(batch) = next(&mut reader).await? {
+                table.rows(out, &batch)?;
+            }
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

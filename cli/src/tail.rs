@@ -1,25 +1,26 @@
 //! `tail`: the updates of a shard as they come, and how far it is.
 //!
-//! What lies at or before the first time comes first, consolidated, at that time; later updates come as they
-//! are in the files. `{"progress": T}` says that all updates before `T` have been printed.
+//! ```text
+//!   the contents at the first time, once it is complete ──> later updates, as they come ──> …
+//! ```
 //!
-//! Memory: the consolidated contents at the first time, and one file.
+//! Data has the table's columns without `mv_error`; an error has that column instead of them. `{"progress": T}` says
+//! that all updates before `T` have been printed. Memory is bounded.
 
 use std::io::{BufWriter, StdoutLock, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
-use arrow_schema::SchemaRef;
+use arrow_array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch};
+use arrow_schema::{ArrowError, Field, Schema};
 use arrow_select::filter::filter_record_batch;
-use mvsink::mvsink_persist::schema::{DIFF_COLUMN, TIME_COLUMN};
-use mvsink::mvsink_persist::{DataFile, Error as ShardError, Frontier};
+use mvsink::mvsink_persist::schema::{DIFF_COLUMN, ERROR_COLUMN, RESERVED_PREFIX, TIME_COLUMN};
+use mvsink::mvsink_persist::{Change, Error as ShardError, Frontier, ReadOptions, Shard};
 
 use crate::args::{Tail, TailFormat};
-use crate::consolidate::{Consolidated, error_batch, with_columns};
 use crate::error::Error;
 use crate::format;
-use crate::read::{Parts, Reader, unfit, with_shard};
+use crate::read::{unfit, with_shard};
 
 /// Prints the updates of a shard until its upper is `--until`, or empty.
 ///
@@ -37,167 +38,109 @@ pub fn run(options: &Tail) -> Result<ExitCode, Error> {
             (Some(from), _) | (None, Frontier::At(from)) => from,
             (None, Frontier::Empty) => i64::MAX - 1,
         };
-        let schema = reader.shard().schema();
-        let first =
-            Consolidated::new(&schema).map_err(|source| unfit(reader.shard().url(), source))?;
-        let tail = Printer {
-            until: options.until,
+        let printer = Printer {
             from,
-            first: Some(first),
+            until: options.until.map_or(Frontier::Empty, Frontier::At),
             progress: None,
-            schema,
             out: BufWriter::new(std::io::stdout().lock()),
-            reader,
         };
-        tail.run().await
+        printer.run(reader.shard()).await
     })
 }
 
 struct Printer<'a> {
-    reader: Reader,
-    schema: SchemaRef,
     from: i64,
-    until: Option<i64>,
-    /// The updates at or before `from`, until they are complete.
-    first: Option<Consolidated>,
+    until: Frontier<i64>,
     /// The progress printed last.
     progress: Option<Frontier<i64>>,
     out: BufWriter<StdoutLock<'a>>,
 }
 
 impl Printer<'_> {
-    async fn run(mut self) -> Result<(), Error> {
-        let pinned = self.reader.shard().pin();
-        for file in pinned.files() {
-            self.file(file).await?;
+    async fn run(mut self, shard: &Shard) -> Result<(), Error> {
+        let mut watcher = shard.watch();
+        while !watcher.progress().upper.is_complete(&self.from) {
+            if watcher.progress().upper >= self.until {
+                // Nothing before the end is at the first time or after it.
+                return self.pass(self.until);
+            }
+            watcher.changed().await.map_err(Error::from)?;
         }
-        let mut version = pinned.progress.version;
-        let mut ended = self.pass(pinned.progress.upper)?;
-        drop(pinned);
-        while !ended {
-            version += 1;
-            let entry = self
-                .reader
-                .shard()
-                .entry(version)
-                .await
+        if self.until > Frontier::At(self.from) {
+            self.contents(shard).await?;
+            let next = self.from.saturating_add(1);
+            self.pass(Frontier::At(next).min(self.until))?;
+            let options = ReadOptions::default();
+            let mut changes = shard
+                .changes(next, self.until, options)
                 .map_err(Error::from)?;
-            if entry.foreign {
-                let url = self.reader.shard().url().to_owned();
-                return Err(Error::from(ShardError::ForeignEdit { url, version }));
+            while let Some(change) = changes.next().await.map_err(Error::from)? {
+                match change {
+                    Change::Updates(batch) => self.print(&batch)?,
+                    Change::Progress(upper) => self.pass(upper)?,
+                }
             }
-            for file in &entry.adds {
-                self.file(file).await?;
-            }
-            ended = self.pass(entry.upper)?;
+        }
+        let upper = shard.progress().upper;
+        self.pass(upper.min(self.until))
+    }
+
+    /// Prints the contents at the first time, as updates at that time.
+    async fn contents(&mut self, shard: &Shard) -> Result<(), Error> {
+        let snapshot = shard.snapshot(self.from, ReadOptions::default());
+        let mut snapshot = snapshot.map_err(Error::from)?;
+        while let Some(batch) = snapshot.next().await.map_err(Error::from)? {
+            let times = Int64Array::from(vec![self.from; batch.num_rows()]);
+            let batch = with_time(&batch, Arc::new(times));
+            self.print(&batch.map_err(|source| unfit(shard.url(), source))?)?;
         }
         Ok(())
     }
 
-    /// Updates before this time are wanted.
-    fn end(&self) -> i64 {
-        self.until.unwrap_or(i64::MAX)
-    }
-
-    /// Prints the updates of a file after `from`, and keeps the others for the moment when `from` is complete.
-    async fn file(&mut self, file: &DataFile) -> Result<(), Error> {
-        if file.min_time.is_some_and(|min| min >= self.end()) {
-            return Ok(());
-        }
-        let (reader, schema) = (self.reader.clone(), Arc::clone(&self.schema));
-        let each = |batch: RecordBatch| self.batch(&batch);
-        reader.file(file, &schema, each).await
-    }
-
-    fn batch(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        let url = self.reader.shard().url().to_owned();
-        let here = |source| unfit(&url, source);
-        let parts = Parts::of(batch).map_err(here)?;
-        let (from, until) = (self.from, self.end());
-        if let Some(first) = &mut self.first {
-            first
-                .add(&parts, |time| time <= from && time < until)
-                .map_err(here)?;
-        }
-        // After `from` has passed, what comes for it is an update like any other.
-        let past = self.first.is_none();
-        for errors in [false, true] {
-            let wanted = |row: usize| {
-                let time = parts.time(row);
-                parts.errors.is_valid(row) == errors && (past || time > from) && time < until
-            };
-            let rows: Vec<usize> = (0..batch.num_rows()).filter(|row| wanted(*row)).collect();
-            if rows.is_empty() {
+    fn print(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        let here = |source| unfit("an update", source);
+        let schema = batch.schema();
+        let errors = schema.index_of(ERROR_COLUMN).map_err(here)?;
+        for is_error in [false, true] {
+            let errors = batch.column(errors);
+            let wanted: BooleanArray = (0..batch.num_rows())
+                .map(|row| Some(errors.is_valid(row) == is_error))
+                .collect();
+            if wanted.true_count() == 0 {
                 continue;
             }
-            let mask: BooleanArray = (0..batch.num_rows()).map(|row| Some(wanted(row))).collect();
-            let times = rows.iter().map(|row| parts.time(*row)).collect();
-            let diffs = rows.iter().map(|row| parts.diff(*row)).collect();
-            let what = if errors {
-                let texts = rows.iter().map(|row| parts.errors.value(*row));
-                error_batch(StringArray::from_iter_values(texts)).map_err(here)?
-            } else {
-                filter_record_batch(&parts.data, &mask).map_err(here)?
-            };
-            self.print(&what, times, diffs)?;
+            let columns: Vec<usize> = (0..batch.num_columns())
+                .filter(|column| match schema.field(*column).name().as_str() {
+                    TIME_COLUMN | DIFF_COLUMN => true,
+                    ERROR_COLUMN => is_error,
+                    name => !is_error && !name.starts_with(RESERVED_PREFIX),
+                })
+                .collect();
+            let rows = filter_record_batch(&batch.project(&columns).map_err(here)?, &wanted);
+            format::ndjson(&mut self.out, &rows.map_err(here)?)?;
         }
         Ok(())
     }
 
-    fn print(&mut self, what: &RecordBatch, times: Vec<i64>, diffs: Vec<i64>) -> Result<(), Error> {
-        let ours = [
-            (TIME_COLUMN, Arc::new(Int64Array::from(times)) as ArrayRef),
-            (DIFF_COLUMN, Arc::new(Int64Array::from(diffs)) as ArrayRef),
-        ];
-        let batch = with_columns(what, ours);
-        let batch = batch.map_err(|source| unfit(self.reader.shard().url(), source))?;
-        format::ndjson(&mut self.out, &batch)
-    }
-
-    /// The shard's upper is known to be this. True if there is nothing more to print.
-    fn pass(&mut self, upper: Frontier<i64>) -> Result<bool, Error> {
-        let reached = self.until.is_some_and(|until| upper >= Frontier::At(until));
-        let upper = self
-            .until
-            .map_or(upper, |until| upper.min(Frontier::At(until)));
-        if upper.is_complete(&self.from)
-            && let Some(first) = self.first.take()
-        {
-            self.print_first(&first)?;
-        }
-        let moved = self.progress.is_none_or(|known| upper > known);
-        if moved && (self.first.is_none() || reached) {
+    /// All updates before `upper` are printed.
+    fn pass(&mut self, upper: Frontier<i64>) -> Result<(), Error> {
+        if self.progress.is_none_or(|known| upper > known) {
             self.progress = Some(upper);
             let line = serde_json::json!({ "progress": upper.time() });
             writeln!(self.out, "{line}").map_err(Error::Output)?;
         }
-        self.out.flush().map_err(Error::Output)?;
-        Ok(reached || upper.is_empty())
+        self.out.flush().map_err(Error::Output)
     }
+}
 
-    fn print_first(&mut self, first: &Consolidated) -> Result<(), Error> {
-        let url = self.reader.shard().url().to_owned();
-        let fit = |diff: i128| {
-            i64::try_from(diff).map_err(|_| Error::TooMany {
-                url: url.clone(),
-                diff,
-            })
-        };
-        for batch in first.batches() {
-            let (rows, diffs) = batch.map_err(|source| unfit(&url, source))?;
-            let diffs = diffs.into_iter().map(fit).collect::<Result<Vec<_>, _>>()?;
-            self.print(&rows, vec![self.from; diffs.len()], diffs)?;
-        }
-        let errors = first.errors();
-        if !errors.is_empty() {
-            let texts = error_batch(StringArray::from_iter_values(errors.keys()));
-            let diffs = errors
-                .values()
-                .map(|diff| fit(*diff))
-                .collect::<Result<Vec<_>, _>>()?;
-            let texts = texts.map_err(|source| unfit(&url, source))?;
-            self.print(&texts, vec![self.from; diffs.len()], diffs)?;
-        }
-        Ok(())
-    }
+/// The batch with a column of times before that of the diffs.
+fn with_time(batch: &RecordBatch, times: ArrayRef) -> Result<RecordBatch, ArrowError> {
+    let schema = batch.schema();
+    let at = schema.index_of(DIFF_COLUMN)?;
+    let mut fields = schema.fields().to_vec();
+    let mut columns = batch.columns().to_vec();
+    let time = Field::new(TIME_COLUMN, times.data_type().clone(), true);
+    fields.insert(at, Arc::new(time));
+    columns.insert(at, times);
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }

@@ -21,6 +21,7 @@
 mod plan;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -115,6 +116,9 @@ pub struct CompactProgress {
     pub rows_out: u64,
 }
 
+/// Is told how far a compaction is, and says whether it is to go on.
+type OnCompact<'a> = &'a (dyn Fn(CompactProgress) -> ControlFlow<()> + Send + Sync);
+
 impl CompactReport {
     fn add_inputs(&mut self, files: &[Arc<DataFile>]) {
         self.merges += 1;
@@ -133,8 +137,9 @@ impl CompactReport {
 impl Shard {
     /// Merges files until no merge is due. The contents stay the same at every time from the since on.
     ///
-    /// Errors that may pass are retried for ever, with a warning each. Dropping the future is safe at any time: what
-    /// was committed stays, and what was staged is left to the sweeper.
+    /// Errors that may pass are retried for ever, with a warning each. If `progress` breaks, the merge that is under
+    /// way is given up, and what it had staged is deleted. Dropping the future is safe at any time: what was committed
+    /// stays, and what was staged is left to the sweeper.
     ///
     /// # Errors
     /// [`Error::Corrupt`] and [`Error::MissingFile`] by the name of a file that is not what it must be, and permanent
@@ -142,11 +147,11 @@ impl Shard {
     pub async fn compact(
         &self,
         options: &CompactOptions,
-        progress: &(dyn Fn(CompactProgress) + Send + Sync),
+        progress: OnCompact<'_>,
     ) -> Result<CompactReport, Error> {
         let mut report = CompactReport::default();
         self.refresh().await?;
-        loop {
+        'rounds: loop {
             let pinned = self.pin();
             let due = plan(pinned.files(), advance_to(&pinned.progress), options);
             if options.dry_run {
@@ -159,8 +164,10 @@ impl Shard {
                 break;
             }
             for merge in due {
-                self.run_merge(&pinned, merge, options, &mut report, progress)
-                    .await?;
+                let merged = self.run_merge(&pinned, merge, options, &mut report, progress);
+                if merged.await?.is_break() {
+                    break 'rounds;
+                }
             }
         }
         if report.merges > 0
@@ -179,8 +186,8 @@ impl Shard {
         merge: Planned,
         options: &CompactOptions,
         report: &mut CompactReport,
-        progress: &(dyn Fn(CompactProgress) + Send + Sync),
-    ) -> Result<(), Error> {
+        progress: OnCompact<'_>,
+    ) -> Result<ControlFlow<()>, Error> {
         let inputs = merge.files;
         let mut run = RunWriter {
             shard: self,
@@ -196,8 +203,13 @@ impl Shard {
             rows: inputs.iter().filter_map(|file| file.rows).sum(),
             ..CompactProgress::default()
         };
-        let committed = match run.write(pinned, &inputs, options, now, progress).await {
-            Ok(()) => self.commit_merge(&run.schema, &inputs, &run.staged).await,
+        let written = run.write(pinned, &inputs, options, now, progress).await;
+        let stopped = matches!(written, Ok(ControlFlow::Break(())));
+        let committed = match written {
+            Ok(ControlFlow::Continue(())) => {
+                self.commit_merge(&run.schema, &inputs, &run.staged).await
+            }
+            Ok(ControlFlow::Break(())) => Ok(None),
             Err(error) => Err(error),
         };
         let failed = match committed {
@@ -211,7 +223,7 @@ impl Shard {
                     files_out = run.staged.len(),
                     "compacted"
                 );
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             Ok(None) => None,
             Err(error) => Some(error),
@@ -219,6 +231,9 @@ impl Shard {
         // No commit of them is under way: it has returned, or was never tried.
         if let Err(left) = self.delete_files(&run.staged).await {
             tracing::warn!(shard = self.url(), error = %left, "files of a merge that was given up may be left behind");
+        }
+        if stopped {
+            return Ok(ControlFlow::Break(()));
         }
         match failed {
             // Somebody else was faster, and has cleaned up as well.
@@ -234,7 +249,7 @@ impl Shard {
             None => {}
         }
         report.lost += 1;
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Puts the entry that replaces `inputs`; `None` if that is not possible any more.
@@ -326,15 +341,16 @@ enum Encoded {
 }
 
 impl RunWriter<'_> {
-    /// Merges the inputs into staged files. If it fails, [`RunWriter::staged`] has those that are there.
+    /// Merges the inputs into staged files. If it fails, or is told to break, [`RunWriter::staged`] has those that
+    /// are there.
     async fn write(
         &mut self,
         pinned: &Pinned,
         inputs: &[Arc<DataFile>],
         options: &CompactOptions,
         mut now: CompactProgress,
-        progress: &(dyn Fn(CompactProgress) + Send + Sync),
-    ) -> Result<(), Error> {
+        progress: OnCompact<'_>,
+    ) -> Result<ControlFlow<()>, Error> {
         let storage = &self.shard.inner().storage;
         let half = options.budget_bytes / 2;
         let file_bytes = usize::try_from(options.target_file_bytes)
@@ -378,7 +394,9 @@ impl RunWriter<'_> {
             }
             next = merged?;
             now.rows_done = merge.progress().rows_read;
-            progress(now.clone());
+            if progress(now.clone()).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         if let Some(encoder) = open {
             let file = storage.env.cpu.run(move || encoder.finish()).await??;
@@ -393,7 +411,7 @@ impl RunWriter<'_> {
                         .into(),
             });
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     async fn stage(&mut self, file: EncodedFile) -> Result<(), Error> {

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) follower: Mutex<Option<AbortHandle>>,
     pub(crate) nudge: Notify,
     pub(crate) upkeep: Upkeep,
+    /// Held by the one task of this process that maintains the shard.
+    pub(crate) maintaining: tokio::sync::Mutex<()>,
     pub(crate) pins: Arc<Pins>,
     pub(crate) attempts: Attempts,
     pub(crate) staging: Arc<Staging>,
@@ -90,6 +92,7 @@ impl Owner {
             pins: Arc::default(),
             attempts: Attempts::default(),
             staging: Arc::default(),
+            maintaining: tokio::sync::Mutex::default(),
         };
         if unknown {
             // A rival created it at the same moment.

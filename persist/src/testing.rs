@@ -32,6 +32,7 @@ mod counting;
 mod faulty;
 pub mod fuzz;
 mod gate;
+pub mod law;
 
 pub use counting::CountingStore;
 pub use faulty::{Fault, FaultOptions, FaultyStore, Traced};

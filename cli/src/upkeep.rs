@@ -1,0 +1,211 @@
+//! `verify`, `compact`, `gc`: looking after a shard by hand.
+//!
+//! The result goes to stdout, as text or as one JSON object, whose names scripts depend on; progress goes to stderr.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+use mvsink::mvsink_persist::{CompactOptions, GcFiles, GcOptions};
+use serde_json::{Value, json};
+
+use crate::args::{Compact, Gc, Verify};
+use crate::error::Error;
+use crate::meter::Meter;
+use crate::read::with_shard;
+
+/// Compares every data file of a shard with what the log says of it.
+///
+/// # Errors
+///
+/// If there is no such shard, it cannot be read, or a file is not what it must be.
+pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
+    with_shard(&options.url, |reader| async move {
+        let shard = reader.shard();
+        let meter = Meter::new("verified", "rows");
+        let report = shard
+            .verify(&|progress| meter.show(progress.rows_done, progress.rows))
+            .await;
+        meter.clear();
+        let report = report.map_err(Error::from)?;
+        let findings: Vec<_> = report
+            .findings
+            .iter()
+            .map(|finding| json!({"file": finding.path, "why": finding.why.to_string()}))
+            .collect();
+        let object = json!({
+            "url": shard.url(),
+            "version": report.version,
+            "files": report.files,
+            "rows": report.rows,
+            "bytes": report.bytes,
+            "untagged": report.untagged,
+            "findings": findings,
+        });
+        print(options.json, &object, || {
+            let mut text = format!(
+                "{} files, {} rows, {} bytes\n",
+                report.files, report.rows, report.bytes
+            );
+            if report.untagged > 0 {
+                let _ = writeln!(
+                    text,
+                    "{} files are another program's and have no fingerprint",
+                    report.untagged
+                );
+            }
+            for finding in &report.findings {
+                let _ = writeln!(text, "{}: {}", finding.path, finding.why);
+            }
+            text
+        })?;
+        match report.findings.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::Differs {
+                url: shard.url().to_owned(),
+                file: first.path.clone(),
+                why: first.why.to_string(),
+                count: report.findings.len(),
+            }),
+        }
+    })
+}
+
+/// Merges the data files of a shard.
+///
+/// # Errors
+///
+/// If there is no such shard, or it cannot be read or written.
+pub fn compact(options: &Compact) -> Result<ExitCode, Error> {
+    with_shard(&options.url, |reader| async move {
+        let shard = reader.shard();
+        let mut compaction = CompactOptions::default();
+        compaction.full = options.full;
+        compaction.dry_run = options.dry_run;
+        compaction.budget_bytes = (options.memory as usize).saturating_mul(1 << 20);
+        let meter = Meter::new("merged", "rows");
+        let report = shard
+            .compact(&compaction, &|progress| {
+                meter.show(progress.rows_done, progress.rows);
+                ControlFlow::Continue(())
+            })
+            .await;
+        meter.clear();
+        let report = report.map_err(Error::from)?;
+        let object = json!({
+            "url": shard.url(),
+            "dry_run": options.dry_run,
+            "merges": report.merges,
+            "lost": report.lost,
+            "files_in": report.files_in,
+            "files_out": report.files_out,
+            "rows_in": report.rows_in,
+            "rows_out": report.rows_out,
+            "bytes_in": report.bytes_in,
+            "bytes_out": report.bytes_out,
+        });
+        print(options.json, &object, || {
+            let (merges, files, rows, bytes) = (
+                report.merges,
+                report.files_in,
+                report.rows_in,
+                report.bytes_in,
+            );
+            match (options.dry_run, merges) {
+                (_, 0) => "nothing to merge\n".to_owned(),
+                (true, _) => {
+                    format!("would merge {files} files ({rows} rows, {bytes} bytes)\n")
+                }
+                (false, _) => format!(
+                    "merged {files} files ({rows} rows, {bytes} bytes) into {} ({} rows, {} bytes)\n",
+                    report.files_out, report.rows_out, report.bytes_out
+                ),
+            }
+        })
+    })
+}
+
+/// Deletes what no reader of a shard needs.
+///
+/// # Errors
+///
+/// If there is no such shard, or it cannot be listed or written.
+pub fn gc(options: &Gc) -> Result<ExitCode, Error> {
+    with_shard(&options.url, |reader| async move {
+        let shard = reader.shard();
+        let mut collection = GcOptions::default();
+        collection.removed_grace = options.grace;
+        collection.orphan_min_age = options.orphan_age;
+        collection.dry_run = options.dry_run;
+        let meter = Meter::new("collected", "objects");
+        let report = shard
+            .collect_garbage(&collection, &|progress| {
+                meter.show(progress.done, progress.of.unwrap_or(progress.done));
+            })
+            .await;
+        meter.clear();
+        let report = report.map_err(Error::from)?;
+        let spared: serde_json::Map<String, Value> = report
+            .spared
+            .iter()
+            .map(|(why, files)| (format!("{why:?}").to_lowercase(), of_files(files)))
+            .collect();
+        let object = json!({
+            "url": shard.url(),
+            "dry_run": options.dry_run,
+            "released_holds": report.released_holds,
+            "removed": of_files(&report.removed),
+            "orphans": of_files(&report.orphans),
+            "leftovers": of_files(&report.leftovers),
+            "log": of_files(&report.log),
+            "spared": spared,
+        });
+        print(options.json, &object, || {
+            let verb = match options.dry_run {
+                true => "would delete",
+                false => "deleted",
+            };
+            let mut text = String::new();
+            for (what, files) in [
+                ("that merges have replaced", &report.removed),
+                ("that were never committed", &report.orphans),
+                ("of writes that were cut off", &report.leftovers),
+                ("of the log", &report.log),
+            ] {
+                let (count, bytes) = (files.count, files.bytes);
+                let _ = writeln!(text, "{verb} {count} files {what}, {bytes} bytes");
+                for name in files.names.iter().filter(|_| options.dry_run) {
+                    let _ = writeln!(text, "  {name}");
+                }
+            }
+            for name in &report.released_holds {
+                let _ = writeln!(text, "released the hold {name}, which had lapsed");
+            }
+            for (why, files) in &report.spared {
+                let _ = writeln!(text, "kept {} files: {why:?}", files.count);
+            }
+            text
+        })
+    })
+}
+
+fn of_files(files: &GcFiles) -> Value {
+    json!({"files": files.count, "bytes": files.bytes, "names": files.names})
+}
+
+/// Prints a result.
+pub(crate) fn print(
+    as_json: bool,
+    object: &Value,
+    text: impl FnOnce() -> String,
+) -> Result<(), Error> {
+    let text = match as_json {
+        true => format!("{object}\n"),
+        false => text(),
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Error::Output)
+}

@@ -1,0 +1,161 @@
+//! Maintenance: what keeps a shard small and quick to open, beside whoever uses it.
+//!
+//! ```text
+//!   progress seen ──> wait ──> since as far as the window and the holds permit ──> due merges ──> garbage, now and then
+//!        ^                                                                                            │
+//!        └────────────────────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! Any process may do it, and several at once: each step is a commit of its own that is revalidated like every
+//! other, so rivals waste work and do no harm. Of one process, one task at a time maintains a shard; a shard at
+//! rest wakes nobody.
+//!
+//! What fails for now is tried again with the next round. What fails for good (no permission to write, say) is told
+//! once and ends the maintenance, and nothing else: the shard is as usable as before.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::compact::CompactOptions;
+use crate::error::Error;
+use crate::gc::GcOptions;
+use crate::retention::Retention;
+use crate::shard::Shard;
+use crate::storage::Storage;
+
+/// What maintenance does, and how often.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Maintenance {
+    /// The times that stay readable, beside those that are held.
+    pub retention: Retention,
+    /// How to merge files; `None`: not at all.
+    pub compact: Option<CompactOptions>,
+    /// What garbage to collect; `None`: none.
+    pub collect: Option<GcOptions>,
+    /// The time between two rounds, about.
+    pub interval: Duration,
+    /// The time between two collections of garbage, about.
+    pub collect_interval: Duration,
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        Maintenance {
+            retention: Retention::default(),
+            compact: Some(CompactOptions::default()),
+            collect: Some(GcOptions::default()),
+            interval: Duration::from_secs(1),
+            collect_interval: Duration::from_secs(10 * 60),
+        }
+    }
+}
+
+impl Shard {
+    /// Maintains the shard until `stopped` says so or its upper is empty and it is at rest. What to do is asked
+    /// before each round; `None` leaves the round out.
+    ///
+    /// A merge that is under way when `stopped` comes is given up, and what it had staged is deleted.
+    ///
+    /// # Errors
+    /// Permanent ones of the store and the log.
+    pub async fn maintain(
+        &self,
+        settings: &(dyn Fn() -> Option<Maintenance> + Send + Sync),
+        mut stopped: watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let inner = self.inner();
+        let random_fraction = || inner.storage.env.random_fraction();
+        let turn = async { inner.maintaining.lock().await };
+        let Some(_turn) = unless(&mut stopped, turn).await else {
+            return Ok(());
+        };
+        let mut watcher = self.watch();
+        // Rivals that start together do not stay together.
+        let mut collected = Instant::now();
+        let mut interval = Maintenance::default().interval;
+        loop {
+            let delay = interval.mul_f64(0.5 + random_fraction());
+            if unless(&mut stopped, tokio::time::sleep(delay))
+                .await
+                .is_none()
+            {
+                return Ok(());
+            }
+            if let Some(round) = settings() {
+                interval = round.interval;
+                let collect = collected.elapsed() >= round.collect_interval;
+                match self.round(&round, collect, &mut stopped).await {
+                    Ok(()) => {}
+                    Err(Error::Shutdown) => return Err(Error::Shutdown),
+                    Err(error) if is_passing(&error) => {
+                        tracing::debug!(shard = %self.url(), %error, "maintenance failed for now");
+                    }
+                    Err(error) => return Err(error),
+                }
+                if collect {
+                    collected = Instant::now();
+                }
+            }
+            match unless(&mut stopped, watcher.changed()).await {
+                None => return Ok(()),
+                Some(changed) => changed?,
+            };
+        }
+    }
+
+    async fn round(
+        &self,
+        round: &Maintenance,
+        collect: bool,
+        stopped: &mut watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let permitted = self.permitted_since(&round.retention);
+        if permitted > self.progress().since {
+            let advance = self.advance_since(permitted, &Storage::warn_of_retry);
+            match unless(stopped, advance).await {
+                None => return Ok(()),
+                Some(advanced) => advanced?,
+            };
+        }
+        if let Some(compact) = &round.compact {
+            let signal = stopped.clone();
+            let go_on = |_| match *signal.borrow() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let report = self.compact(compact, &go_on).await?;
+            if report.merges > 0 {
+                tracing::debug!(shard = %self.url(), ?report, "compacted");
+            }
+        }
+        if let Some(options) = round.collect.as_ref().filter(|_| collect) {
+            let collection = self.collect_garbage(options, &|_| {});
+            if let Some(report) = unless(stopped, collection).await {
+                tracing::debug!(shard = %self.url(), report = ?report?, "collected garbage");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether another round may do better: others change the shard at the same time.
+fn is_passing(error: &Error) -> bool {
+    error.is_transient() || matches!(error, Error::MissingFile { .. })
+}
+
+/// Runs the future unless the stop comes first; then it is dropped where it waits.
+async fn unless<T>(
+    stopped: &mut watch::Receiver<bool>,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    // A sender that is gone has stopped too.
+    tokio::select! {
+        biased;
+        _ = stopped.wait_for(|stopped| *stopped) => None,
+        output = future => Some(output),
+    }
+}
