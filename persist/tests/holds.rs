@@ -191,7 +191,7 @@ fn r17_files_that_a_hold_pins_are_kept_until_it_ends() {
         options.orphan_min_age = Duration::ZERO;
         let report = maintainer.collect_garbage(&options, &|_| ()).await.unwrap();
         assert_eq!(report.removed.count, 0);
-        assert_eq!(report.spared[&GcSpared::Held].names, [path.clone()]);
+        assert_eq!(report.spared[&GcSpared::Held].names, [path.as_str()]);
         let held = pinned.files().next().unwrap();
         assert_eq!(
             reader.read_file(&held.path).await.unwrap().as_ref(),
@@ -210,7 +210,7 @@ fn r17_files_that_a_hold_pins_are_kept_until_it_ends() {
         }
         let report = maintainer.collect_garbage(&options, &|_| ()).await.unwrap();
         assert_eq!(report.released_holds, ["a"]);
-        assert_eq!(report.removed.names, [path.clone()]);
+        assert_eq!(report.removed.names, [path.as_str()]);
         assert!(is_lost(hold.renew().await), "before it reads what is gone");
         assert!(matches!(
             reader.read_file(&path).await,

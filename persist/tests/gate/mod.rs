@@ -20,7 +20,7 @@ pub enum Held {
     Nothing,
     /// Puts that create, before they happen.
     PutsBefore,
-    /// Puts that create, after they happened.
+    /// Puts, after they happened.
     PutsAfter,
     Reads,
 }
@@ -94,9 +94,7 @@ impl ObjectStore for GateStore {
             self.pass(Held::PutsBefore).await;
         }
         let result = self.inner.put_opts(location, payload, options).await;
-        if creates {
-            self.pass(Held::PutsAfter).await;
-        }
+        self.pass(Held::PutsAfter).await;
         result
     }
 
