@@ -213,6 +213,8 @@ impl Shard {
     ) -> Result<Progress, Error> {
         let storage = &self.inner().storage;
         check_frontier(self.url(), "since", to)?;
+        // By what others have committed it may be further than it seems, or less held back.
+        self.inner().catch_up(on_retry).await?;
         let id = self.fresh_id();
         let plan = |state: &State| {
             let progress = state.progress();
@@ -271,14 +273,18 @@ impl Shard {
             if inner.tail().is_due(options) {
                 inner.catch_up(on_retry).await?;
             }
-            let (tail, plan) = {
+            let (tail, plan, table) = {
                 let log = lock(&inner.log);
-                (log.tail(), plan(&log.state))
+                let table = log.state.metadata().id.clone();
+                (log.tail(), plan(&log.state), table)
             };
-            let commit = match plan {
+            let mut commit = match plan {
                 Plan::Put(commit) => *commit,
                 Plan::Done(done) => return Ok(Outcome::Done(done)),
             };
+            if let Some(info) = &mut commit.info {
+                info.table = Some(table);
+            }
             let slot = tail.version + 1;
             inner.attempts.put(id, slot);
             let body = commit.to_bytes();

@@ -23,147 +23,32 @@
 //!
 //! [`Pinned`]: crate::Pinned
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path as FsPath, PathBuf};
-use std::time::{Duration, SystemTime};
+mod leftovers;
+mod report;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::time::SystemTime;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
-use crate::commit::{Plan, our_info};
+use crate::commit::{Outcome, Plan, our_info};
 use crate::error::Error;
+use crate::lock;
 use crate::log::action::{Commit, CommitInfo, Remove};
 use crate::log::state::State;
 use crate::shard::{Inner, Shard};
 use crate::storage::Storage;
 
+use leftovers::leftovers;
+pub use report::{GcFiles, GcOptions, GcPhase, GcProgress, GcReport, GcSpared};
+
 /// Files that one commit condemns.
 const SWEEP_FILES_MAX: usize = 1000;
 /// Deletions under way at once.
 const DELETES_AT_ONCE: usize = 16;
-
-/// What [`Shard::collect_garbage`] may delete.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct GcOptions {
-    /// How long a removed file stays for readers that hold nothing (default: one hour), by this process's clock.
-    pub removed_grace: Duration,
-    /// The age at which a file that no commit refers to counts as left behind (default: one day). Nobody may take
-    /// longer from staging a file to committing it.
-    pub orphan_min_age: Duration,
-    /// The same for files that this crate did not name (default: seven days, as other engines' vacuum has it):
-    /// their writers do not heed a condemnation.
-    pub foreign_orphan_min_age: Duration,
-    /// Whether the log is cleaned up as well (default: yes).
-    pub clean_log: bool,
-    /// Only tells what would be deleted (default: no). What a lapsed hold pins counts as kept then.
-    pub dry_run: bool,
-    /// How many names the report has of each kind (default: 100).
-    pub names_max: usize,
-}
-
-impl Default for GcOptions {
-    fn default() -> Self {
-        const HOUR: Duration = Duration::from_secs(60 * 60);
-        GcOptions {
-            removed_grace: HOUR,
-            orphan_min_age: 24 * HOUR,
-            foreign_orphan_min_age: 7 * 24 * HOUR,
-            clean_log: true,
-            dry_run: false,
-            names_max: 100,
-        }
-    }
-}
-
-/// A step of a garbage collection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum GcPhase {
-    /// Listing the shard's place.
-    List,
-    /// Deleting files that commits removed.
-    Removed,
-    /// Condemning and deleting files that no commit refers to.
-    Orphans,
-    /// Deleting local writes that were cut off.
-    Leftovers,
-    /// Cleaning up the log.
-    Log,
-}
-
-/// How far a garbage collection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GcProgress {
-    /// What it does.
-    pub phase: GcPhase,
-    /// Objects done in this phase.
-    pub done: u64,
-    /// Of so many; `None` if that is not known yet.
-    pub of: Option<u64>,
-}
-
-/// Objects of one kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GcFiles {
-    /// How many.
-    pub count: u64,
-    /// Their size together.
-    pub bytes: u64,
-    /// The first of their paths, relative to the shard.
-    pub names: Vec<String>,
-}
-
-impl GcFiles {
-    fn add(&mut self, name: &str, bytes: u64, options: &GcOptions) {
-        self.count += 1;
-        self.bytes += bytes;
-        if self.names.len() < options.names_max {
-            self.names.push(name.to_owned());
-        }
-    }
-}
-
-/// Why an object was spared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum GcSpared {
-    /// It was removed within the grace period.
-    Grace,
-    /// A hold pins a version that has it.
-    Held,
-    /// A reader of this process pins a version that has it.
-    Pinned,
-    /// No commit refers to it, but it is young.
-    Young,
-    /// This process staged it.
-    Staged,
-    /// A commit added it meanwhile.
-    Committed,
-    /// The store failed to delete it.
-    Failed,
-}
-
-/// What a garbage collection did, or in a dry run would do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct GcReport {
-    /// Lapsed holds that were released, by name.
-    pub released_holds: Vec<String>,
-    /// Deleted: files that commits had removed.
-    pub removed: GcFiles,
-    /// Deleted: files that no commit referred to.
-    pub orphans: GcFiles,
-    /// Deleted: local writes that were cut off.
-    pub leftovers: GcFiles,
-    /// Deleted: log entries and checkpoints.
-    pub log: GcFiles,
-    /// Not deleted, and why.
-    pub spared: BTreeMap<GcSpared, GcFiles>,
-}
 
 /// Told of the progress.
 type OnProgress<'a> = &'a (dyn Fn(GcProgress) + Send + Sync);
@@ -325,13 +210,11 @@ impl Shard {
         while files.peek().is_some() {
             let mut chunk: Vec<_> = files.by_ref().take(SWEEP_FILES_MAX).collect();
             if !options.dry_run {
-                self.condemn(&chunk).await?;
+                let condemned = self.condemn(&chunk).await?;
                 self.refresh().await?;
                 let condemned: HashSet<String> = inner.with_state(|state| {
-                    let paths = chunk.iter().map(|file| &file.path);
-                    let condemned =
-                        paths.filter(|path| state.is_removed(path) && !state.is_live(path));
-                    condemned.cloned().collect()
+                    let condemned = condemned.into_iter();
+                    condemned.filter(|path| !state.is_live(path)).collect()
                 });
                 chunk.retain(|file| {
                     let keep = condemned.contains(&file.path);
@@ -348,10 +231,13 @@ impl Shard {
         Ok(())
     }
 
-    /// Commits the removal of those files that no commit refers to.
-    async fn condemn(&self, files: &[Candidate]) -> Result<(), Error> {
+    /// Commits the removal of those files that no commit refers to, and returns their paths. A file that somebody
+    /// else removed meanwhile is not among them: its grace has only begun.
+    async fn condemn(&self, files: &[Candidate]) -> Result<Vec<String>, Error> {
         let storage = &self.inner().storage;
         let id = self.fresh_id();
+        // Of the last plan, which is the one that counts.
+        let condemned = Mutex::new(Vec::new());
         let plan = |state: &State| {
             let unknown = files
                 .iter()
@@ -368,6 +254,7 @@ impl Shard {
             if removes.is_empty() {
                 return Plan::Done(());
             }
+            *lock(&condemned) = removes.iter().map(|remove| remove.path.clone()).collect();
             let upper = state.progress().upper;
             Plan::Put(Box::new(Commit {
                 info: Some(CommitInfo {
@@ -378,8 +265,11 @@ impl Shard {
                 ..Commit::default()
             }))
         };
-        self.commit(id, plan, &Storage::warn_of_retry).await?;
-        Ok(())
+        let outcome = self.commit(id, plan, &Storage::warn_of_retry).await?;
+        Ok(match outcome {
+            Outcome::Committed(_) => std::mem::take(&mut *lock(&condemned)),
+            Outcome::Done(()) => Vec::new(),
+        })
     }
 
     async fn delete_leftovers(
@@ -416,13 +306,6 @@ impl Shard {
             of: Some(report.leftovers.count),
         });
         Ok(())
-    }
-}
-
-impl GcReport {
-    fn spare(&mut self, why: GcSpared, name: &str, bytes: u64, options: &GcOptions) {
-        let spared = self.spared.entry(why).or_default();
-        spared.add(name, bytes, options);
     }
 }
 
@@ -548,68 +431,6 @@ fn is_ours(name: &str) -> bool {
             8 | 13 | 18 | 23 => byte == b'-',
             _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
         })
-}
-
-/// A local write that was cut off.
-struct Leftover {
-    name: String,
-    bytes: u64,
-    deleted: bool,
-    /// Why it was not.
-    spared: GcSpared,
-}
-
-/// Deletes local writes that were cut off: `name#1` beside `name`, which listings of the store do not show. What
-/// cannot be read is left to the next pass.
-fn leftovers(folder: &FsPath, min_age: Duration, dry_run: bool) -> Vec<Leftover> {
-    let mut newest = SystemTime::UNIX_EPOCH;
-    let mut found: Vec<(PathBuf, String, SystemTime, u64)> = Vec::new();
-    for below in ["", "_delta_log"] {
-        let Ok(entries) = std::fs::read_dir(folder.join(below)) else {
-            continue;
-        };
-        for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else {
-                continue;
-            };
-            let Ok(modified) = metadata.modified() else {
-                continue;
-            };
-            if !metadata.is_file() {
-                continue;
-            }
-            newest = newest.max(modified);
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let cut_off = name.rsplit_once('#').is_some_and(|(name, number)| {
-                (name.ends_with(".parquet")
-                    || name.ends_with(".json")
-                    || name == "_last_checkpoint")
-                    && !number.is_empty()
-                    && number.bytes().all(|byte| byte.is_ascii_digit())
-            });
-            if cut_off {
-                let shown = FsPath::new(below).join(&name);
-                let shown = shown.to_string_lossy().into_owned();
-                found.push((entry.path(), shown, modified, metadata.len()));
-            }
-        }
-    }
-    let delete = |(path, name, modified, bytes): (PathBuf, String, SystemTime, u64)| {
-        let age = newest.duration_since(modified).unwrap_or_default();
-        let old = age >= min_age;
-        let deleted = old && (dry_run || std::fs::remove_file(path).is_ok());
-        Leftover {
-            name,
-            bytes,
-            deleted,
-            spared: if old {
-                GcSpared::Failed
-            } else {
-                GcSpared::Young
-            },
-        }
-    };
-    found.into_iter().map(delete).collect()
 }
 
 #[cfg(test)]

@@ -115,6 +115,7 @@ impl Shard {
         frontier: Frontier<i64>,
         lease: Duration,
     ) -> Result<Hold, Error> {
+        self.refresh().await?;
         let mut number = 0_u64;
         loop {
             number += 1;
@@ -146,6 +147,8 @@ impl Shard {
         // From 1: nobody is 0.
         let owner = i64::try_from(env.random_u128() >> 66).unwrap_or(0).max(1);
         let lease_ms = i64::try_from(lease.as_millis()).unwrap_or(i64::MAX);
+        // Who has it may have released it.
+        self.refresh().await?;
         self.set("HOLD", name, |state, before| {
             let since = state.progress().since;
             if let Frontier::At(as_of) = frontier
@@ -215,6 +218,7 @@ impl Shard {
             let held = before.filter(|slot| !slot.is_released());
             Ok(held.map(Slot::released))
         };
+        self.refresh().await?;
         self.set("RELEASE HOLD", name, release).await
     }
 

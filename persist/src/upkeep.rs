@@ -38,9 +38,10 @@ impl Inner {
     /// Writes a checkpoint of the state as it is now, and points to it.
     pub(crate) async fn checkpoint(&self) -> Result<u64, Error> {
         let storage = &self.storage;
-        if self.tail().is_due(&storage.env.options) {
-            // Of a table that was replaced meanwhile this would be the ghost.
-            self.catch_up(&Storage::warn_of_retry).await?;
+        let (tail, on_retry) = (self.tail(), &Storage::warn_of_retry);
+        if !storage.stands(&tail, on_retry).await? {
+            // Of a table that was replaced meanwhile it would bring back the ghost.
+            self.reload(&tail, on_retry).await?;
         }
         let state = self.with_state(State::clone);
         let version = state.version;

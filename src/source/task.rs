@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use mvsink_persist::{Codec, DataFile, Error as ShardError, Frontier, Shard, decode_file};
+use mvsink_persist::{
+    Codec, DataFile, Error as ShardError, Frontier, Progress, Shard, decode_file,
+};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Mark, Message, OwnCommits};
@@ -82,7 +84,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.reply(Message::Mark(Mark::Started));
         if self.reading.rows {
             for file in pinned.files() {
-                self.read(file, Frontier::At(0), Sign::Plus).await?;
+                self.read(file, Frontier::At(0), Taking::all(Sign::Plus))
+                    .await?;
             }
         }
         drop(pinned);
@@ -92,16 +95,25 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let mut upper = progress.upper;
         while !upper.is_empty() {
             version += 1;
-            let entry = self.shard.entry(version).await?;
+            let entry = match self.shard.entry(version).await {
+                Ok(entry) => entry,
+                Err(ShardError::EntryGone { .. }) => {
+                    Progress { version, upper, .. } = self.jump(upper).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let own = entry.id.filter(|id| self.reading.own.contains(id));
             if let Some(id) = own {
                 self.reply(Message::Mark(Mark::Own(id)));
             } else if self.reading.rows {
                 for file in &entry.adds {
-                    self.read(file, entry.lower, Sign::Plus).await?;
+                    self.read(file, entry.lower, Taking::all(Sign::Plus))
+                        .await?;
                 }
                 for file in &entry.removes {
-                    self.read(file, entry.lower, Sign::Minus).await?;
+                    self.read(file, entry.lower, Taking::all(Sign::Minus))
+                        .await?;
                 }
             } else if entry.foreign {
                 // A source has nothing to repair its shard from.
@@ -118,6 +130,36 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Ok(())
     }
 
+    /// Goes on from the newest version, since the log was cleaned up beyond what was read: takes all rows at or
+    /// beyond the upper that was passed. There are no marks for what is skipped: a sink's own rows come as anybody's.
+    async fn jump(&self, passed: Frontier<i64>) -> Result<Progress, Error> {
+        let pinned = self.shard.pin();
+        let progress = pinned.progress;
+        let from = passed.time().unwrap_or(i64::MAX);
+        // At a since of `from` itself, what was read before may have been moved there.
+        pinned.check_readable((from - 1).max(0))?;
+        tracing::info!(
+            shard = self.shard.url(),
+            version = progress.version,
+            from,
+            "the log was cleaned up, reading on from a snapshot"
+        );
+        if self.reading.rows {
+            for file in pinned.files() {
+                if file.max_time.is_none_or(|max| max >= from) {
+                    let taking = Taking {
+                        sign: Sign::Plus,
+                        from,
+                    };
+                    self.read(file, Frontier::At(0), taking).await?;
+                }
+            }
+        }
+        drop(pinned);
+        self.pass(progress.upper)?;
+        Ok(progress)
+    }
+
     fn pass(&self, upper: Frontier<i64>) -> Result<(), Error> {
         let mut frontier = frontier_from_i64(upper)?;
         if let Some(as_of) = self.reading.as_of {
@@ -128,7 +170,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 
     /// Reads a file whose rows came, or went, when the shard's upper was `lower`.
-    async fn read(&self, file: &DataFile, lower: Frontier<i64>, sign: Sign) -> Result<(), Error> {
+    async fn read(
+        &self,
+        file: &DataFile,
+        lower: Frontier<i64>,
+        taking: Taking,
+    ) -> Result<(), Error> {
         if route_file(&file.path, self.worker.peers) != self.worker.index {
             return Ok(());
         }
@@ -153,7 +200,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 .run(move || {
                     let chunk = decoder
                         .next()
-                        .map(|batch| decode(&codec, &batch?, floor, sign));
+                        .map(|batch| decode(&codec, &batch?, floor, taking));
                     (decoder, chunk)
                 })
                 .await?;
@@ -191,36 +238,52 @@ enum Sign {
     Minus,
 }
 
+/// What is taken from a file.
+#[derive(Clone, Copy, Debug)]
+struct Taking {
+    sign: Sign,
+    /// Rows at earlier times are left out.
+    from: i64,
+}
+
+impl Taking {
+    fn all(sign: Sign) -> Self {
+        Taking {
+            sign,
+            from: i64::MIN,
+        }
+    }
+}
+
 type Decoded<D, E, T, R> = (Vec<(D, T, R)>, Vec<(E, T, R)>);
 
 fn decode<D: Data, E: Data, T: Timestamp, R: Diff>(
     codec: &Codec<D, E>,
     batch: &mvsink_persist::RecordBatch,
     floor: i64,
-    sign: Sign,
+    taking: Taking,
 ) -> Result<Decoded<D, E, T, R>, Error> {
     let updates = codec.decode(batch)?;
-    Ok((
-        typed(updates.ok, floor, sign)?,
-        typed(updates.err, floor, sign)?,
-    ))
+    let ok = typed(updates.ok, floor, taking)?;
+    Ok((ok, typed(updates.err, floor, taking)?))
 }
 
 fn typed<D, T: Timestamp, R: Diff>(
     updates: Vec<(D, i64, i64)>,
     floor: i64,
-    sign: Sign,
+    taking: Taking,
 ) -> Result<Vec<(D, T, R)>, Error> {
     let update = |(data, time, diff): (D, i64, i64)| {
         let time: T = time_from_i64(time.max(floor))?;
-        let signed = match sign {
+        let signed = match taking.sign {
             Sign::Plus => Some(diff),
             Sign::Minus => diff.checked_neg(),
         };
         let diff = signed.and_then(R::from_i64).ok_or(Error::Diff { diff })?;
         Ok((data, time, diff))
     };
-    updates.into_iter().map(update).collect()
+    let wanted = |(_, time, _): &(D, i64, i64)| *time >= taking.from;
+    updates.into_iter().filter(wanted).map(update).collect()
 }
 
 /// The worker that reads a file: the same on all workers, whichever version they start from.

@@ -4,6 +4,7 @@
 //! checkpoint. Invariants, checked before anything is changed, so that a refused entry leaves the state as it was:
 //!
 //! - *progress*: upper and since never go back;
+//! - *one table*: a commit of ours names the table that it was made for;
 //! - *lower is the upper*: a commit of ours starts where the shard's upper was;
 //! - *one schema*: no column goes or changes its type; others may add some that allow nulls;
 //! - *gates*: every protocol and table property in force is one that this version understands.
@@ -149,6 +150,13 @@ impl State {
     pub(crate) fn apply(&mut self, url: &str, commit: &Commit) -> Result<Entry, Error> {
         let version = self.version + 1;
         let path = format!("{url}/{}", entry_path(version));
+        let table = commit.info.as_ref().and_then(|info| info.table.as_ref());
+        if table.is_some_and(|table| *table != self.metadata.id) {
+            return Err(Error::Replaced {
+                url: url.to_owned(),
+                why: "its table was deleted and created again".into(),
+            });
+        }
         if let Some(protocol) = &commit.protocol {
             check_protocol(url, protocol)?;
         }
