@@ -115,6 +115,7 @@ mod shard;
 mod snapshot;
 mod storage;
 mod sums;
+mod task;
 
 pub use arrow_array::RecordBatch;
 pub use changes::{Change, ChangesReader};

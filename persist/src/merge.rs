@@ -29,11 +29,9 @@ mod group;
 mod run;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use futures::stream::{self, StreamExt};
 
 pub(crate) use self::chunk::{Meter, Recipe, Wanted};
 
@@ -47,6 +45,7 @@ use crate::read::file::{FileReader, Request, WHOLE_BYTES_MAX};
 use crate::row_hash::RowHasher;
 use crate::storage::Storage;
 use crate::sums::Sums;
+use crate::task::Task;
 
 /// Files that are opened before it is their turn, at most.
 const OPEN_AHEAD_MAX: usize = 8;
@@ -104,6 +103,9 @@ impl Budget {
         usize::try_from(groups).unwrap_or(usize::MAX / 4) + 2 * self.chunk_bytes()
     }
 }
+
+/// A file, and what it takes while it is open.
+type Opened = (Arc<DataFile>, FileReader, Held);
 
 /// The files of one stream, in order.
 struct Stream {
@@ -377,6 +379,18 @@ impl Merge {
         Ok(core)
     }
 
+    /// Opens a file while other work goes on.
+    fn open(&self, file: &Arc<DataFile>) -> Task<Result<Opened, Error>> {
+        let (storage, request) = (self.storage.clone(), self.request.clone());
+        let (meter, file) = (Arc::clone(&self.meter), Arc::clone(file));
+        let span = tracing::debug_span!("open", shard = %storage.url, file = file.path);
+        Task::spawn(&self.storage.env, span, async move {
+            let reader = FileReader::open(&storage, &file, &request).await?;
+            let held = meter.hold(reader.bytes());
+            Ok((file, reader, held))
+        })
+    }
+
     async fn load(&mut self, rest: HashRange) -> Result<(Run, HashRange), Error> {
         let first = self.range.is_none();
         let limit = self.budget.run_bytes(self.stream_bytes);
@@ -388,17 +402,19 @@ impl Merge {
         );
         let mut hasher = RowHasher::new(&self.recipe.rows)?;
         let small = (self.budget.bytes / 16) / WHOLE_BYTES_MAX as usize;
-        let opens = self.unsorted.iter().cloned().map(|file| {
-            let (storage, request) = (self.storage.clone(), self.request.clone());
-            let meter = Arc::clone(&self.meter);
-            async move {
-                let reader = FileReader::open(&storage, &file, &request).await?;
-                let held = meter.hold(reader.bytes());
-                Ok::<_, Error>((file, reader, held))
+        let ahead = small.clamp(1, OPEN_AHEAD_MAX);
+        let mut rest = self.unsorted.iter();
+        let mut opening = VecDeque::new();
+        loop {
+            while opening.len() < ahead
+                && let Some(file) = rest.next()
+            {
+                opening.push_back(self.open(file));
             }
-        });
-        let mut opens = pin!(stream::iter(opens).buffered(small.clamp(1, OPEN_AHEAD_MAX)));
-        while let Some(opened) = opens.next().await {
+            let Some(opened) = opening.pop_front() else {
+                break;
+            };
+            let opened = opened.join().await?;
             let (file, mut reader, _held) = opened?;
             let check = first && self.recipe.takes_all() && !reader.skips();
             let mut check = check.then(|| FileCheck::new(reader.shown().to_owned(), &file));
