@@ -321,7 +321,7 @@ struct RunWriter<'a> {
 
 /// A file that goes on, or is complete.
 enum Encoded {
-    Open(FileEncoder),
+    Open(Box<FileEncoder>),
     Full(EncodedFile),
 }
 
@@ -359,7 +359,7 @@ impl RunWriter<'_> {
         while let Some(batch) = next {
             let mut encoder = match open.take() {
                 Some(encoder) => encoder,
-                None => FileEncoder::new(Arc::clone(&self.schema))?,
+                None => Box::new(FileEncoder::new(Arc::clone(&self.schema))?),
             };
             now.rows_out += batch.num_rows() as u64;
             let encode = storage.env.cpu.run(move || {
@@ -385,7 +385,7 @@ impl RunWriter<'_> {
             self.stage(file).await?;
         }
         // *conservation*
-        if self.sums != *merge.sums() {
+        if Some(&self.sums) != merge.sums() {
             return Err(Error::Corrupt {
                 path: storage.url.to_string(),
                 why:

@@ -180,7 +180,11 @@ impl FileReader {
             Some(bytes) => bytes.clone(),
             None => {
                 let tail = storage
-                    .get_parts(&location, size, &[size - FOOTER_BYTES..size])
+                    .get_parts(
+                        &location,
+                        size,
+                        std::slice::from_ref(&(size - FOOTER_BYTES..size)),
+                    )
                     .await?
                     .remove(0);
                 let needed = guard(&shown, || footer_bytes(&tail))?
