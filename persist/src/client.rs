@@ -38,6 +38,13 @@ pub struct ClientOptions {
     pub poll_max: Duration,
     /// How many log entries are kept for their readers; older ones are read again from the store.
     pub recent_entries: usize,
+    /// Log entries younger than this are never cleaned up (default: one hour). A process that has not looked at
+    /// the log for a quarter of it makes sure that the log was not cleaned up beyond what it knows. All clients of
+    /// a shard must have the same.
+    pub log_min_age: Duration,
+    /// Whether log entries and checkpoints that nobody needs to open the shard are deleted after checkpoints
+    /// (default: yes).
+    pub clean_log: bool,
     /// The waits after errors that may pass.
     pub retry: RetryPolicy,
     /// The wall clock.
@@ -54,6 +61,8 @@ impl Default for ClientOptions {
             poll_min: Duration::from_millis(5),
             poll_max: Duration::from_millis(500),
             recent_entries: 256,
+            log_min_age: Duration::from_secs(60 * 60),
+            clean_log: true,
             retry: RetryPolicy::default(),
             clock: Arc::new(|| {
                 let since_1970 = SystemTime::now()
@@ -74,6 +83,8 @@ impl std::fmt::Debug for ClientOptions {
             .field("poll_min", &self.poll_min)
             .field("poll_max", &self.poll_max)
             .field("recent_entries", &self.recent_entries)
+            .field("log_min_age", &self.log_min_age)
+            .field("clean_log", &self.clean_log)
             .field("retry", &self.retry)
             .field("seed", &self.seed)
             .finish_non_exhaustive()
@@ -296,6 +307,7 @@ impl Client {
         let storage = Storage {
             url: location.url.into(),
             store: location.store,
+            local: location.local,
             env: Arc::clone(&self.inner.env),
         };
         let owner = Arc::new(Owner::open(storage, open).await?);

@@ -8,14 +8,35 @@
 //! So what is returned is what a fresh reader of the log finds: [`Appended::Committed`] if and only if the entry
 //! is there, [`Appended::Lost`] only after every slot that was tried has been seen to hold somebody else's. Each
 //! slot is decided before the next is tried ([`Storage::occupy`]), so a commit is never in the log twice.
+//!
+//! A put that was so long under way that the log may meanwhile have been cleaned up beyond the slot counts only if
+//! the entry before it is still there ([`crate::replay`]). Otherwise the log is read again from its newest
+//! checkpoint, and the next attempt decides by that.
+
+use std::time::Duration;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::path::Path;
 
 use crate::data_file::StagedFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
+use crate::history::Found;
+use crate::lock;
 use crate::log::action::{Commit, CommitId, CommitInfo, Txn};
+use crate::log::entry_path;
 use crate::log::state::{Progress, SINCE, State, UPPER};
-use crate::shard::Shard;
+use crate::replay::Evidence;
+use crate::shard::{Inner, Shard};
 use crate::storage::{Occupied, OnRetry, Storage};
+
+/// Files that were staged longer ago are looked for before they are committed: half the age at which the sweeper
+/// takes a file for left behind.
+const STAGED_UNCHECKED_MS_MAX: i64 = 12 * 60 * 60 * 1000;
+/// Staged files that are looked for at once.
+const CHECKS_AT_ONCE: usize = 16;
+/// For how long a removed file is surely remembered: a day less than tombstones are.
+const TRACE_AGE_MAX: Duration = Duration::from_secs(6 * 24 * 60 * 60);
 
 /// Files to append for the times in `[lower, upper)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +49,7 @@ pub struct Append {
     pub upper: Frontier<i64>,
     /// Files with times in `[lower, upper)` only. None: the commit moves the upper alone.
     pub files: Vec<StagedFile>,
-    /// The since becomes at least this.
+    /// The since becomes at least this, as far as the live holds permit.
     pub since: Option<Frontier<i64>>,
 }
 
@@ -40,7 +61,7 @@ pub enum Appended {
         /// The version.
         version: u64,
     },
-    /// It is not in the log and will not be: the shard's upper was not its lower, or its files were swept.
+    /// It is not in the log and will not be: the shard's upper was not its lower.
     Lost {
         /// The shard's upper.
         upper: Frontier<i64>,
@@ -67,12 +88,13 @@ impl Shard {
     /// Appends: all of it if the shard's upper is `append.lower` and stays so until the commit, nothing otherwise.
     ///
     /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever. If the future is
-    /// dropped, the append may or may not have happened, or still happen; calling again with the same identity
-    /// finds out and brings it to an end.
+    /// dropped, the append may or may not have happened, or still happen; calling again with the same identity, by
+    /// the same client, finds out and brings it to an end.
     ///
     /// # Errors
-    /// [`Error::InvalidAppend`] if the parts contradict each other, and permanent errors of the store and the log.
-    /// Nothing was committed then.
+    /// [`Error::InvalidAppend`] if the parts contradict each other, [`Error::Swept`] if a file is gone because
+    /// nothing committed it for long, and permanent errors of the store and the log. Nothing was committed then.
+    /// [`Error::Undecided`] if an interrupted append is called again so late that the log was cleaned up beyond it.
     pub async fn append(&self, append: Append, on_retry: OnRetry<'_>) -> Result<Appended, Error> {
         if let Some(why) = contradiction(&append) {
             return Err(Error::InvalidAppend {
@@ -85,40 +107,118 @@ impl Shard {
             // Others know of commits that we have not seen yet.
             inner.catch_up(on_retry).await?;
         }
+        if inner.progress().upper == append.lower {
+            self.check_staged(&append.files, on_retry).await?;
+        }
+        let swept = |file: &StagedFile| Error::Swept {
+            url: self.url().to_owned(),
+            path: file.path.clone(),
+        };
         let plan = |state: &State| {
             let upper = state.progress().upper;
-            let swept = append.files.iter().any(|file| state.is_removed(&file.path));
-            if upper != append.lower || swept {
-                return Plan::Done(Appended::Lost { upper });
+            if upper != append.lower {
+                return Plan::Done(Ok(Appended::Lost { upper }));
+            }
+            let mut files = append.files.iter();
+            if let Some(file) = files.find(|file| state.is_removed(&file.path)) {
+                return Plan::Done(Err(swept(file)));
             }
             Plan::Put(Box::new(append_commit(&inner.storage, state, &append)))
         };
-        Ok(match self.commit(append.id, plan, on_retry).await? {
-            Outcome::Committed(version) => Appended::Committed { version },
-            Outcome::Done(lost) => match inner.find_append(append.id, append.lower).await? {
-                // An earlier call was dropped, but had succeeded.
-                Some(version) => Appended::Committed { version },
-                None => lost,
-            },
+        let appended = match self.commit_loop(append.id, plan, on_retry).await? {
+            Outcome::Committed(version) => Ok(Appended::Committed { version }),
+            Outcome::Done(Ok(lost)) => self.how_it_ended(&append, lost).await,
+            Outcome::Done(Err(error)) => Err(error),
+        };
+        if !matches!(&appended, Err(error) if error.is_transient()) {
+            inner.attempts.decided(append.id);
+        }
+        appended
+    }
+
+    /// How an append ended that is not to be put any more: `lost`, or an earlier call was dropped but had
+    /// succeeded.
+    async fn how_it_ended(&self, append: &Append, lost: Appended) -> Result<Appended, Error> {
+        let inner = self.inner();
+        match inner.find_append(append.id, append.lower).await? {
+            Found::At(version) => return Ok(Appended::Committed { version }),
+            Found::Not => return Ok(lost),
+            Found::Unknown => {}
+        }
+        let Some(attempt) = inner.attempts.get(append.id) else {
+            return Ok(lost);
+        };
+        let (live, removed) = inner.with_state(|state| {
+            let any = |is: &dyn Fn(&str) -> bool| append.files.iter().any(|file| is(&file.path));
+            (
+                any(&|path| state.is_live(path)),
+                any(&|path| state.is_removed(path)),
+            )
+        });
+        if live {
+            let version = attempt.slot;
+            return Ok(Appended::Committed { version });
+        }
+        // Had its files come and gone meanwhile, their tombstones would be there.
+        if !append.files.is_empty() && !removed && attempt.since.elapsed() < TRACE_AGE_MAX {
+            return Ok(lost);
+        }
+        Err(Error::Undecided {
+            url: self.url().to_owned(),
+            id: append.id,
         })
     }
 
-    /// Moves the since to at least `since`: reads below it need not be possible any more.
+    /// Checks that files which were staged long ago are still there.
     ///
     /// # Errors
-    /// Permanent ones of the store and the log.
+    /// [`Error::Swept`], or the store's.
+    pub(crate) async fn check_staged(
+        &self,
+        files: &[StagedFile],
+        on_retry: OnRetry<'_>,
+    ) -> Result<(), Error> {
+        let storage = &self.inner().storage;
+        let now_ms = storage.env.now_ms();
+        let old = files
+            .iter()
+            .filter(|file| now_ms.saturating_sub(file.staged_ms) > STAGED_UNCHECKED_MS_MAX);
+        let checks = old.map(|file| async move {
+            let path = Path::from(file.path.as_str());
+            if storage.exists(&path, on_retry).await? {
+                return Ok(());
+            }
+            Err(Error::Swept {
+                url: self.url().to_owned(),
+                path: file.path.clone(),
+            })
+        });
+        let checks: Vec<_> = checks.collect();
+        stream::iter(checks)
+            .buffer_unordered(CHECKS_AT_ONCE)
+            .try_collect()
+            .await
+    }
+
+    /// Moves the since to `to`, or as far as the live holds permit, if that is beyond where it is; returns how far
+    /// the shard is then. Reads below the since need not be possible any more.
+    ///
+    /// # Errors
+    /// [`Error::InvalidFrontier`] for a time below 0 or of [`i64::MAX`]; otherwise permanent ones of the store and
+    /// the log.
     pub async fn advance_since(
         &self,
-        since: Frontier<i64>,
+        to: Frontier<i64>,
         on_retry: OnRetry<'_>,
     ) -> Result<Progress, Error> {
         let storage = &self.inner().storage;
-        let id = CommitId {
-            nonce: storage.env.random_u128(),
-            seq: 0,
-        };
+        check_frontier(self.url(), "since", to)?;
+        // By what others have committed it may be further than it seems, or less held back.
+        self.inner().catch_up(on_retry).await?;
+        let id = self.fresh_id();
         let plan = |state: &State| {
             let progress = state.progress();
+            let since = to.min(state.holds().least_frontier());
             if since <= progress.since {
                 return Plan::Done(());
             }
@@ -135,6 +235,14 @@ impl Shard {
         Ok(self.progress())
     }
 
+    /// The identity of a commit that nobody asks for again.
+    pub(crate) fn fresh_id(&self) -> CommitId {
+        CommitId {
+            nonce: self.inner().storage.env.random_u128(),
+            seq: 0,
+        }
+    }
+
     /// The commit loop: puts what `plan` says by the newest state, until that is in the log or there is nothing to
     /// put. `plan` runs while the state is locked: it must be short. On success the files that the commit adds
     /// count as staged no more.
@@ -147,31 +255,111 @@ impl Shard {
         plan: impl Fn(&State) -> Plan<T>,
         on_retry: OnRetry<'_>,
     ) -> Result<Outcome<T>, Error> {
+        let outcome = self.commit_loop(id, plan, on_retry).await;
+        self.inner().attempts.decided(id);
+        outcome
+    }
+
+    async fn commit_loop<T>(
+        &self,
+        id: CommitId,
+        plan: impl Fn(&State) -> Plan<T>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Outcome<T>, Error> {
         let inner = self.inner();
+        let storage = &inner.storage;
+        let options = &storage.env.options;
         loop {
-            let (slot, plan) = inner.with_state(|state| (state.version + 1, plan(state)));
-            let commit = match plan {
+            if inner.tail().is_due(options) {
+                inner.catch_up(on_retry).await?;
+            }
+            let (tail, plan, table) = {
+                let log = lock(&inner.log);
+                let table = log.state.metadata().id.clone();
+                (log.tail(), plan(&log.state), table)
+            };
+            let mut commit = match plan {
                 Plan::Put(commit) => *commit,
                 Plan::Done(done) => return Ok(Outcome::Done(done)),
             };
-            let (commit, ours) = match inner
-                .storage
-                .occupy(slot, &commit.to_bytes(), on_retry)
-                .await?
-            {
-                Occupied::Now => (commit, true),
+            if let Some(info) = &mut commit.info {
+                info.table = Some(table);
+            }
+            let slot = tail.version + 1;
+            inner.attempts.put(id, slot);
+            let body = commit.to_bytes();
+            let (commit, evidence, ours) = match storage.occupy(slot, &body, on_retry).await? {
+                Occupied::Now => (commit, Evidence::of_entry(&body), true),
                 Occupied::By(bytes) => {
-                    let found = inner.parse(slot, bytes).await?;
+                    let evidence = Evidence::of_entry(&bytes);
+                    let found = storage.parse(slot, bytes).await;
+                    let found = match found {
+                        Ok(found) => found,
+                        Err(_) if !storage.stands(&tail, on_retry).await? => {
+                            // That is another log's.
+                            inner.reload(&tail, on_retry).await?;
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
                     let ours = found.info.as_ref().and_then(|info| info.id) == Some(id);
-                    (found, ours)
+                    (found, evidence, ours)
                 }
             };
-            inner.apply(slot, &commit)?;
+            // Judged by what was known before the put, and after it: it may have taken long.
+            if tail.is_stale(options) && !storage.stands(&tail, on_retry).await? {
+                inner.reload(&tail, on_retry).await?;
+                if !ours {
+                    continue;
+                }
+                let adds = |state: &State| commit.adds.iter().any(|add| state.is_live(&add.path));
+                if !inner.with_state(adds) {
+                    // Nobody reads it there: an opener begins beyond it.
+                    inner.drop_phantom(slot).await;
+                    continue;
+                }
+            } else {
+                inner.apply(slot, &commit, evidence)?;
+            }
             if ours {
+                for add in &commit.adds {
+                    inner.staging.forget(&add.path);
+                }
                 inner.checkpoint_if_due(slot);
                 return Ok(Outcome::Committed(slot));
             }
         }
+    }
+}
+
+impl Inner {
+    /// Deletes an entry that was put where the log had been cleaned up already.
+    async fn drop_phantom(&self, version: u64) {
+        let path = entry_path(version);
+        tracing::warn!(
+            shard = %self.storage.url, version,
+            "a commit took so long that the log was cleaned up beyond it; trying again"
+        );
+        if let Err(error) = self.storage.delete(&path).await {
+            tracing::debug!(%error, "it is left to the next clean-up");
+        }
+    }
+}
+
+/// Checks that `what` can be set to `frontier`.
+pub(crate) fn check_frontier(
+    url: &str,
+    what: &'static str,
+    frontier: Frontier<i64>,
+) -> Result<(), Error> {
+    match frontier {
+        // The greatest time is the empty frontier's.
+        Frontier::At(time) if !(0..i64::MAX).contains(&time) => Err(Error::InvalidFrontier {
+            url: url.to_owned(),
+            what,
+            frontier,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -207,7 +395,10 @@ fn contradiction(append: &Append) -> Option<String> {
 
 fn append_commit(storage: &Storage, state: &State, append: &Append) -> Commit {
     let mut txns = vec![txn(storage, UPPER, append.upper)];
-    if let Some(since) = append.since.filter(|since| *since > state.progress().since) {
+    let since = append
+        .since
+        .map(|since| since.min(state.holds().least_frontier()));
+    if let Some(since) = since.filter(|since| *since > state.progress().since) {
         txns.push(txn(storage, SINCE, since));
     }
     Commit {

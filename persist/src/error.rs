@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::frontier::Frontier;
+use crate::log::action::CommitId;
 
 /// An error of a shard: what was being done, to what, and why it failed.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +122,78 @@ pub enum Error {
         /// The address of the shard.
         url: String,
         /// The contradiction.
+        why: String,
+    },
+    /// A frontier that this cannot be set to; nothing was written.
+    #[error("the {what} of the shard {url} cannot be {frontier}")]
+    InvalidFrontier {
+        /// The address of the shard.
+        url: String,
+        /// What was to be set.
+        what: &'static str,
+        /// The frontier asked for.
+        frontier: Frontier<i64>,
+    },
+    /// A staged file is gone or is about to go: nothing committed it for so long that it counted as left behind.
+    #[error("the staged file {path} of the shard {url} was swept: its rows must be staged again")]
+    Swept {
+        /// The address of the shard.
+        url: String,
+        /// The file, relative to the shard.
+        path: String,
+    },
+    /// An append was interrupted, and by now the log entries that tell how it ended are cleaned up.
+    #[error(
+        "whether {id} was committed to the shard {url} cannot be told: the log is cleaned up beyond it"
+    )]
+    Undecided {
+        /// The address of the shard.
+        url: String,
+        /// The append.
+        id: CommitId,
+    },
+    /// A log entry was cleaned up.
+    #[error(
+        "entry {version} of the log of the shard {url} was cleaned up: read a snapshot instead"
+    )]
+    EntryGone {
+        /// The address of the shard.
+        url: String,
+        /// The entry.
+        version: u64,
+    },
+    /// The table is not the one that was opened.
+    #[error("the shard {url} was replaced: {why}")]
+    Replaced {
+        /// The address of the shard.
+        url: String,
+        /// How that shows.
+        why: String,
+    },
+    /// A hold's name is not 1 to 100 letters, digits, `_`, `.` and `-`.
+    #[error("{name:?} cannot name a hold: 1 to 100 letters, digits, '_', '.' and '-' can")]
+    HoldName {
+        /// The name.
+        name: String,
+    },
+    /// Another reader has the hold.
+    #[error("the hold {name} of the shard {url} is taken, at {frontier}")]
+    HoldTaken {
+        /// The address of the shard.
+        url: String,
+        /// The hold.
+        name: String,
+        /// What it protects.
+        frontier: Frontier<i64>,
+    },
+    /// A hold was not renewed in time, or was released by force: what it protected may be gone.
+    #[error("the hold {name} of the shard {url} is lost: {why}; take it again and begin anew")]
+    HoldLost {
+        /// The address of the shard.
+        url: String,
+        /// The hold.
+        name: String,
+        /// How that shows.
         why: String,
     },
     /// The Tokio runtime that does the work is shutting down.

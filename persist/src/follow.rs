@@ -5,6 +5,10 @@
 //! [`ClientOptions::poll_min`] and [`poll_max`](ClientOptions::poll_max). Commits of this process need no
 //! reading: they are applied when they succeed.
 //!
+//! An idle follower looks every half a minute whether the last entry known still is what it was, since a log that
+//! was cleaned up beyond it looks as if nothing had happened ([`crate::replay`]). If it is not, the log is read
+//! again from its newest checkpoint.
+//!
 //! What cannot be read for now is tried again for ever; what fails for good ends the task, and every watcher is
 //! told why. The next watcher starts it again.
 //!
@@ -12,15 +16,18 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::error::Error;
 use crate::lock;
 use crate::log::state::Progress;
+use crate::replay::{Evidence, Look, Tail, next_ahead};
 use crate::retry::RetryPolicy;
 use crate::shard::{Inner, Known, Shard};
-use crate::storage::Storage;
+use crate::storage::{OnRetry, Storage};
 
 /// Sees a shard's progress as it happens. It keeps the shard open.
 pub struct Watcher {
@@ -84,6 +91,85 @@ impl Shard {
 }
 
 impl Inner {
+    /// Reads the log to its end, and makes sure that it is the end.
+    pub(crate) async fn catch_up(&self, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
+        let storage = &self.storage;
+        let mut ahead = 1;
+        loop {
+            let started = Instant::now();
+            let tail = self.tail();
+            let Look::Found {
+                entries,
+                end,
+                checked,
+            } = storage.look(&tail, ahead, on_retry).await?
+            else {
+                self.reload(&tail, on_retry).await?;
+                ahead = 1;
+                continue;
+            };
+            if let Err(error) = self.apply_all(entries).await {
+                let shutdown = matches!(error, Error::Shutdown);
+                if shutdown || checked || storage.stands(&tail, on_retry).await? {
+                    return Err(error);
+                }
+                // Those were entries of another log.
+                self.reload(&tail, on_retry).await?;
+                ahead = 1;
+                continue;
+            }
+            if end {
+                let mut log = lock(&self.log);
+                if checked {
+                    log.confirm(started);
+                }
+                return Ok(log.state.progress());
+            }
+            ahead = next_ahead(ahead);
+        }
+    }
+
+    async fn apply_all(&self, entries: Vec<(u64, Bytes)>) -> Result<(), Error> {
+        for (version, bytes) in entries {
+            let evidence = Evidence::of_entry(&bytes);
+            let commit = self.storage.parse(version, bytes).await?;
+            self.apply(version, &commit, evidence)?;
+        }
+        Ok(())
+    }
+
+    /// Goes on from the newest checkpoint, after `gone` was found not to be in the log any more.
+    pub(crate) async fn reload(&self, gone: &Tail, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let replaced = |why: &str| Error::Replaced {
+            url: self.storage.url.to_string(),
+            why: why.to_owned(),
+        };
+        let fresh = self.storage.replay(on_retry).await?;
+        let fresh = fresh.ok_or_else(|| replaced("its table was deleted"))?;
+        let mut log = lock(&self.log);
+        if fresh.state.metadata().id != log.state.metadata().id {
+            return Err(replaced("its table was deleted and created again"));
+        }
+        let (known, found) = (log.state.progress(), fresh.state.progress());
+        if found.version < gone.version {
+            return Err(replaced("the last entries of its log are gone"));
+        }
+        if found.version < known.version {
+            // Somebody here has gone on meanwhile; the next look tells whether that is the truth.
+            return Ok(());
+        }
+        if found.upper < known.upper || found.since < known.since {
+            return Err(replaced("its frontiers have gone back"));
+        }
+        tracing::info!(
+            shard = %self.storage.url, from = known.version, to = found.version,
+            "the log was cleaned up, went on from a checkpoint"
+        );
+        log.jump_to(fresh);
+        self.tell(&log);
+        Ok(())
+    }
+
     fn start_follower(self: &Arc<Self>) {
         let mut follower = lock(&self.follower);
         let running = follower.as_ref().is_some_and(|task| !task.is_finished());

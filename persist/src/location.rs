@@ -31,6 +31,8 @@ pub(crate) struct Location {
     pub(crate) url: String,
     /// The same for all addresses of this place.
     pub(crate) key: String,
+    /// The directory, if it is a local one.
+    pub(crate) local: Option<PathBuf>,
     /// The objects of the shard, by paths relative to it.
     pub(crate) store: Arc<dyn ObjectStore>,
 }
@@ -84,6 +86,7 @@ impl Stores {
                 Ok(Location {
                     url: shown,
                     key: format!("memory://{name}/{prefix}"),
+                    local: None,
                     store: Arc::new(PrefixStore::new(root, prefix)),
                 })
             }
@@ -100,6 +103,7 @@ impl Stores {
         Ok(Location {
             url,
             key: format!("file:///{prefix}"),
+            local: Some(path),
             store: Arc::new(PrefixStore::new(Arc::clone(&self.local), prefix)),
         })
     }

@@ -5,6 +5,7 @@
 
 pub(crate) mod action;
 pub(crate) mod checkpoint;
+pub(crate) mod holds;
 pub(crate) mod path_map;
 pub(crate) mod state;
 

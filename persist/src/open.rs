@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
+use tokio::time::Instant;
 
 use crate::client::Open;
 use crate::error::Error;
@@ -18,12 +20,13 @@ use crate::log::checkpoint::{
 };
 use crate::log::state::{FORMAT, FORMAT_PROPERTY, SINCE, State, UPPER};
 use crate::log::{entry_path, folder};
+use crate::replay::{Evidence, Log};
 use crate::schema::to_delta;
 use crate::storage::{Occupied, Storage};
 
 impl Storage {
-    /// A state of the log from which the rest can be replayed; `None` if there is no log.
-    pub(crate) async fn load(&self) -> Result<Option<State>, Error> {
+    /// The log up to where the rest can be replayed from; `None` if there is no log.
+    pub(crate) async fn load(&self) -> Result<Option<Log>, Error> {
         let mut failed = None;
         let hint = self.last_checkpoint().await?;
         if let Some(hint) = &hint {
@@ -31,7 +34,7 @@ impl Storage {
                 return Err(self.unsupported_checkpoint(hint.version));
             }
             match self.load_checkpoint(hint.version).await {
-                Ok(state) => return Ok(Some(state)),
+                Ok(log) => return Ok(Some(log)),
                 Err(error) => failed = Some(recoverable(error)?),
             }
         }
@@ -47,7 +50,7 @@ impl Storage {
         checkpoints.sort_unstable();
         for version in checkpoints.into_iter().rev() {
             match self.load_checkpoint(version).await {
-                Ok(state) => return Ok(Some(state)),
+                Ok(log) => return Ok(Some(log)),
                 Err(error) => failed = Some(recoverable(error)?),
             }
         }
@@ -98,25 +101,32 @@ impl Storage {
         }
     }
 
-    async fn load_checkpoint(&self, version: u64) -> Result<State, Error> {
+    async fn load_checkpoint(&self, version: u64) -> Result<Log, Error> {
         let path = checkpoint_path(version);
         let shown = self.show(&path);
         let bytes = self.get_existing(&path).await?;
         let url = self.url.clone();
-        self.env
+        let evidence = Evidence::Checkpoint(bytes.len() as u64);
+        let state = self
+            .env
             .cpu
             .run(move || {
                 let commit = checkpoint::decode(bytes, &url, &shown)?;
                 State::first(&url, &shown, version, &commit)
             })
-            .await?
+            .await??;
+        Ok(Log::new(state, evidence))
     }
 
-    async fn load_first_entry(&self) -> Result<State, Error> {
-        let path = entry_path(0);
-        let shown = self.show(&path);
-        let bytes = self.get_existing(&path).await?;
-        State::first(&self.url, &shown, 0, &Commit::parse(&bytes, &shown)?)
+    async fn load_first_entry(&self) -> Result<Log, Error> {
+        let bytes = self.get_existing(&entry_path(0)).await?;
+        self.first_entry(&bytes)
+    }
+
+    fn first_entry(&self, bytes: &Bytes) -> Result<Log, Error> {
+        let shown = self.show(&entry_path(0));
+        let state = State::first(&self.url, &shown, 0, &Commit::parse(bytes, &shown)?)?;
+        Ok(Log::new(state, Evidence::of_entry(bytes)))
     }
 
     async fn list_log(&self) -> Result<Vec<LogFile>, Error> {
@@ -139,7 +149,7 @@ impl Storage {
     }
 
     /// Puts the first entry of a new shard, or finds that somebody else just did.
-    pub(crate) async fn create(&self, open: &Open) -> Result<State, Error> {
+    pub(crate) async fn create(&self, open: &Open) -> Result<Log, Error> {
         let unsupported = |why| Error::Unsupported {
             url: self.url.to_string(),
             why,
@@ -188,15 +198,16 @@ impl Storage {
         };
         // Checked before it is written: what would be refused must not be created.
         let path = self.show(&entry_path(0));
-        let state = State::first(&self.url, &path, 0, &commit)?;
-        match self
-            .occupy(0, &commit.to_bytes(), &Storage::warn_of_retry)
-            .await?
-        {
-            Occupied::Now => Ok(state),
-            Occupied::By(bytes) => {
-                State::first(&self.url, &path, 0, &Commit::parse(&bytes, &path)?)
+        State::first(&self.url, &path, 0, &commit)?;
+        let body = commit.to_bytes();
+        let started = Instant::now();
+        match self.occupy(0, &body, &Storage::warn_of_retry).await? {
+            Occupied::Now => {
+                let mut log = self.first_entry(&body)?;
+                log.confirm(started);
+                Ok(log)
             }
+            Occupied::By(bytes) => self.first_entry(&bytes),
         }
     }
 

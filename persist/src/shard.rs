@@ -4,8 +4,7 @@
 //! led there. Both only move forward, one entry at a time, under one lock ([`Inner::apply`]): whoever learns of
 //! an entry first (the follower, a committer, a refresh) applies it, and all watchers see it.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use arrow_schema::SchemaRef;
@@ -14,31 +13,20 @@ use futures::future::join_all;
 use object_store::path::Path;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tracing::Instrument;
 
 use crate::client::Open;
-use crate::data_file::{DataFile, FileMeta, StagedFile};
+use crate::data_file::{FileMeta, StagedFile};
 use crate::error::Error;
-use crate::frontier::Frontier;
+use crate::history::Attempts;
 use crate::lock;
-use crate::log::action::{Commit, CommitId};
-use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
-use crate::log::entry_path;
-use crate::log::state::{Entry, Progress, State, UPPER, is_foreign};
+use crate::log::action::Commit;
+use crate::log::state::{Entry, Progress, State};
 use crate::pinned::{Pinned, Pins};
+use crate::replay::{Evidence, Log, Tail};
 use crate::schema::check_schema;
+use crate::staging::Staging;
 use crate::storage::{OnRetry, Storage};
-
-/// Log entries read at once when there are many to read.
-const READ_AHEAD_MAX: u64 = 32;
-/// Log entries above this size are parsed on the pool.
-const PARSE_INLINE_BYTES_MAX: usize = 256 * 1024;
-/// Files that the ring of recent entries may refer to.
-const RECENT_FILES_MAX: usize = 64 * 1024;
-/// Old tombstones leave memory every so many versions.
-const FORGET_INTERVAL: u64 = 256;
-/// How long removed files are remembered: Delta's default for `delta.deletedFileRetentionDuration`.
-const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+use crate::upkeep::Upkeep;
 
 /// What watchers of a shard are told.
 #[derive(Clone, Debug)]
@@ -51,19 +39,14 @@ pub(crate) struct Known {
 /// A shard in memory.
 pub(crate) struct Inner {
     pub(crate) storage: Storage,
-    log: Mutex<Log>,
+    pub(crate) log: Mutex<Log>,
     pub(crate) known: watch::Sender<Known>,
     pub(crate) follower: Mutex<Option<AbortHandle>>,
     pub(crate) nudge: Notify,
-    checkpointing: AtomicBool,
+    pub(crate) upkeep: Upkeep,
     pub(crate) pins: Arc<Pins>,
-}
-
-struct Log {
-    state: State,
-    /// The last entries, without gaps, ending at the state's version.
-    recent: VecDeque<Arc<Entry>>,
-    recent_files: usize,
+    pub(crate) attempts: Attempts,
+    pub(crate) staging: Arc<Staging>,
 }
 
 /// Keeps a shard open: the follower ends with it.
@@ -82,8 +65,9 @@ impl Drop for Owner {
 impl Owner {
     /// Opens the shard as it is, or creates it if `open` says how.
     pub(crate) async fn open(storage: Storage, open: Option<Open>) -> Result<Self, Error> {
-        let state = match (storage.load().await?, &open) {
-            (Some(state), _) => state,
+        let on_retry = &Storage::warn_of_retry;
+        let log = match (storage.replay(on_retry).await?, &open) {
+            (Some(log), _) => log,
             (None, Some(open)) => storage.create(open).await?,
             (None, None) => {
                 return Err(Error::NoShard {
@@ -92,23 +76,25 @@ impl Owner {
             }
         };
         let (known, _) = watch::channel(Known {
-            progress: state.progress(),
+            progress: log.state.progress(),
             failure: None,
         });
+        let unknown = log.tail().confirmed.is_none();
         let inner = Inner {
             storage,
-            log: Mutex::new(Log {
-                state,
-                recent: VecDeque::new(),
-                recent_files: 0,
-            }),
+            log: Mutex::new(log),
             known,
             follower: Mutex::default(),
             nudge: Notify::new(),
-            checkpointing: AtomicBool::new(false),
+            upkeep: Upkeep::default(),
             pins: Arc::default(),
+            attempts: Attempts::default(),
+            staging: Arc::default(),
         };
-        inner.catch_up(&Storage::warn_of_retry).await?;
+        if unknown {
+            // A rival created it at the same moment.
+            inner.catch_up(on_retry).await?;
+        }
         if let Some(open) = &open {
             inner.check(open)?;
         }
@@ -123,112 +109,37 @@ impl Inner {
         lock(&self.log).state.progress()
     }
 
+    pub(crate) fn tail(&self) -> Tail {
+        lock(&self.log).tail()
+    }
+
     /// Looks at the state, which stays locked meanwhile: `look` must be short.
     pub(crate) fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
         look(&lock(&self.log).state)
     }
 
-    /// The version of the entry with this identity, if it took the shard on from `lower`. Entries that have left
-    /// memory are read again, back to the one that did; if they were cleaned up, it is taken for another's.
-    pub(crate) async fn find_append(
-        &self,
-        id: CommitId,
-        lower: Frontier<i64>,
-    ) -> Result<Option<u64>, Error> {
-        let oldest = {
-            let log = lock(&self.log);
-            for entry in log.recent.iter().rev() {
-                if entry.id == Some(id) {
-                    return Ok(Some(entry.version));
-                }
-                if entry.lower <= lower && lower < entry.upper {
-                    return Ok(None);
-                }
-            }
-            let oldest = log.recent.front().map(|entry| (entry.version, entry.lower));
-            let progress = log.state.progress();
-            oldest.unwrap_or((progress.version + 1, progress.upper))
-        };
-        let (mut version, mut upper) = oldest;
-        while lower < upper && version > 0 {
-            version -= 1;
-            let commit = match self.read_commit(version).await {
-                Ok(commit) => commit,
-                Err(Error::MissingFile { .. }) => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let info = commit.info.as_ref();
-            if info.and_then(|info| info.id) == Some(id) {
-                return Ok(Some(version));
-            }
-            // Uppers only grow: what starts at or below ends the search.
-            if let Some(found) = info.and_then(|info| info.lower) {
-                upper = Frontier::from_version(found);
-            }
-        }
-        Ok(None)
-    }
-
     /// Applies entry `version` unless it is known already, and tells the watchers.
-    pub(crate) fn apply(&self, version: u64, commit: &Commit) -> Result<(), Error> {
+    pub(crate) fn apply(
+        &self,
+        version: u64,
+        commit: &Commit,
+        evidence: Evidence,
+    ) -> Result<(), Error> {
         let mut log = lock(&self.log);
         let next = log.state.version + 1;
         assert!(version <= next, "entries are read in order");
         if version < next {
             return Ok(());
         }
-        let entry = Arc::new(log.state.apply(&self.storage.url, commit)?);
-        if version.is_multiple_of(FORGET_INTERVAL) {
-            let oldest_ms = self.oldest_tombstone_ms();
-            log.state.forget_removed(oldest_ms);
-        }
-        log.recent_files += entry.adds.len();
-        log.recent.push_back(entry);
-        while log.recent.len() > 1
-            && (log.recent.len() > self.storage.env.options.recent_entries
-                || log.recent_files > RECENT_FILES_MAX)
-        {
-            log.recent_files -= log.recent.pop_front().map_or(0, |entry| entry.adds.len());
-        }
+        log.apply(&self.storage, commit, evidence)?;
         // Under the lock, so that watchers see versions in order.
-        let progress = log.state.progress();
-        self.known.send_modify(|known| known.progress = progress);
+        self.tell(&log);
         Ok(())
     }
 
-    /// Parses a log entry, where it does not hold up other tasks.
-    pub(crate) async fn parse(&self, version: u64, bytes: Bytes) -> Result<Commit, Error> {
-        let path = self.storage.show(&entry_path(version));
-        if bytes.len() <= PARSE_INLINE_BYTES_MAX {
-            return Commit::parse(&bytes, &path);
-        }
-        self.storage
-            .env
-            .cpu
-            .run(move || Commit::parse(&bytes, &path))
-            .await?
-    }
-
-    /// Reads the log to its end. More entries are read at once the more there are.
-    pub(crate) async fn catch_up(&self, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
-        let mut ahead = 1;
-        loop {
-            let next = self.progress().version + 1;
-            let reads = (next..next + ahead).map(|version| async move {
-                let entry = self
-                    .storage
-                    .get_retrying(&entry_path(version), on_retry)
-                    .await;
-                (version, entry)
-            });
-            for (version, bytes) in join_all(reads).await {
-                match bytes? {
-                    Some(bytes) => self.apply(version, &self.parse(version, bytes).await?)?,
-                    None => return Ok(self.progress()),
-                }
-            }
-            ahead = (ahead * 2).min(READ_AHEAD_MAX);
-        }
+    pub(crate) fn tell(&self, log: &Log) {
+        let progress = log.state.progress();
+        self.known.send_modify(|known| known.progress = progress);
     }
 
     /// Compares with what is asked for.
@@ -256,133 +167,6 @@ impl Inner {
         }
         Ok(())
     }
-
-    fn oldest_tombstone_ms(&self) -> i64 {
-        let now_ms = self.storage.env.now_ms();
-        now_ms.saturating_sub(TOMBSTONE_RETENTION_MS)
-    }
-
-    /// Writes a checkpoint of the state as it is now, and points to it.
-    async fn checkpoint(&self) -> Result<u64, Error> {
-        let storage = &self.storage;
-        let state = self.with_state(State::clone);
-        let version = state.version;
-        let oldest_ms = self.oldest_tombstone_ms();
-        let encode = move || {
-            let actions = state.to_actions(oldest_ms);
-            let size = actions.len() as u64;
-            checkpoint::encode(&actions).map(|bytes| (size, bytes))
-        };
-        let path = checkpoint_path(version);
-        let (size, bytes) = storage
-            .env
-            .cpu
-            .run(encode)
-            .await?
-            .map_err(|why| Error::Corrupt {
-                path: storage.show(&path),
-                why,
-            })?;
-        storage.put(&path, bytes).await?;
-        // Never point back: another process may have been faster with a newer one.
-        let newer = storage
-            .last_checkpoint()
-            .await?
-            .is_some_and(|last| last.version >= version);
-        if !newer {
-            let last = LastCheckpoint {
-                version,
-                size,
-                parts: None,
-                v2_checkpoint: None,
-            };
-            let bytes = serde_json::to_vec(&last).unwrap_or_default();
-            storage.put(&last_checkpoint_path(), bytes.into()).await?;
-        }
-        tracing::debug!(shard = %storage.url, version, actions = size, "wrote a checkpoint");
-        Ok(version)
-    }
-
-    /// After a commit of this process: starts a checkpoint if one is due. It is one attempt and ends by itself;
-    /// that it failed is only worth a warning, since the next one replaces it.
-    pub(crate) fn checkpoint_if_due(self: &Arc<Self>, version: u64) {
-        let interval = self.storage.env.options.checkpoint_interval;
-        if interval == 0
-            || !version.is_multiple_of(interval)
-            || self.checkpointing.swap(true, Ordering::AcqRel)
-        {
-            return;
-        }
-        let running = Checkpointing(Arc::clone(self));
-        let span = tracing::debug_span!("checkpoint", shard = %self.storage.url, version);
-        let task = async move {
-            let inner = &running.0;
-            if let Err(error) = inner.checkpoint().await {
-                tracing::warn!(shard = %inner.storage.url, %error, "could not write a checkpoint");
-            }
-        };
-        self.storage.env.handle.spawn(task.instrument(span));
-    }
-
-    fn recent(&self, version: u64) -> Option<Arc<Entry>> {
-        let log = lock(&self.log);
-        let first = log.recent.front()?.version;
-        let index = usize::try_from(version.checked_sub(first)?).ok()?;
-        log.recent.get(index).cloned()
-    }
-
-    /// Reads a known entry that has left the ring. Its lower is the upper that the entries before it left.
-    async fn read_entry(&self, version: u64) -> Result<Entry, Error> {
-        let commit = self.read_commit(version).await?;
-        let mut upper_after = upper_of(&commit);
-        let mut lower = match &commit.info {
-            Some(info) if info.id.is_some() => info.lower.map(Frontier::from_version),
-            _ => None,
-        };
-        let mut before = version;
-        while lower.is_none() {
-            match before.checked_sub(1) {
-                Some(earlier) => before = earlier,
-                None => lower = Some(Frontier::At(0)),
-            }
-            if lower.is_none() {
-                lower = upper_of(&self.read_commit(before).await?);
-            }
-        }
-        let lower = lower.unwrap_or(Frontier::At(0));
-        Ok(Entry {
-            version,
-            id: commit.info.as_ref().and_then(|info| info.id),
-            lower,
-            upper: *upper_after.get_or_insert(lower),
-            adds: commit
-                .adds
-                .iter()
-                .filter(|add| add.data_change)
-                .map(|add| Arc::new(DataFile::from_add(add)))
-                .collect(),
-            foreign: is_foreign(&commit),
-        })
-    }
-
-    async fn read_commit(&self, version: u64) -> Result<Commit, Error> {
-        let bytes = self.storage.get_existing(&entry_path(version)).await?;
-        self.parse(version, bytes).await
-    }
-}
-
-/// A checkpoint under way; another may start when this one is dropped, however it ended.
-struct Checkpointing(Arc<Inner>);
-
-impl Drop for Checkpointing {
-    fn drop(&mut self) {
-        self.0.checkpointing.store(false, Ordering::Release);
-    }
-}
-
-fn upper_of(commit: &Commit) -> Option<Frontier<i64>> {
-    let txn = commit.txns.iter().rev().find(|txn| txn.app_id == UPPER)?;
-    Some(Frontier::from_version(txn.version))
 }
 
 /// A handle to an open shard. Cheap to clone; the shard closes with the last one (and its [`Watcher`]s).
@@ -464,7 +248,7 @@ impl Shard {
     /// Dropping the future is safe at any time.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] if it was cleaned up; otherwise as [`Shard::refresh`].
+    /// [`Error::EntryGone`] if it was cleaned up; otherwise as [`Shard::refresh`].
     pub async fn entry(&self, version: u64) -> Result<Arc<Entry>, Error> {
         let inner = self.inner();
         if inner.progress().version < version {
@@ -473,10 +257,7 @@ impl Shard {
                 watcher.changed().await?;
             }
         }
-        match inner.recent(version) {
-            Some(entry) => Ok(entry),
-            None => inner.read_entry(version).await.map(Arc::new),
-        }
+        inner.entry(version).await
     }
 
     /// Writes a data file under a fresh name. No commit refers to it yet: the result goes to [`Shard::append`] or
@@ -484,6 +265,9 @@ impl Shard {
     ///
     /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever. All attempts write
     /// the same bytes under the same name, so one that seemed to fail leaves nothing behind.
+    ///
+    /// The file is the caller's until an append or [`Shard::delete_files`] of it has returned: this process's garbage
+    /// collection does not touch it until then, those of other processes not until it is old.
     ///
     /// # Errors
     /// Permanent ones of the store. What may have been written is deleted if the store lets us.
@@ -493,8 +277,11 @@ impl Shard {
         meta: FileMeta,
         on_retry: OnRetry<'_>,
     ) -> Result<StagedFile, Error> {
-        let storage = &self.inner().storage;
+        let inner = self.inner();
+        let storage = &inner.storage;
         let path = Path::from(format!("{}.parquet", storage.env.uuid()));
+        // Until it is given away, it is nobody's as soon as this future is dropped.
+        let staging = inner.staging.begin(path.as_ref());
         let size = bytes.len() as u64;
         let put = || storage.put(&path, bytes.clone());
         if let Err(error) = storage.retry(on_retry, put).await {
@@ -504,6 +291,7 @@ impl Shard {
             }
             return Err(error);
         }
+        staging.done();
         Ok(StagedFile {
             path: path.to_string(),
             size,
@@ -542,16 +330,23 @@ impl Shard {
         let inner = self.inner();
         let deletes = files.iter().map(|file| async move {
             let path = file.path.as_str();
-            if inner.with_state(|state| state.is_live(path) || state.is_removed(path)) {
+            let (live, removed) =
+                inner.with_state(|state| (state.is_live(path), state.is_removed(path)));
+            if live {
                 tracing::error!(shard = %inner.storage.url, path, "not deleting a file that the log refers to");
-                return Ok(());
+            } else if removed {
+                tracing::debug!(shard = %inner.storage.url, path, "a removed file is left to the garbage collection");
+            } else {
+                inner.storage.delete(&Path::from(path)).await?;
             }
-            inner.storage.delete(&Path::from(path)).await
+            inner.staging.forget(path);
+            Ok(())
         });
         join_all(deletes).await.into_iter().collect()
     }
 
-    /// Writes a checkpoint now, and returns its version. Commits do this by themselves every so often.
+    /// Writes a checkpoint now, and returns its version. Commits do this by themselves every so often, and clean
+    /// up the log after it.
     ///
     /// # Errors
     /// If the store fails; the shard is as good as before.

@@ -4,6 +4,7 @@
 //! The heart is [`Storage::occupy`], which puts a log entry and comes back only when it is known who has the slot.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ pub type OnRetry<'a> = &'a (dyn Fn(&Error) + Send + Sync);
 pub(crate) struct Storage {
     pub(crate) url: Arc<str>,
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// The directory, if the objects are files.
+    pub(crate) local: Option<PathBuf>,
     pub(crate) env: Arc<Environment>,
 }
 
@@ -104,6 +107,18 @@ impl Storage {
             .ok_or_else(|| Error::MissingFile {
                 path: self.show(path),
             })
+    }
+
+    /// True if the object exists; tried until the store answers.
+    pub(crate) async fn exists(&self, path: &Path, on_retry: OnRetry<'_>) -> Result<bool, Error> {
+        let head = || async {
+            match self.store.head(path).await {
+                Ok(_) => Ok(true),
+                Err(object_store::Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(self.error("look at", path, error)),
+            }
+        };
+        self.retry(on_retry, head).await
     }
 
     /// Writes the object, replacing what is there; one attempt.

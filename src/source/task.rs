@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use mvsink_persist::{Codec, DataFile, Error as ShardError, Frontier, Shard, decode_file};
+use mvsink_persist::{
+    Codec, DataFile, Error as ShardError, Frontier, Progress, Shard, decode_file,
+};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Mark, Message, OwnCommits};
@@ -82,7 +84,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.reply(Message::Mark(Mark::Started));
         if self.reading.rows {
             for file in pinned.files() {
-                self.read(file, Frontier::At(0)).await?;
+                self.read(file, Frontier::At(0), i64::MIN).await?;
             }
         }
         drop(pinned);
@@ -92,7 +94,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let mut upper = progress.upper;
         while !upper.is_empty() {
             version += 1;
-            let entry = self.shard.entry(version).await?;
+            let entry = match self.shard.entry(version).await {
+                Ok(entry) => entry,
+                Err(ShardError::EntryGone { .. }) => {
+                    Progress { version, upper, .. } = self.jump(upper).await?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let own = entry.id.filter(|id| self.reading.own.contains(id));
             if let Some(id) = own {
                 self.reply(Message::Mark(Mark::Own(id)));
@@ -104,7 +113,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 .into());
             } else if self.reading.rows {
                 for file in &entry.adds {
-                    self.read(file, entry.lower).await?;
+                    self.read(file, entry.lower, i64::MIN).await?;
                 }
             }
             upper = entry.upper;
@@ -112,6 +121,32 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
         self.worker.instance.finished();
         Ok(())
+    }
+
+    /// Goes on from the newest version, since the log was cleaned up beyond what was read: takes all rows at or
+    /// beyond the upper that was passed. There are no marks for what is skipped: a sink's own rows come as anybody's.
+    async fn jump(&self, passed: Frontier<i64>) -> Result<Progress, Error> {
+        let pinned = self.shard.pin();
+        let progress = pinned.progress;
+        let from = passed.time().unwrap_or(i64::MAX);
+        // At a since of `from` itself, what was read before may have been moved there.
+        pinned.check_readable((from - 1).max(0))?;
+        tracing::info!(
+            shard = self.shard.url(),
+            version = progress.version,
+            from,
+            "the log was cleaned up, reading on from a snapshot"
+        );
+        if self.reading.rows {
+            for file in pinned.files() {
+                if file.max_time.is_none_or(|max| max >= from) {
+                    self.read(file, Frontier::At(0), from).await?;
+                }
+            }
+        }
+        drop(pinned);
+        self.pass(progress.upper)?;
+        Ok(progress)
     }
 
     fn pass(&self, upper: Frontier<i64>) -> Result<(), Error> {
@@ -123,8 +158,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Ok(())
     }
 
-    /// Reads a file whose rows came when the shard's upper was `lower`.
-    async fn read(&self, file: &DataFile, lower: Frontier<i64>) -> Result<(), Error> {
+    /// Reads a file whose rows came when the shard's upper was `lower`, without those at times before `from`.
+    async fn read(&self, file: &DataFile, lower: Frontier<i64>, from: i64) -> Result<(), Error> {
         if route_file(&file.path, self.worker.peers) != self.worker.index {
             return Ok(());
         }
@@ -147,7 +182,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let (next, chunk) = client
                 .cpu()
                 .run(move || {
-                    let chunk = decoder.next().map(|batch| decode(&codec, &batch?, floor));
+                    let chunk = decoder
+                        .next()
+                        .map(|batch| decode(&codec, &batch?, from, floor));
                     (decoder, chunk)
                 })
                 .await?;
@@ -183,14 +220,17 @@ type Decoded<D, E, T, R> = (Vec<(D, T, R)>, Vec<(E, T, R)>);
 fn decode<D: Data, E: Data, T: Timestamp, R: Diff>(
     codec: &Codec<D, E>,
     batch: &mvsink_persist::RecordBatch,
+    from: i64,
     floor: i64,
 ) -> Result<Decoded<D, E, T, R>, Error> {
     let updates = codec.decode(batch)?;
-    Ok((typed(updates.ok, floor)?, typed(updates.err, floor)?))
+    let ok = typed(updates.ok, from, floor)?;
+    Ok((ok, typed(updates.err, from, floor)?))
 }
 
 fn typed<D, T: Timestamp, R: Diff>(
     updates: Vec<(D, i64, i64)>,
+    from: i64,
     floor: i64,
 ) -> Result<Vec<(D, T, R)>, Error> {
     let update = |(data, time, diff): (D, i64, i64)| {
@@ -198,7 +238,8 @@ fn typed<D, T: Timestamp, R: Diff>(
         let diff = R::from_i64(diff).ok_or(Error::Diff { diff })?;
         Ok((data, time, diff))
     };
-    updates.into_iter().map(update).collect()
+    let wanted = |(_, time, _): &(D, i64, i64)| *time >= from;
+    updates.into_iter().filter(wanted).map(update).collect()
 }
 
 /// The worker that reads a file: the same on all workers, whichever version they start from.

@@ -181,6 +181,13 @@ pub(crate) struct CommitInfo {
         skip_serializing_if = "Option::is_none"
     )]
     pub(crate) upper: Option<i64>,
+    /// The identity of the table: tells entries of one that was deleted and created again at the same place.
+    #[serde(
+        default,
+        rename = "mvsink.table",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) table: Option<String>,
     /// The lines of the entry, this one included.
     #[serde(
         default,

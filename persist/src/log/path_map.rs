@@ -71,6 +71,10 @@ impl<V> PathMap<V> {
         self.segments[index(path)].contains_key(path)
     }
 
+    pub(crate) fn get(&self, path: &str) -> Option<&V> {
+        self.segments[index(path)].get(path)
+    }
+
     /// The values, in an order that depends on the paths alone.
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
         self.segments.iter().flat_map(|segment| segment.values())

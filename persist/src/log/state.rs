@@ -4,11 +4,12 @@
 //! checkpoint. Invariants, checked before anything is changed, so that a refused entry leaves the state as it was:
 //!
 //! - *progress*: upper and since never go back;
+//! - *one table*: a commit of ours names the table that it was made for;
 //! - *lower is the upper*: a commit of ours starts where the shard's upper was;
 //! - *one schema*: no column goes or changes its type; others may add some that allow nulls;
 //! - *gates*: every protocol and table property in force is one that this version understands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -18,6 +19,7 @@ use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::{Action, Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
+use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
 use crate::schema::{check_schema, from_delta};
 
@@ -29,6 +31,9 @@ pub(crate) const SINCE: &str = "mvsink.since";
 pub(crate) const FORMAT_PROPERTY: &str = "mvsink.format";
 /// The version of the format that this version of the crate writes, and the newest that it reads.
 pub(crate) const FORMAT: u64 = 1;
+
+/// Uppers that are remembered, for the retention of a number of times.
+pub(crate) const UPPERS_MAX: usize = 4096;
 
 /// How far a shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +78,18 @@ pub(crate) struct State {
     upper: Frontier<i64>,
     since: Frontier<i64>,
     files: Files,
-    tombstones: PathMap<Remove>,
+    tombstones: PathMap<Tombstone>,
+    holds: Holds,
+    /// The last uppers beside the empty one, ascending: those seen since the checkpoint that this began with.
+    uppers: VecDeque<i64>,
+}
+
+/// A file that was removed, and must not be added again.
+#[derive(Clone, Debug)]
+pub(crate) struct Tombstone {
+    pub(crate) remove: Remove,
+    /// The version that removed it, or the checkpoint's that told of it.
+    pub(crate) version: u64,
 }
 
 impl State {
@@ -119,8 +135,11 @@ impl State {
             since,
             files: Files::default(),
             tombstones: PathMap::default(),
+            holds: Holds::default(),
+            uppers: upper.time().into_iter().collect(),
         };
         check_adds(url, commit)?;
+        state.holds.update(&state.txns, commit.txns.iter());
         state.change_files(commit);
         Ok(state)
     }
@@ -129,6 +148,13 @@ impl State {
     pub(crate) fn apply(&mut self, url: &str, commit: &Commit) -> Result<Entry, Error> {
         let version = self.version + 1;
         let path = format!("{url}/{}", entry_path(version));
+        let table = commit.info.as_ref().and_then(|info| info.table.as_ref());
+        if table.is_some_and(|table| *table != self.metadata.id) {
+            return Err(Error::Replaced {
+                url: url.to_owned(),
+                why: "its table was deleted and created again".into(),
+            });
+        }
         if let Some(protocol) = &commit.protocol {
             check_protocol(url, protocol)?;
         }
@@ -176,6 +202,14 @@ impl State {
 
         // Nothing fails from here on.
         let lower = self.upper;
+        if let Frontier::At(time) = upper
+            && upper > lower
+        {
+            self.uppers.push_back(time);
+            if self.uppers.len() > UPPERS_MAX {
+                self.uppers.pop_front();
+            }
+        }
         (self.upper, self.since, self.version) = (upper, since, version);
         if let Some(protocol) = &commit.protocol {
             self.protocol = protocol.clone();
@@ -189,6 +223,7 @@ impl State {
         for txn in &commit.txns {
             self.txns.insert(txn.app_id.clone(), txn.clone());
         }
+        self.holds.update(&self.txns, commit.txns.iter());
         let adds = self.change_files(commit);
         Ok(Entry {
             version,
@@ -205,7 +240,11 @@ impl State {
         let mut data = Vec::new();
         for remove in &commit.removes {
             self.files.remove(&remove.path);
-            self.tombstones.insert(remove.path.clone(), remove.clone());
+            let tombstone = Tombstone {
+                remove: remove.clone(),
+                version: self.version,
+            };
+            self.tombstones.insert(remove.path.clone(), tombstone);
         }
         for add in &commit.adds {
             let file = Arc::new(DataFile::from_add(add));
@@ -247,22 +286,55 @@ impl State {
         self.tombstones.contains(path)
     }
 
-    /// Forgets the files that were removed before `oldest_ms`.
+    pub(crate) fn tombstone(&self, path: &str) -> Option<&Tombstone> {
+        self.tombstones.get(path)
+    }
+
+    /// The paths of the live and of the removed files.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        let live = self.files.values().map(|file| file.path.as_str());
+        let removed = self.tombstones.values();
+        live.chain(removed.map(|tombstone| tombstone.remove.path.as_str()))
+    }
+
+    pub(crate) fn holds(&self) -> &Holds {
+        &self.holds
+    }
+
+    /// The last uppers known, ascending.
+    pub(crate) fn uppers(&self) -> &VecDeque<i64> {
+        &self.uppers
+    }
+
+    /// Takes over from an earlier state of the same log what is not in the log: when its holds were seen, and the
+    /// uppers before those known here.
+    pub(crate) fn go_on_from(&mut self, earlier: &State) {
+        self.holds.go_on_from(&earlier.holds);
+        let first = self.uppers.front().copied().unwrap_or(i64::MAX);
+        for time in earlier.uppers.iter().rev().filter(|time| **time < first) {
+            if self.uppers.len() < UPPERS_MAX {
+                self.uppers.push_front(*time);
+            }
+        }
+    }
+
+    /// Forgets the files that were removed before `oldest_ms`, as far as no hold pins them.
     pub(crate) fn forget_removed(&mut self, oldest_ms: i64) {
+        let pin = self.holds.oldest_pin();
         self.tombstones
-            .retain(|remove| remove.deletion_timestamp.is_none_or(|at| at >= oldest_ms));
+            .retain(|tombstone| is_remembered(tombstone, oldest_ms, pin));
     }
 
     /// The actions of a checkpoint of this state, and how many they are. Tombstones from before `oldest_ms` are
-    /// left out: by then readers have let go of the removed files.
+    /// left out, unless a hold pins them: by then readers have let go of the removed files.
     pub(crate) fn to_actions(&self, oldest_ms: i64) -> Vec<Action> {
-        let removes = self
-            .tombstones
-            .values()
-            .filter(|remove| remove.deletion_timestamp.is_none_or(|at| at >= oldest_ms))
-            .map(|remove| Remove {
+        let pin = self.holds.oldest_pin();
+        let tombstones = self.tombstones.values();
+        let removes = tombstones
+            .filter(|tombstone| is_remembered(tombstone, oldest_ms, pin))
+            .map(|tombstone| Remove {
                 data_change: false,
-                ..remove.clone()
+                ..tombstone.remove.clone()
             });
         let commit = Commit {
             info: None,
@@ -274,6 +346,12 @@ impl State {
         };
         commit.into_actions().collect()
     }
+}
+
+/// Whether a tombstone is still needed: for those who might yet add the file, or because its file is pinned.
+fn is_remembered(tombstone: &Tombstone, oldest_ms: i64, pin: Option<u64>) -> bool {
+    let removed_ms = tombstone.remove.deletion_timestamp;
+    removed_ms.is_none_or(|at| at >= oldest_ms) || pin.is_some_and(|pin| tombstone.version > pin)
 }
 
 /// True if the entry changes data and no sink of ours made it.

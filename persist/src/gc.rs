@@ -1,0 +1,635 @@
+//! Garbage collection: what lies in a shard's place and nobody needs.
+//!
+//! | what | when it goes | what keeps it |
+//! |---|---|---|
+//! | files that a commit removed | after a grace period | a hold's pin, a [`Pinned`] of this process |
+//! | files that no commit refers to | when they are old | being staged by this process |
+//! | `name#1`, a local write cut off | when it is old | |
+//! | log entries and checkpoints | when they are old | an opener's need ([`crate::clean`]) |
+//!
+//! A look at the log before deleting does not protect a file that a slow committer is about to add. So the sweeper
+//! first *condemns* files that no commit refers to, in a commit that removes them, and deletes them after that:
+//!
+//! ```text
+//!   the sweeper's entry first:   the committer meets the tombstone of its own file, and fails: Error::Swept
+//!   the committer's entry first: the sweeper decides again by the state that includes it, and spares the file
+//! ```
+//!
+//! Likewise a hold that has lapsed is released by a commit before anything is deleted that it pinned: then its
+//! owner, if it comes late, is told.
+//!
+//! How old an object is, is told by the store's clock alone: the newest object of the same listing is as good as
+//! "now". Where nothing has been written for long everything counts as young, and goes in a later pass.
+//!
+//! [`Pinned`]: crate::Pinned
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path as FsPath, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore};
+
+use crate::commit::{Plan, our_info};
+use crate::error::Error;
+use crate::log::action::{Commit, CommitInfo, Remove};
+use crate::log::state::State;
+use crate::shard::{Inner, Shard};
+use crate::storage::Storage;
+
+/// Files that one commit condemns.
+const SWEEP_FILES_MAX: usize = 1000;
+/// Deletions under way at once.
+const DELETES_AT_ONCE: usize = 16;
+
+/// What [`Shard::collect_garbage`] may delete.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct GcOptions {
+    /// How long a removed file stays for readers that hold nothing (default: one hour), by this process's clock.
+    pub removed_grace: Duration,
+    /// The age at which a file that no commit refers to counts as left behind (default: one day). Nobody may take
+    /// longer from staging a file to committing it.
+    pub orphan_min_age: Duration,
+    /// The same for files that this crate did not name (default: seven days, as other engines' vacuum has it):
+    /// their writers do not heed a condemnation.
+    pub foreign_orphan_min_age: Duration,
+    /// Whether the log is cleaned up as well (default: yes).
+    pub clean_log: bool,
+    /// Only tells what would be deleted (default: no). What a lapsed hold pins counts as kept then.
+    pub dry_run: bool,
+    /// How many names the report has of each kind (default: 100).
+    pub names_max: usize,
+}
+
+impl Default for GcOptions {
+    fn default() -> Self {
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+        GcOptions {
+            removed_grace: HOUR,
+            orphan_min_age: 24 * HOUR,
+            foreign_orphan_min_age: 7 * 24 * HOUR,
+            clean_log: true,
+            dry_run: false,
+            names_max: 100,
+        }
+    }
+}
+
+/// A step of a garbage collection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum GcPhase {
+    /// Listing the shard's place.
+    List,
+    /// Deleting files that commits removed.
+    Removed,
+    /// Condemning and deleting files that no commit refers to.
+    Orphans,
+    /// Deleting local writes that were cut off.
+    Leftovers,
+    /// Cleaning up the log.
+    Log,
+}
+
+/// How far a garbage collection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GcProgress {
+    /// What it does.
+    pub phase: GcPhase,
+    /// Objects done in this phase.
+    pub done: u64,
+    /// Of so many; `None` if that is not known yet.
+    pub of: Option<u64>,
+}
+
+/// Objects of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GcFiles {
+    /// How many.
+    pub count: u64,
+    /// Their size together.
+    pub bytes: u64,
+    /// The first of their paths, relative to the shard.
+    pub names: Vec<String>,
+}
+
+impl GcFiles {
+    fn add(&mut self, name: &str, bytes: u64, options: &GcOptions) {
+        self.count += 1;
+        self.bytes += bytes;
+        if self.names.len() < options.names_max {
+            self.names.push(name.to_owned());
+        }
+    }
+}
+
+/// Why an object was spared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum GcSpared {
+    /// It was removed within the grace period.
+    Grace,
+    /// A hold pins a version that has it.
+    Held,
+    /// A reader of this process pins a version that has it.
+    Pinned,
+    /// No commit refers to it, but it is young.
+    Young,
+    /// This process staged it.
+    Staged,
+    /// A commit added it meanwhile.
+    Committed,
+    /// The store failed to delete it.
+    Failed,
+}
+
+/// What a garbage collection did, or in a dry run would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GcReport {
+    /// Lapsed holds that were released, by name.
+    pub released_holds: Vec<String>,
+    /// Deleted: files that commits had removed.
+    pub removed: GcFiles,
+    /// Deleted: files that no commit referred to.
+    pub orphans: GcFiles,
+    /// Deleted: local writes that were cut off.
+    pub leftovers: GcFiles,
+    /// Deleted: log entries and checkpoints.
+    pub log: GcFiles,
+    /// Not deleted, and why.
+    pub spared: BTreeMap<GcSpared, GcFiles>,
+}
+
+/// Told of the progress.
+type OnProgress<'a> = &'a (dyn Fn(GcProgress) + Send + Sync);
+
+/// An object in the shard's folder, and its path in the log.
+struct Candidate {
+    object: ObjectMeta,
+    path: String,
+}
+
+impl Shard {
+    /// Deletes what lies in the shard's place and nobody needs: see [`GcOptions`] for what and when. Safe beside
+    /// writers, readers and other collections, here and elsewhere.
+    ///
+    /// One that fails half-way, or whose future is dropped, has deleted only what it might, and the next goes on.
+    ///
+    /// # Errors
+    /// If the log or a listing cannot be read, or a commit fails. A file that cannot be deleted is reported as
+    /// [`GcSpared::Failed`], and no error.
+    pub async fn collect_garbage(
+        &self,
+        options: &GcOptions,
+        progress: &(dyn Fn(GcProgress) + Send + Sync),
+    ) -> Result<GcReport, Error> {
+        let mut report = GcReport::default();
+        self.refresh().await?;
+        if !options.dry_run {
+            report.released_holds = self.release_lapsed().await?;
+        }
+        let listed = self.inner().list_data(progress).await?;
+        // After the listing: what was committed before it is known now.
+        self.refresh().await?;
+        let (removed, unknown) = self.classify(listed, options, &mut report);
+        self.delete_removed(removed, options, progress, &mut report)
+            .await;
+        self.sweep(unknown, options, progress, &mut report).await?;
+        self.delete_leftovers(options, progress, &mut report)
+            .await?;
+        if options.clean_log {
+            let deleted = self.inner().storage.clean_log(options.dry_run).await?;
+            for object in &deleted {
+                report
+                    .log
+                    .add(object.location.as_ref(), object.size, options);
+            }
+            progress(GcProgress {
+                phase: GcPhase::Log,
+                done: report.log.count,
+                of: Some(report.log.count),
+            });
+        }
+        tracing::info!(
+            shard = self.url(),
+            dry_run = options.dry_run,
+            removed = report.removed.count,
+            orphans = report.orphans.count,
+            leftovers = report.leftovers.count,
+            log = report.log.count,
+            "collected garbage"
+        );
+        Ok(report)
+    }
+
+    /// Tells apart what may be deleted as removed, and what no commit refers to and is old; the rest is live, or
+    /// spared.
+    fn classify(
+        &self,
+        listed: Listed,
+        options: &GcOptions,
+        report: &mut GcReport,
+    ) -> (Vec<Candidate>, Vec<Candidate>) {
+        let inner = self.inner();
+        let storage = &inner.storage;
+        let now_ms = storage.env.now_ms();
+        let grace_ms = i64::try_from(options.removed_grace.as_millis()).unwrap_or(i64::MAX);
+        let (mut removed, mut unknown) = (Vec::new(), Vec::new());
+        inner.with_state(|state| {
+            let encoded = encoded_paths(state);
+            let pin = state.holds().oldest_pin();
+            for object in listed.objects {
+                let location = object.location.as_ref();
+                let path = match encoded.get(&object.location) {
+                    Some(path) => path.clone(),
+                    None => encode_path(location),
+                };
+                if state.is_live(&path) {
+                    continue;
+                }
+                let spared = if let Some(tombstone) = state.tombstone(&path) {
+                    let removed_ms = tombstone.remove.deletion_timestamp.unwrap_or(0);
+                    if now_ms.saturating_sub(removed_ms) < grace_ms {
+                        Some(GcSpared::Grace)
+                    } else if pin.is_some_and(|pin| tombstone.version > pin) {
+                        Some(GcSpared::Held)
+                    } else {
+                        inner.pins.contains(&path).then_some(GcSpared::Pinned)
+                    }
+                } else if inner.staging.contains(location) {
+                    Some(GcSpared::Staged)
+                } else if inner.pins.contains(&path) {
+                    Some(GcSpared::Pinned)
+                } else {
+                    let written = SystemTime::from(object.last_modified);
+                    let age = listed.newest.duration_since(written);
+                    let min_age = if is_ours(location) {
+                        options.orphan_min_age
+                    } else {
+                        options.foreign_orphan_min_age
+                    };
+                    (age.unwrap_or_default() < min_age).then_some(GcSpared::Young)
+                };
+                match spared {
+                    Some(why) => report.spare(why, location, object.size, options),
+                    None if state.is_removed(&path) => removed.push(Candidate { object, path }),
+                    None => unknown.push(Candidate { object, path }),
+                }
+            }
+        });
+        (removed, unknown)
+    }
+
+    async fn delete_removed(
+        &self,
+        files: Vec<Candidate>,
+        options: &GcOptions,
+        progress: OnProgress<'_>,
+        report: &mut GcReport,
+    ) {
+        let deleting = Deleting {
+            shard: self,
+            options,
+            phase: GcPhase::Removed,
+            progress,
+            of: files.len() as u64,
+        };
+        let mut gone = GcFiles::default();
+        deleting.run(files, &mut gone, report).await;
+        report.removed = gone;
+    }
+
+    /// Condemns the files, and deletes those that no commit has added before that.
+    async fn sweep(
+        &self,
+        files: Vec<Candidate>,
+        options: &GcOptions,
+        progress: OnProgress<'_>,
+        report: &mut GcReport,
+    ) -> Result<(), Error> {
+        let inner = self.inner();
+        let deleting = Deleting {
+            shard: self,
+            options,
+            phase: GcPhase::Orphans,
+            progress,
+            of: files.len() as u64,
+        };
+        let mut gone = GcFiles::default();
+        let mut files = files.into_iter().peekable();
+        while files.peek().is_some() {
+            let mut chunk: Vec<_> = files.by_ref().take(SWEEP_FILES_MAX).collect();
+            if !options.dry_run {
+                self.condemn(&chunk).await?;
+                self.refresh().await?;
+                let condemned: HashSet<String> = inner.with_state(|state| {
+                    let paths = chunk.iter().map(|file| &file.path);
+                    let condemned =
+                        paths.filter(|path| state.is_removed(path) && !state.is_live(path));
+                    condemned.cloned().collect()
+                });
+                chunk.retain(|file| {
+                    let keep = condemned.contains(&file.path);
+                    if !keep {
+                        let name = file.object.location.as_ref();
+                        report.spare(GcSpared::Committed, name, file.object.size, options);
+                    }
+                    keep
+                });
+            }
+            deleting.run(chunk, &mut gone, report).await;
+        }
+        report.orphans = gone;
+        Ok(())
+    }
+
+    /// Commits the removal of those files that no commit refers to.
+    async fn condemn(&self, files: &[Candidate]) -> Result<(), Error> {
+        let storage = &self.inner().storage;
+        let id = self.fresh_id();
+        let plan = |state: &State| {
+            let unknown = files
+                .iter()
+                .filter(|file| !state.is_live(&file.path) && !state.is_removed(&file.path));
+            let removes: Vec<_> = unknown
+                .map(|file| Remove {
+                    path: file.path.clone(),
+                    deletion_timestamp: Some(storage.env.now_ms()),
+                    data_change: false,
+                    size: i64::try_from(file.object.size).ok(),
+                    ..Remove::default()
+                })
+                .collect();
+            if removes.is_empty() {
+                return Plan::Done(());
+            }
+            let upper = state.progress().upper;
+            Plan::Put(Box::new(Commit {
+                info: Some(CommitInfo {
+                    operation: "SWEEP".into(),
+                    ..our_info(storage, id, upper, upper)
+                }),
+                removes,
+                ..Commit::default()
+            }))
+        };
+        self.commit(id, plan, &Storage::warn_of_retry).await?;
+        Ok(())
+    }
+
+    async fn delete_leftovers(
+        &self,
+        options: &GcOptions,
+        progress: OnProgress<'_>,
+        report: &mut GcReport,
+    ) -> Result<(), Error> {
+        let storage = &self.inner().storage;
+        let Some(folder) = storage.local.clone() else {
+            return Ok(());
+        };
+        let (min_age, dry_run) = (options.orphan_min_age, options.dry_run);
+        // Blocking calls, and few of them.
+        let work = move || leftovers(&folder, min_age, dry_run);
+        let found = storage
+            .env
+            .handle
+            .spawn_blocking(work)
+            .await
+            .map_err(|_| Error::Shutdown)?;
+        for leftover in found {
+            if leftover.deleted {
+                report
+                    .leftovers
+                    .add(&leftover.name, leftover.bytes, options);
+            } else {
+                report.spare(leftover.spared, &leftover.name, leftover.bytes, options);
+            }
+        }
+        progress(GcProgress {
+            phase: GcPhase::Leftovers,
+            done: report.leftovers.count,
+            of: Some(report.leftovers.count),
+        });
+        Ok(())
+    }
+}
+
+impl GcReport {
+    fn spare(&mut self, why: GcSpared, name: &str, bytes: u64, options: &GcOptions) {
+        let spared = self.spared.entry(why).or_default();
+        spared.add(name, bytes, options);
+    }
+}
+
+/// Deletions of one phase.
+struct Deleting<'a> {
+    shard: &'a Shard,
+    options: &'a GcOptions,
+    phase: GcPhase,
+    progress: OnProgress<'a>,
+    of: u64,
+}
+
+impl Deleting<'_> {
+    async fn run(&self, files: Vec<Candidate>, gone: &mut GcFiles, report: &mut GcReport) {
+        let storage = &self.shard.inner().storage;
+        let dry_run = self.options.dry_run;
+        let deletes = files.into_iter().map(|file| async move {
+            let deleted = match dry_run {
+                true => Ok(()),
+                false => storage.delete(&file.object.location).await,
+            };
+            (file, deleted)
+        });
+        let mut deletes = stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE);
+        while let Some((file, deleted)) = deletes.next().await {
+            let name = file.object.location.as_ref();
+            match deleted {
+                Ok(()) => gone.add(name, file.object.size, self.options),
+                Err(error) => {
+                    tracing::warn!(%error, "a file is left to the next garbage collection");
+                    report.spare(GcSpared::Failed, name, file.object.size, self.options);
+                }
+            }
+            (self.progress)(GcProgress {
+                phase: self.phase,
+                done: gone.count,
+                of: Some(self.of),
+            });
+        }
+    }
+}
+
+/// What lies in a shard's folder and was not live when it was listed.
+struct Listed {
+    objects: Vec<ObjectMeta>,
+    /// The store's time: when the newest object was written, the log's included.
+    newest: SystemTime,
+}
+
+impl Inner {
+    /// The Parquet files in the shard's folder itself that the state does not say are live. Other engines keep
+    /// what is theirs in folders, or under names that begin with `_` or `.`.
+    async fn list_data(&self, progress: OnProgress<'_>) -> Result<Listed, Error> {
+        let storage = &self.storage;
+        let (files, encoded) = self.with_state(|state| (state.files(), encoded_paths(state)));
+        let root = Path::default();
+        let list = || async {
+            let mut listed = Listed {
+                objects: Vec::new(),
+                newest: SystemTime::UNIX_EPOCH,
+            };
+            let mut seen = 0_u64;
+            let mut objects = storage.store.list(None);
+            while let Some(object) = objects
+                .try_next()
+                .await
+                .map_err(|source| storage.error("list", &root, source))?
+            {
+                listed.newest = listed.newest.max(object.last_modified.into());
+                seen += 1;
+                if seen.is_multiple_of(1000) {
+                    progress(GcProgress {
+                        phase: GcPhase::List,
+                        done: seen,
+                        of: None,
+                    });
+                }
+                let name = object.location.as_ref();
+                let path = encoded.get(&object.location).map(String::as_str);
+                let is_data = name.ends_with(".parquet")
+                    && !name.contains('/')
+                    && !name.starts_with(['_', '.'])
+                    && !files.contains(path.unwrap_or(name));
+                if is_data {
+                    listed.objects.push(object);
+                }
+            }
+            Ok(listed)
+        };
+        storage.retry(&Storage::warn_of_retry, list).await
+    }
+}
+
+/// The log's paths of the files whose names are not their paths: those are percent-encoded there.
+fn encoded_paths(state: &State) -> HashMap<Path, String> {
+    let encoded = state.paths().filter(|path| path.contains('%'));
+    encoded
+        .filter_map(|path| Some((Path::from_url_path(path).ok()?, path.to_owned())))
+        .collect()
+}
+
+/// The path in the log of a file with this name.
+fn encode_path(name: &str) -> String {
+    let mut path = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~=".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            path.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    path
+}
+
+/// True if the name is one that [`Shard::put_file`] gives: a UUID.
+fn is_ours(name: &str) -> bool {
+    let Some(uuid) = name.strip_suffix(".parquet") else {
+        return false;
+    };
+    let bytes = uuid.bytes().enumerate();
+    uuid.len() == 36
+        && bytes.into_iter().all(|(index, byte)| match index {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
+/// A local write that was cut off.
+struct Leftover {
+    name: String,
+    bytes: u64,
+    deleted: bool,
+    /// Why it was not.
+    spared: GcSpared,
+}
+
+/// Deletes local writes that were cut off: `name#1` beside `name`, which listings of the store do not show. What
+/// cannot be read is left to the next pass.
+fn leftovers(folder: &FsPath, min_age: Duration, dry_run: bool) -> Vec<Leftover> {
+    let mut newest = SystemTime::UNIX_EPOCH;
+    let mut found: Vec<(PathBuf, String, SystemTime, u64)> = Vec::new();
+    for below in ["", "_delta_log"] {
+        let Ok(entries) = std::fs::read_dir(folder.join(below)) else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            let Ok(modified) = metadata.modified() else {
+                continue;
+            };
+            if !metadata.is_file() {
+                continue;
+            }
+            newest = newest.max(modified);
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let cut_off = name.rsplit_once('#').is_some_and(|(name, number)| {
+                (name.ends_with(".parquet")
+                    || name.ends_with(".json")
+                    || name == "_last_checkpoint")
+                    && !number.is_empty()
+                    && number.bytes().all(|byte| byte.is_ascii_digit())
+            });
+            if cut_off {
+                let shown = FsPath::new(below).join(&name);
+                let shown = shown.to_string_lossy().into_owned();
+                found.push((entry.path(), shown, modified, metadata.len()));
+            }
+        }
+    }
+    let delete = |(path, name, modified, bytes): (PathBuf, String, SystemTime, u64)| {
+        let age = newest.duration_since(modified).unwrap_or_default();
+        let old = age >= min_age;
+        let deleted = old && (dry_run || std::fs::remove_file(path).is_ok());
+        Leftover {
+            name,
+            bytes,
+            deleted,
+            spared: if old {
+                GcSpared::Failed
+            } else {
+                GcSpared::Young
+            },
+        }
+    };
+    found.into_iter().map(delete).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_ours_and_names_in_the_log() {
+        assert!(is_ours("9f1c0000-0000-4000-8000-0123456789ab.parquet"));
+        for other in [
+            "part-00000-9f1c0000-0000-4000-8000-0123456789ab-c000.snappy.parquet",
+            "9f1c0000-0000-4000-8000-0123456789ab",
+            "9f1c0000a0000-4000-8000-0123456789ab.parquet",
+            "9F1C0000-0000-4000-8000-0123456789AB.parquet",
+            "",
+        ] {
+            assert!(!is_ours(other), "{other}");
+        }
+        assert_eq!(encode_path("a b%c.parquet"), "a%20b%25c.parquet");
+        let path = Path::from_url_path(encode_path("ä#.parquet")).unwrap();
+        assert_eq!(path, Path::parse("ä#.parquet").unwrap());
+    }
+}

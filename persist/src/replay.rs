@@ -1,0 +1,331 @@
+//! Reading the log to its end, and knowing that it is the end.
+//!
+//! That entry `n + 1` is not there means one of two things: it is still to come, or the log was checkpointed and
+//! cleaned beyond it. A put onto such a slot succeeds, and an entry found there may be such a put: nobody who opens
+//! the shard sees either. What tells them apart:
+//!
+//! - *clean-up deletes in ascending order*: if entry `v` is gone, so is every older entry and checkpoint. So if
+//!   entry `n` (or the checkpoint of `n`, where the reading began) is found **after** looking at `n + 1`, then what
+//!   was seen of `n + 1` and beyond is the truth.
+//! - *clean-up spares young entries*: what was put less than [`log_min_age`](crate::ClientOptions::log_min_age) ago
+//!   is there. So if `n` was the end at a moment less than that ago, nothing beyond it was cleaned up since.
+//!
+//! ```text
+//!   confirmed(t)  ⇒  every entry beyond the one that was the last at t was put after t
+//!   now - t < log_min_age  ⇒  what is seen of them, and what is put after the last of them, is in the log
+//! ```
+//!
+//! A [`Tail`] is an entry that was the last, with what is needed to recognize it: a table that was deleted and
+//! created again has another one there.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use object_store::ObjectStoreExt;
+use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::client::ClientOptions;
+use crate::error::Error;
+use crate::log::action::Commit;
+use crate::log::checkpoint::checkpoint_path;
+use crate::log::entry_path;
+use crate::log::state::{Entry, State};
+use crate::storage::{OnRetry, Storage};
+
+/// Log entries read at once when there are many to read.
+const READ_AHEAD_MAX: u64 = 32;
+/// Log entries above this size are parsed on the pool.
+const PARSE_INLINE_BYTES_MAX: usize = 256 * 1024;
+/// Files that the ring of recent entries may refer to.
+const RECENT_FILES_MAX: usize = 64 * 1024;
+/// Old tombstones leave memory every so many versions.
+const FORGET_INTERVAL: u64 = 256;
+/// How long removed files are remembered: Delta's default for `delta.deletedFileRetentionDuration`.
+const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// The longest time without a check that the table is still the one that was opened.
+const CONFIRM_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// How often the log may be cleaned up under a reader before it gives up.
+const RESTARTS_MAX: u32 = 20;
+
+/// What recognizes the last entry known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Evidence {
+    /// A hash of the entry's bytes.
+    Entry(u128),
+    /// The bytes of the checkpoint that the reading began with.
+    Checkpoint(u64),
+}
+
+impl Evidence {
+    pub(crate) fn of_entry(bytes: &[u8]) -> Self {
+        Evidence::Entry(xxh3_128(bytes))
+    }
+}
+
+/// The last entry known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tail {
+    pub(crate) version: u64,
+    pub(crate) evidence: Evidence,
+    /// When it, or an entry before it, was known to be the last one of the log.
+    pub(crate) confirmed: Option<Instant>,
+}
+
+impl Tail {
+    /// True if it is time to look whether the log still is what it was.
+    pub(crate) fn is_due(&self, options: &ClientOptions) -> bool {
+        let interval = CONFIRM_INTERVAL_MAX.min(options.log_min_age / 4);
+        self.confirmed.is_none_or(|at| at.elapsed() >= interval)
+    }
+
+    /// True if what was just seen or put beyond it may not be in the log, for all that is known.
+    pub(crate) fn is_stale(&self, options: &ClientOptions) -> bool {
+        let confirmed = self.confirmed;
+        confirmed.is_none_or(|at| at.elapsed() >= options.log_min_age / 4)
+    }
+}
+
+/// What lies beyond a tail.
+pub(crate) enum Look {
+    /// The entries that follow, without gaps.
+    Found {
+        entries: Vec<(u64, Bytes)>,
+        /// The entry after these is not there.
+        end: bool,
+        /// The tail was checked after that.
+        checked: bool,
+    },
+    /// The tail is not there any more: nothing can be said.
+    Gone,
+}
+
+/// A log in memory: its state, and a bounded ring of the entries that led there.
+pub(crate) struct Log {
+    pub(crate) state: State,
+    evidence: Evidence,
+    confirmed: Option<Instant>,
+    /// The last entries, without gaps, ending at the state's version.
+    recent: VecDeque<Arc<Entry>>,
+    recent_files: usize,
+    /// The version of the checkpoint or entry that the reading began with.
+    beginning: u64,
+    /// Where the log was taken up again, after others had cleaned it up. What lies below in the store may be what
+    /// nobody reads.
+    jumped: Option<u64>,
+}
+
+impl Log {
+    pub(crate) fn new(state: State, evidence: Evidence) -> Self {
+        Log {
+            beginning: state.version,
+            state,
+            evidence,
+            confirmed: None,
+            recent: VecDeque::new(),
+            recent_files: 0,
+            jumped: None,
+        }
+    }
+
+    pub(crate) fn tail(&self) -> Tail {
+        Tail {
+            version: self.state.version,
+            evidence: self.evidence,
+            confirmed: self.confirmed,
+        }
+    }
+
+    /// `version` is the end of the log at `at`, or was after.
+    pub(crate) fn confirm(&mut self, at: Instant) {
+        self.confirmed = self.confirmed.max(Some(at));
+    }
+
+    /// Applies the next entry.
+    pub(crate) fn apply(
+        &mut self,
+        storage: &Storage,
+        commit: &Commit,
+        evidence: Evidence,
+    ) -> Result<(), Error> {
+        let entry = Arc::new(self.state.apply(&storage.url, commit)?);
+        self.evidence = evidence;
+        if entry.version.is_multiple_of(FORGET_INTERVAL) {
+            self.state.forget_removed(storage.oldest_tombstone_ms());
+        }
+        self.recent_files += entry.adds.len();
+        self.recent.push_back(entry);
+        while self.recent.len() > 1
+            && (self.recent.len() > storage.env.options.recent_entries
+                || self.recent_files > RECENT_FILES_MAX)
+        {
+            self.recent_files -= self.recent.pop_front().map_or(0, |entry| entry.adds.len());
+        }
+        Ok(())
+    }
+
+    /// The entry, if it is in memory.
+    pub(crate) fn recent(&self, version: u64) -> Option<Arc<Entry>> {
+        let first = self.recent.front()?.version;
+        let index = usize::try_from(version.checked_sub(first)?).ok()?;
+        self.recent.get(index).cloned()
+    }
+
+    /// The entries in memory, in ascending order.
+    pub(crate) fn ring(&self) -> &VecDeque<Arc<Entry>> {
+        &self.recent
+    }
+
+    /// True if the entry lies below a jump: what the store has in its place is not to be trusted.
+    pub(crate) fn is_skipped(&self, version: u64) -> bool {
+        self.jumped.is_some_and(|jumped| version <= jumped)
+    }
+
+    /// Goes on with `fresh`, which was read from a checkpoint on because the log was cleaned up beyond this.
+    pub(crate) fn jump_to(&mut self, fresh: Log) {
+        let earlier = std::mem::replace(self, fresh);
+        self.state.go_on_from(&earlier.state);
+        self.jumped = Some(self.beginning).max(earlier.jumped);
+    }
+}
+
+impl Storage {
+    pub(crate) fn oldest_tombstone_ms(&self) -> i64 {
+        let now_ms = self.env.now_ms();
+        now_ms.saturating_sub(TOMBSTONE_RETENTION_MS)
+    }
+
+    /// Parses a log entry, where it does not hold up other tasks.
+    pub(crate) async fn parse(&self, version: u64, bytes: Bytes) -> Result<Commit, Error> {
+        let path = self.show(&entry_path(version));
+        if bytes.len() <= PARSE_INLINE_BYTES_MAX {
+            return Commit::parse(&bytes, &path);
+        }
+        self.env
+            .cpu
+            .run(move || Commit::parse(&bytes, &path))
+            .await?
+    }
+
+    /// Reads up to `ahead` entries beyond `tail`; if it is due, the tail itself as well.
+    pub(crate) async fn look(
+        &self,
+        tail: &Tail,
+        ahead: u64,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Look, Error> {
+        let (entries, end) = self.read_beyond(tail.version, ahead, on_retry).await?;
+        // Judged after the reads: they may have taken long.
+        let checked = tail.is_due(&self.env.options);
+        if checked && !self.stands(tail, on_retry).await? {
+            return Ok(Look::Gone);
+        }
+        Ok(Look::Found {
+            entries,
+            end,
+            checked,
+        })
+    }
+
+    async fn read_beyond(
+        &self,
+        version: u64,
+        ahead: u64,
+        on_retry: OnRetry<'_>,
+    ) -> Result<(Vec<(u64, Bytes)>, bool), Error> {
+        let reads = (version + 1..=version + ahead).map(|version| async move {
+            let entry = self.get_retrying(&entry_path(version), on_retry).await;
+            (version, entry)
+        });
+        let mut entries = Vec::new();
+        for (version, bytes) in join_all(reads).await {
+            match bytes? {
+                Some(bytes) => entries.push((version, bytes)),
+                None => return Ok((entries, true)),
+            }
+        }
+        Ok((entries, false))
+    }
+
+    /// True if the tail is still there, and is what it was.
+    pub(crate) async fn stands(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<bool, Error> {
+        match tail.evidence {
+            Evidence::Entry(_) => {
+                let bytes = self
+                    .get_retrying(&entry_path(tail.version), on_retry)
+                    .await?;
+                Ok(bytes.is_some_and(|bytes| Evidence::of_entry(&bytes) == tail.evidence))
+            }
+            Evidence::Checkpoint(size) => {
+                let path = checkpoint_path(tail.version);
+                let head = || async {
+                    match self.store.head(&path).await {
+                        Ok(object) => Ok(object.size == size),
+                        Err(object_store::Error::NotFound { .. }) => Ok(false),
+                        Err(error) => Err(self.error("look at", &path, error)),
+                    }
+                };
+                self.retry(on_retry, head).await
+            }
+        }
+    }
+
+    /// Reads the log to its end, from the newest checkpoint on; `None` if there is none.
+    pub(crate) async fn replay(&self, on_retry: OnRetry<'_>) -> Result<Option<Log>, Error> {
+        for attempt in 0..RESTARTS_MAX {
+            let started = Instant::now();
+            let mut log = match self.load().await {
+                Ok(Some(log)) => log,
+                Ok(None) => return Ok(None),
+                // Cleaned up between being found and being read.
+                Err(Error::MissingFile { path }) if attempt + 1 < RESTARTS_MAX => {
+                    tracing::debug!(path, "cleaned up while it was being read");
+                    self.env.wait(attempt).await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let beginning = log.tail();
+            let read = self.read_on(&mut log, on_retry).await;
+            if matches!(read, Err(Error::Shutdown)) {
+                return Err(Error::Shutdown);
+            }
+            // The beginning is there after all the rest was read: so that is what there is.
+            if self.stands(&beginning, on_retry).await? {
+                read?;
+                log.confirm(started);
+                return Ok(Some(log));
+            }
+            self.env.wait(attempt).await;
+        }
+        Err(Error::Corrupt {
+            path: self.show(&crate::log::folder()),
+            why: format!("it was cleaned up {RESTARTS_MAX} times while it was being read"),
+        })
+    }
+
+    async fn read_on(&self, log: &mut Log, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let mut ahead = 1;
+        loop {
+            let version = log.state.version;
+            let (entries, end) = self.read_beyond(version, ahead, on_retry).await?;
+            for (version, bytes) in entries {
+                let evidence = Evidence::of_entry(&bytes);
+                let commit = self.parse(version, bytes).await?;
+                log.apply(self, &commit, evidence)?;
+            }
+            if end {
+                return Ok(());
+            }
+            ahead = next_ahead(ahead);
+        }
+    }
+}
+
+/// More entries are read at once the more there are.
+pub(crate) fn next_ahead(ahead: u64) -> u64 {
+    (ahead * 2).min(READ_AHEAD_MAX)
+}

@@ -1,0 +1,140 @@
+//! What commits bring about beside themselves: checkpoints, and after those the clean-up of the log.
+//!
+//! Both run in one task at a time, after the commit has been reported. A failure is only worth a warning: the next
+//! checkpoint makes up for it. Two processes that write the same checkpoint write the same state, and whichever
+//! comes last is as good as the other.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::error::Error;
+use crate::lock;
+use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
+use crate::log::state::State;
+use crate::shard::Inner;
+use crate::storage::Storage;
+
+/// The log is listed for clean-up after so many checkpoints, so that listing it costs the less per commit the
+/// longer it is.
+const CHECKPOINTS_PER_CLEAN: u32 = 10;
+
+/// What is under way, and when the log was cleaned up last.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    running: AtomicBool,
+    cleaned: Mutex<Cleaned>,
+}
+
+#[derive(Debug, Default)]
+struct Cleaned {
+    at: Option<Instant>,
+    checkpoints_since: u32,
+}
+
+impl Inner {
+    /// Writes a checkpoint of the state as it is now, and points to it.
+    pub(crate) async fn checkpoint(&self) -> Result<u64, Error> {
+        let storage = &self.storage;
+        let (tail, on_retry) = (self.tail(), &Storage::warn_of_retry);
+        if !storage.stands(&tail, on_retry).await? {
+            // Of a table that was replaced meanwhile it would bring back the ghost.
+            self.reload(&tail, on_retry).await?;
+        }
+        let state = self.with_state(State::clone);
+        let version = state.version;
+        let oldest_ms = storage.oldest_tombstone_ms();
+        let encode = move || {
+            let actions = state.to_actions(oldest_ms);
+            let size = actions.len() as u64;
+            checkpoint::encode(&actions).map(|bytes| (size, bytes))
+        };
+        let path = checkpoint_path(version);
+        let (size, bytes) = storage
+            .env
+            .cpu
+            .run(encode)
+            .await?
+            .map_err(|why| Error::Corrupt {
+                path: storage.show(&path),
+                why,
+            })?;
+        storage.put(&path, bytes).await?;
+        // Never point back: another process may have been faster with a newer one.
+        let newer = storage
+            .last_checkpoint()
+            .await?
+            .is_some_and(|last| last.version >= version);
+        if !newer {
+            let last = LastCheckpoint {
+                version,
+                size,
+                parts: None,
+                v2_checkpoint: None,
+            };
+            let bytes = serde_json::to_vec(&last).unwrap_or_default();
+            storage.put(&last_checkpoint_path(), bytes.into()).await?;
+        }
+        tracing::debug!(shard = %storage.url, version, actions = size, "wrote a checkpoint");
+        Ok(version)
+    }
+
+    /// After a commit of this process: starts a checkpoint if one is due. It is one attempt and ends by itself;
+    /// that it failed is only worth a warning, since the next one replaces it.
+    pub(crate) fn checkpoint_if_due(self: &Arc<Self>, version: u64) {
+        let interval = self.storage.env.options.checkpoint_interval;
+        if interval == 0
+            || !version.is_multiple_of(interval)
+            || self.upkeep.running.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        let running = Running(Arc::clone(self));
+        let span = tracing::debug_span!("checkpoint", shard = %self.storage.url, version);
+        let task = async move {
+            let inner = &running.0;
+            if let Err(error) = inner.checkpoint().await {
+                tracing::warn!(shard = %inner.storage.url, %error, "could not write a checkpoint");
+                return;
+            }
+            if inner.is_clean_due()
+                && let Err(error) = inner.storage.clean_log(false).await
+            {
+                tracing::warn!(shard = %inner.storage.url, %error, "could not clean up the log");
+            }
+        };
+        self.storage.env.handle.spawn(task.instrument(span));
+    }
+
+    /// Counts a checkpoint; true if the log is to be listed and cleaned up after it.
+    fn is_clean_due(&self) -> bool {
+        let options = &self.storage.env.options;
+        if !options.clean_log {
+            return false;
+        }
+        let mut cleaned = lock(&self.upkeep.cleaned);
+        cleaned.checkpoints_since += 1;
+        let due = cleaned.at.is_none_or(|at| {
+            at.elapsed() >= options.log_min_age / 4
+                && cleaned.checkpoints_since >= CHECKPOINTS_PER_CLEAN
+        });
+        if due {
+            *cleaned = Cleaned {
+                at: Some(Instant::now()),
+                checkpoints_since: 0,
+            };
+        }
+        due
+    }
+}
+
+/// Upkeep under way; the next may start when this one is dropped, however it ended.
+struct Running(Arc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.upkeep.running.store(false, Ordering::Release);
+    }
+}
