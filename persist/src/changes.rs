@@ -169,8 +169,8 @@ impl Source {
                 }
                 let entry = match self.shard.entry(version + 1).await {
                     Ok(entry) => entry,
-                    Err(Error::MissingFile { path }) => {
-                        tracing::info!(path, "behind the log, going on from what is there now");
+                    Err(Error::EntryGone { version, .. }) => {
+                        tracing::info!(version, "behind the log, going on from what is there now");
                         pinned = self.shard.pin();
                         continue 'pinned;
                     }
