@@ -16,7 +16,6 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use tokio::sync::mpsc;
-use tracing::Instrument;
 
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -25,7 +24,7 @@ use crate::merge::{Merge, Recipe, Wanted};
 use crate::pinned::Pinned;
 use crate::read::options::{ReadOptions, ReadProgress};
 use crate::shard::Shard;
-use crate::snapshot::OwnedTask;
+use crate::task::Task;
 
 /// What a [`ChangesReader`] reads.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +42,7 @@ pub struct ChangesReader {
     /// `None` is the end.
     changes: mpsc::Receiver<Result<Option<Change>, Error>>,
     done: bool,
-    _task: OwnedTask,
+    _task: Task<()>,
 }
 
 impl ChangesReader {
@@ -108,12 +107,12 @@ impl Shard {
             // Nobody may be there any more to hear that it has ended.
             let _ = sender.send(end).await;
         };
-        let handle = &self.inner().storage.env.handle;
+        let env = &self.inner().storage.env;
         Ok(ChangesReader {
             schema: recipe.output,
             changes,
             done: false,
-            _task: OwnedTask(handle.spawn(read.instrument(span))),
+            _task: Task::spawn(env, span, read),
         })
     }
 }
@@ -170,8 +169,8 @@ impl Source {
                 }
                 let entry = match self.shard.entry(version + 1).await {
                     Ok(entry) => entry,
-                    Err(Error::MissingFile { path }) => {
-                        tracing::info!(path, "behind the log, going on from what is there now");
+                    Err(Error::EntryGone { version, .. }) => {
+                        tracing::info!(version, "behind the log, going on from what is there now");
                         pinned = self.shard.pin();
                         continue 'pinned;
                     }

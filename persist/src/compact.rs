@@ -245,8 +245,9 @@ impl Shard {
                     return Err(error);
                 }
             }
+            // It took so long that its files were taken for somebody's who is gone.
+            Some(Error::Swept { .. }) | None => {}
             Some(error) => return Err(error),
-            None => {}
         }
         report.lost += 1;
         Ok(ControlFlow::Continue(()))
@@ -260,10 +261,9 @@ impl Shard {
         outputs: &[StagedFile],
     ) -> Result<Option<u64>, Error> {
         let storage = &self.inner().storage;
-        let id = CommitId {
-            nonce: storage.env.random_u128(),
-            seq: 0,
-        };
+        let on_retry = &Storage::warn_of_retry;
+        self.check_staged(outputs, on_retry).await?;
+        let id = self.fresh_id();
         let plan = |state: &State| {
             let swept = outputs.iter().any(|file| state.is_removed(&file.path));
             if !all_live(state, inputs) || swept || state.schema() != *schema {
@@ -271,7 +271,7 @@ impl Shard {
             }
             Plan::Put(Box::new(merge_commit(storage, state, id, inputs, outputs)))
         };
-        match self.commit(id, plan, &Storage::warn_of_retry).await? {
+        match self.commit(id, plan, on_retry).await? {
             Outcome::Committed(version) => Ok(Some(version)),
             Outcome::Done(()) => Ok(None),
         }
@@ -334,9 +334,18 @@ struct RunWriter<'a> {
     sums: Sums,
 }
 
+impl Drop for RunWriter<'_> {
+    fn drop(&mut self) {
+        // Committed, deleted, or, if this is interrupted, to be found by the sweeper.
+        for file in &self.staged {
+            self.shard.inner().staging.forget(&file.path);
+        }
+    }
+}
+
 /// A file that goes on, or is complete.
 enum Encoded {
-    Open(FileEncoder),
+    Open(Box<FileEncoder>),
     Full(EncodedFile),
 }
 
@@ -375,7 +384,7 @@ impl RunWriter<'_> {
         while let Some(batch) = next {
             let mut encoder = match open.take() {
                 Some(encoder) => encoder,
-                None => FileEncoder::new(Arc::clone(&self.schema))?,
+                None => Box::new(FileEncoder::new(Arc::clone(&self.schema))?),
             };
             now.rows_out += batch.num_rows() as u64;
             let encode = storage.env.cpu.run(move || {
@@ -403,7 +412,7 @@ impl RunWriter<'_> {
             self.stage(file).await?;
         }
         // *conservation*
-        if self.sums != *merge.sums() {
+        if Some(&self.sums) != merge.sums() {
             return Err(Error::Corrupt {
                 path: storage.url.to_string(),
                 why:

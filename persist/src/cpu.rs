@@ -9,6 +9,10 @@
 //! always finishes and gives the permit back, whatever the store or the other tasks do; by induction every
 //! closure in the (fair) queue gets its turn. Long work that produces results piece by piece is a sequence of
 //! closures, with the bounded channel between them on the asynchronous side.
+//!
+//! The queue is fair, so a permit may be given to a future that is not being polled, and stays with it until it is.
+//! Hence a second rule: **who waits for the pool is polled until it has finished or is dropped**. A future that is
+//! set aside (in a buffer of futures, or behind a `select!`) while its owner waits for the pool must be a task.
 
 use std::sync::Arc;
 

@@ -124,6 +124,7 @@ mod snapshot;
 mod staging;
 mod storage;
 mod sums;
+mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod upkeep;

@@ -29,15 +29,13 @@ mod group;
 mod run;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use futures::stream::{self, StreamExt};
 
 pub(crate) use self::chunk::{Meter, Recipe, Wanted};
 
-use self::chunk::{FileCheck, HashRange, Held};
+use self::chunk::{FileCheck, HashRange, Held, Totals};
 use self::core::{BatchLimits, Core, Step};
 use self::run::{Run, RunBuilder};
 use crate::data_file::DataFile;
@@ -47,6 +45,7 @@ use crate::read::file::{FileReader, Request, WHOLE_BYTES_MAX};
 use crate::row_hash::RowHasher;
 use crate::storage::Storage;
 use crate::sums::Sums;
+use crate::task::Task;
 
 /// Files that are opened before it is their turn, at most.
 const OPEN_AHEAD_MAX: usize = 8;
@@ -105,6 +104,9 @@ impl Budget {
     }
 }
 
+/// A file, and what it takes while it is open.
+type Opened = (Arc<DataFile>, FileReader, Held);
+
 /// The files of one stream, in order.
 struct Stream {
     files: VecDeque<Arc<DataFile>>,
@@ -126,9 +128,10 @@ pub(crate) struct Merge {
     core: Option<Box<Core>>,
     /// The range that is being merged; `None` before the first.
     range: Option<HashRange>,
-    /// The sums of the unsorted files' rows.
-    read: Sums,
-    finished: bool,
+    /// Of the unsorted files' rows.
+    read: Totals,
+    /// Of all rows, once it has ended.
+    sums: Option<Sums>,
     progress: MergeProgress,
 }
 
@@ -145,21 +148,30 @@ pub(crate) struct MergeProgress {
     pub(crate) ranges: u64,
 }
 
+/// What is streamed, and what is not.
+#[derive(Default)]
+struct Division {
+    /// The files of each stream, in order.
+    streams: Vec<Vec<Arc<DataFile>>>,
+    /// About what they take.
+    stream_bytes: usize,
+    unsorted: Vec<Arc<DataFile>>,
+}
+
 /// Divides files into streams and the rest.
-fn divide(
-    files: Vec<Arc<DataFile>>,
-    budget: &Budget,
-    hashes_apply: bool,
-) -> (Vec<Vec<Arc<DataFile>>>, Vec<Arc<DataFile>>, usize) {
+fn divide(files: Vec<Arc<DataFile>>, budget: &Budget, hashes_apply: bool) -> Division {
     if !hashes_apply {
-        return (Vec::new(), files, 0);
+        return Division {
+            unsorted: files,
+            ..Division::default()
+        };
     }
-    let mut unsorted = Vec::new();
+    let mut divided = Division::default();
     let mut runs: BTreeMap<String, Vec<Arc<DataFile>>> = BTreeMap::new();
     let mut streams = Vec::new();
     for file in files {
         match run_of(&file) {
-            _ if !file.sorted => unsorted.push(file),
+            _ if !file.sorted => divided.unsorted.push(file),
             Some((run, _)) => runs.entry(run.to_owned()).or_default().push(file),
             None => streams.push(vec![file]),
         }
@@ -171,18 +183,16 @@ fn divide(
     // Large ones are the last that one wants to read more than once.
     let size = |files: &Vec<Arc<DataFile>>| files.iter().map(|file| file.size).sum::<u64>();
     streams.sort_by_key(|files| std::cmp::Reverse(size(files)));
-    let mut bytes = 0;
-    let mut fitting = Vec::new();
     for files in streams {
         let more = budget.stream_bytes(&files);
-        if bytes + more <= budget.bytes / 2 {
-            bytes += more;
-            fitting.push(files);
+        if divided.stream_bytes + more <= budget.bytes / 2 {
+            divided.stream_bytes += more;
+            divided.streams.push(files);
         } else {
-            unsorted.extend(files);
+            divided.unsorted.extend(files);
         }
     }
-    (fitting, unsorted, bytes)
+    divided
 }
 
 impl Merge {
@@ -221,7 +231,11 @@ impl Merge {
             rows: files.iter().filter_map(|file| file.rows).sum(),
             ..MergeProgress::default()
         };
-        let (streams, unsorted, stream_bytes) = divide(files, &budget, recipe.whole_rows);
+        let Division {
+            streams,
+            stream_bytes,
+            unsorted,
+        } = divide(files, &budget, recipe.whole_rows);
         let recipe = Arc::new(recipe);
         let meter = Arc::new(Meter::default());
         let core = Core::new(
@@ -245,15 +259,15 @@ impl Merge {
             unsorted,
             core: Some(Box::new(core)),
             range: None,
-            read: Sums::default(),
-            finished: false,
+            read: Totals::default(),
+            sums: None,
             progress,
         })
     }
 
     /// The sums of all rows that came in, once it has ended.
-    pub(crate) fn sums(&self) -> &Sums {
-        &self.read
+    pub(crate) fn sums(&self) -> Option<&Sums> {
+        self.sums.as_ref()
     }
 
     pub(crate) fn progress(&self) -> MergeProgress {
@@ -271,7 +285,7 @@ impl Merge {
     /// Permanent ones of the store, and damaged files by name. Not to be called again after an error, nor after
     /// its future was dropped.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
-        if self.finished {
+        if self.sums.is_some() {
             return Ok(None);
         }
         loop {
@@ -318,9 +332,10 @@ impl Merge {
 
     /// *conservation*
     fn finish(&mut self, core: &Core) -> Result<(), Error> {
-        self.finished = true;
-        self.read.merge(&core.read);
-        if self.read == core.written {
+        let mut read = self.read.sums();
+        read.merge(&core.read.sums());
+        if read == core.written.sums() {
+            self.sums = Some(read);
             return Ok(());
         }
         Err(Error::Corrupt {
@@ -377,6 +392,18 @@ impl Merge {
         Ok(core)
     }
 
+    /// Opens a file while other work goes on.
+    fn open(&self, file: &Arc<DataFile>) -> Task<Result<Opened, Error>> {
+        let (storage, request) = (self.storage.clone(), self.request.clone());
+        let (meter, file) = (Arc::clone(&self.meter), Arc::clone(file));
+        let span = tracing::debug_span!("open", shard = %storage.url, file = file.path);
+        Task::spawn(&self.storage.env, span, async move {
+            let reader = FileReader::open(&storage, &file, &request).await?;
+            let held = meter.hold(reader.bytes());
+            Ok((file, reader, held))
+        })
+    }
+
     async fn load(&mut self, rest: HashRange) -> Result<(Run, HashRange), Error> {
         let first = self.range.is_none();
         let limit = self.budget.run_bytes(self.stream_bytes);
@@ -388,17 +415,19 @@ impl Merge {
         );
         let mut hasher = RowHasher::new(&self.recipe.rows)?;
         let small = (self.budget.bytes / 16) / WHOLE_BYTES_MAX as usize;
-        let opens = self.unsorted.iter().cloned().map(|file| {
-            let (storage, request) = (self.storage.clone(), self.request.clone());
-            let meter = Arc::clone(&self.meter);
-            async move {
-                let reader = FileReader::open(&storage, &file, &request).await?;
-                let held = meter.hold(reader.bytes());
-                Ok::<_, Error>((file, reader, held))
+        let ahead = small.clamp(1, OPEN_AHEAD_MAX);
+        let mut rest = self.unsorted.iter();
+        let mut opening = VecDeque::new();
+        loop {
+            while opening.len() < ahead
+                && let Some(file) = rest.next()
+            {
+                opening.push_back(self.open(file));
             }
-        });
-        let mut opens = pin!(stream::iter(opens).buffered(small.clamp(1, OPEN_AHEAD_MAX)));
-        while let Some(opened) = opens.next().await {
+            let Some(opened) = opening.pop_front() else {
+                break;
+            };
+            let opened = opened.join().await?;
             let (file, mut reader, _held) = opened?;
             let check = first && self.recipe.takes_all() && !reader.skips();
             let mut check = check.then(|| FileCheck::new(reader.shown().to_owned(), &file));

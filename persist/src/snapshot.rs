@@ -12,14 +12,13 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tracing::Instrument;
 
 use crate::error::Error;
 use crate::log::state::Progress;
 use crate::merge::{Merge, Recipe, Wanted};
 use crate::read::options::{ReadOptions, ReadProgress};
 use crate::shard::Shard;
+use crate::task::Task;
 
 /// Reads the contents of a shard at one time. Made by [`Shard::snapshot`].
 pub struct SnapshotReader {
@@ -28,16 +27,7 @@ pub struct SnapshotReader {
     /// A batch at a time; `None` is the end.
     batches: mpsc::Receiver<Result<Option<RecordBatch>, Error>>,
     done: bool,
-    _task: OwnedTask,
-}
-
-/// A task that ends with its owner.
-pub(crate) struct OwnedTask(pub(crate) JoinHandle<()>);
-
-impl Drop for OwnedTask {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
+    _task: Task<()>,
 }
 
 impl SnapshotReader {
@@ -123,7 +113,7 @@ impl Shard {
             progress,
             batches,
             done: false,
-            _task: OwnedTask(storage.env.handle.spawn(read.instrument(span))),
+            _task: Task::spawn(&storage.env, span, read),
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::conform::conform;
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::file::corrupt;
+use crate::fingerprint::{BUCKETS, bucket};
 use crate::read::filter::{BoundFilter, Filter};
 use crate::row_hash::{RowHasher, Rows};
 use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, TIME_COLUMN};
@@ -85,11 +86,32 @@ pub(crate) struct Recipe {
     pub(crate) whole_rows: bool,
 }
 
+/// Sums of fingerprints that are being added up, all buckets in place.
+pub(crate) struct Totals(Box<[u128; BUCKETS]>);
+
+impl Default for Totals {
+    fn default() -> Self {
+        Totals(Box::new([0; BUCKETS]))
+    }
+}
+
+impl Totals {
+    #[inline]
+    pub(crate) fn add(&mut self, hash: u128, diff: i64) {
+        let total = &mut self.0[usize::from(bucket(hash))];
+        *total = total.wrapping_add(hash.wrapping_mul(i128::from(diff) as u128));
+    }
+
+    pub(crate) fn sums(&self) -> Sums {
+        Sums::from_totals(&self.0)
+    }
+}
+
 /// The sums of the rows of a file as they are read, and what they must be in the end.
 pub(crate) struct FileCheck {
     shown: String,
     expected: Option<Sums>,
-    read: Sums,
+    read: Totals,
 }
 
 impl FileCheck {
@@ -98,14 +120,14 @@ impl FileCheck {
         FileCheck {
             shown,
             expected: file.sums.clone(),
-            read: Sums::default(),
+            read: Totals::default(),
         }
     }
 
     /// Called when all rows were read.
     pub(crate) fn finish(self) -> Result<(), Error> {
         match self.expected {
-            Some(expected) if expected != self.read => Err(corrupt(
+            Some(expected) if expected != self.read.sums() => Err(corrupt(
                 &self.shown,
                 &"its rows are not those that its writer put there: their fingerprints differ",
             )),
@@ -317,7 +339,7 @@ impl Recipe {
         batch: &RecordBatch,
         range: HashRange,
         check: Option<&mut FileCheck>,
-        wanted: Option<&mut Sums>,
+        wanted: Option<&mut Totals>,
         meter: &Arc<Meter>,
     ) -> Result<Chunk, Error> {
         let mut times = self.integers(batch, TIME_COLUMN, self.since)?;

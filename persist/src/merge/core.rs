@@ -18,13 +18,12 @@ use arrow_select::interleave::interleave;
 
 use crate::error::Error;
 use crate::file::corrupt;
-use crate::merge::chunk::{Chunk, FileCheck, HashRange, Held, Meter, Recipe};
+use crate::merge::chunk::{Chunk, FileCheck, HashRange, Held, Meter, Recipe, Totals};
 use crate::merge::group::Group;
 use crate::merge::run::Run;
 use crate::read::file;
 use crate::row_hash::RowHasher;
 use crate::schema::{DIFF_COLUMN, TIME_COLUMN};
-use crate::sums::Sums;
 
 /// Rows that one step takes in at most, so that it does not keep a thread for long.
 const STEP_ROWS: usize = 128 * 1024;
@@ -102,8 +101,8 @@ pub(crate) struct Core {
     out_diffs: Vec<i64>,
     out_bytes: usize,
     /// The sums of the rows that came in, and of those that went out.
-    pub(crate) read: Sums,
-    pub(crate) written: Sums,
+    pub(crate) read: Totals,
+    pub(crate) written: Totals,
     /// Rows decoded.
     pub(crate) rows_read: u64,
 }
@@ -145,8 +144,8 @@ impl Core {
             out_times: Vec::new(),
             out_diffs: Vec::new(),
             out_bytes: 0,
-            read: Sums::default(),
-            written: Sums::default(),
+            read: Totals::default(),
+            written: Totals::default(),
             rows_read: 0,
         })
     }

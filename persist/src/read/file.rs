@@ -26,8 +26,6 @@ use parquet::arrow::arrow_reader::{
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{FooterTail, ParquetMetaDataReader, RowGroupMetaData};
 use parquet::file::statistics::Statistics;
-use tokio::task::JoinHandle;
-use tracing::Instrument;
 
 use crate::data_file::{DataFile, MAX_TIME_TAG, MIN_TIME_TAG};
 use crate::error::Error;
@@ -36,6 +34,7 @@ use crate::read::filter::BoundFilter;
 use crate::read::window::Window;
 use crate::schema::TIME_COLUMN;
 use crate::storage::Storage;
+use crate::task::Task;
 
 /// Files up to this size are read whole, with one request.
 pub(crate) const WHOLE_BYTES_MAX: u64 = 1 << 20;
@@ -126,7 +125,8 @@ pub(crate) struct FileReader {
     /// The file, if it was read whole.
     whole: Option<Bytes>,
     groups: VecDeque<Planned>,
-    ahead: Option<Ahead>,
+    /// The next group, on its way.
+    ahead: Option<Task<Result<Vec<Bytes>, Error>>>,
     skipped_groups: usize,
 }
 
@@ -157,15 +157,6 @@ impl Iterator for Group {
     }
 }
 
-/// A fetch that is under way; it ends with its owner.
-struct Ahead(JoinHandle<Result<Vec<Bytes>, Error>>);
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 impl FileReader {
     /// Reads the footer, or a small file whole.
     ///
@@ -189,7 +180,11 @@ impl FileReader {
             Some(bytes) => bytes.clone(),
             None => {
                 let tail = storage
-                    .get_parts(&location, size, &[size - FOOTER_BYTES..size])
+                    .get_parts(
+                        &location,
+                        size,
+                        std::slice::from_ref(&(size - FOOTER_BYTES..size)),
+                    )
                     .await?
                     .remove(0);
                 let needed = guard(&shown, || footer_bytes(&tail))?
@@ -257,7 +252,7 @@ impl FileReader {
         let ranges = next.ranges.clone();
         let span = tracing::debug_span!("read_ahead", file = %self.shown);
         let fetch = async move { storage.get_parts(&location, size, &ranges).await };
-        self.ahead = Some(Ahead(self.storage.env.handle.spawn(fetch.instrument(span))));
+        self.ahead = Some(Task::spawn(&self.storage.env, span, fetch));
     }
 
     /// The next group that may matter, in memory; `None` at the end.
@@ -272,7 +267,7 @@ impl FileReader {
             Some(bytes) => Window::new(self.size, vec![(0, bytes.clone())]),
             None => {
                 let parts = match self.ahead.take() {
-                    Some(mut ahead) => (&mut ahead.0).await.map_err(|_| Error::Shutdown)??,
+                    Some(ahead) => ahead.join().await??,
                     None => {
                         self.storage
                             .get_parts(&self.location, self.size, &planned.ranges)
