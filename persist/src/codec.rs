@@ -61,8 +61,10 @@ pub struct Codec<D, E> {
 /// What a type knows of its columns that serde does not.
 struct ByHand<D> {
     to_columns: fn(&[&D]) -> Result<Vec<ArrayRef>, Failure>,
-    from_columns: fn(&[ArrayRef]) -> Result<Vec<D>, Failure>,
+    from_columns: Read<D>,
 }
+
+type Read<D> = fn(&[ArrayRef], &mut dyn FnMut(D)) -> Result<(), Failure>;
 
 impl<D> Clone for ByHand<D> {
     fn clone(&self) -> Self {
@@ -249,6 +251,11 @@ where
         Arc::clone(&self.layout.table)
     }
 
+    /// The columns of `D`, null where the type can be.
+    pub(crate) fn columns(&self) -> &[FieldRef] {
+        &self.layout.built
+    }
+
     /// Updates `(data, time, diff)` as a batch of the table's schema, in their order.
     ///
     /// A batch addresses the text of a column with 32 bits: give it less than 2 GiB of rows.
@@ -380,15 +387,21 @@ where
                         .map_err(|error| row_error::<D>(error.to_string()))?;
                 }
             }
-            let data = (by_hand.from_columns)(&columns)
+            let expected = errors.null_count();
+            let mut data_rows = data_rows;
+            let mut pushed = 0;
+            let mut push = |data| {
+                pushed += 1;
+                if let Some(row) = data_rows.next() {
+                    let (time, diff) = time_and_diff(row);
+                    updates.ok.push((data, time, diff));
+                }
+            };
+            (by_hand.from_columns)(&columns, &mut push)
                 .map_err(|failure| row_error::<D>(failure.to_string()))?;
-            if data.len() != errors.null_count() {
-                let why = format!("{} rows were read of {}", data.len(), errors.null_count());
+            if pushed != expected {
+                let why = format!("{pushed} rows were read of {expected}");
                 return Err(row_error::<D>(why));
-            }
-            for (data, row) in data.into_iter().zip(data_rows) {
-                let (time, diff) = time_and_diff(row);
-                updates.ok.push((data, time, diff));
             }
             return Ok(updates);
         }

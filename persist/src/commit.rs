@@ -48,13 +48,13 @@ pub enum Appended {
 }
 
 /// What to do by the state.
-enum Plan<T> {
+pub(crate) enum Plan<T> {
     Put(Box<Commit>),
     Done(T),
 }
 
 /// How a commit ended.
-enum Outcome<T> {
+pub(crate) enum Outcome<T> {
     Committed(u64),
     Done(T),
 }
@@ -131,7 +131,8 @@ impl Shard {
         Ok(self.progress())
     }
 
-    async fn commit<T>(
+    /// The commit loop: puts what `plan` makes of each state, until it is in the log or the plan is done.
+    pub(crate) async fn commit<T>(
         &self,
         id: CommitId,
         plan: impl Fn(&State) -> Plan<T>,
@@ -212,7 +213,7 @@ fn append_commit(storage: &Storage, state: &State, append: &Append) -> Commit {
     }
 }
 
-fn our_info(
+pub(crate) fn our_info(
     storage: &Storage,
     id: CommitId,
     lower: Frontier<i64>,

@@ -96,6 +96,7 @@ mod conform;
 mod cpu;
 mod data_file;
 mod error;
+mod evolve;
 mod file;
 pub mod fingerprint;
 mod follow;

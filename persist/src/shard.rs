@@ -25,7 +25,7 @@ use crate::log::action::{Commit, CommitId};
 use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
 use crate::log::entry_path;
 use crate::log::state::{Entry, Files, Progress, State, UPPER, is_foreign};
-use crate::schema::check_schema;
+use crate::schema::{check_order, check_schema};
 use crate::storage::{OnRetry, Storage};
 use crate::sums::Sums;
 
@@ -80,8 +80,8 @@ impl Drop for Owner {
 
 impl Owner {
     /// Opens the shard as it is, or creates it if `open` says how.
-    pub(crate) async fn open(storage: Storage, open: Option<Open>) -> Result<Self, Error> {
-        let state = match (storage.load().await?, &open) {
+    pub(crate) async fn open(storage: Storage, open: Option<&Open>) -> Result<Self, Error> {
+        let state = match (storage.load().await?, open) {
             (Some(state), _) => state,
             (None, Some(open)) => storage.create(open).await?,
             (None, None) => {
@@ -107,9 +107,6 @@ impl Owner {
             checkpointing: AtomicBool::new(false),
         };
         inner.catch_up(&Storage::warn_of_retry).await?;
-        if let Some(open) = &open {
-            inner.check(open)?;
-        }
         Ok(Owner {
             inner: Arc::new(inner),
         })
@@ -233,7 +230,9 @@ impl Inner {
     fn check(&self, open: &Open) -> Result<(), Error> {
         let url = || self.storage.url.to_string();
         let log = lock(&self.log);
-        check_schema(&log.state.schema(), &open.schema)
+        let table = log.state.schema();
+        check_schema(&table, &open.schema)
+            .and_then(|()| check_order(&table, &open.schema))
             .map_err(|why| Error::SchemaMismatch { url: url(), why })?;
         for (name, value) in &open.properties {
             let found = log
