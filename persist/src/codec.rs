@@ -34,7 +34,7 @@ use serde_arrow::{ArrayBuilder, Deserializer};
 use crate::columnar::{Columnar, Failure};
 use crate::conform::conform;
 use crate::error::Error;
-use crate::fingerprint::hash_data;
+use crate::fingerprint::{check_options, hash_data};
 use crate::json;
 use crate::schema::{
     DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, TIME_COLUMN, is_tuple, storable_fields,
@@ -104,6 +104,8 @@ struct Layout {
     stored: Vec<FieldRef>,
     /// The whole table.
     table: SchemaRef,
+    /// Whether anything in a row can be null, as it must be in a type with an option in an option.
+    has_options: bool,
 }
 
 /// Whether a row is itself a record of columns.
@@ -238,6 +240,7 @@ where
             built: built.iter().cloned().collect(),
             stored: stored.iter().cloned().collect(),
             table: Arc::new(Schema::new(table)),
+            has_options: built.iter().any(|field| has_nulls(field)),
         };
         Ok(Codec {
             layout: Arc::new(layout),
@@ -288,6 +291,10 @@ where
             .map_err(|error| self.unfit(&error, None))?;
         rows.reserve(capacity);
         for (data, time, diff) in ok {
+            if self.layout.has_options {
+                // To what builds the columns, Some(None) is as good as None.
+                check_options(data)?;
+            }
             let pushed = match self.layout.shape {
                 Shape::Record => rows.push(data),
                 Shape::Value => rows.push(Single { value: data }),
@@ -465,6 +472,16 @@ where
             None => error.to_string(),
         })
     }
+}
+
+/// Whether a value of the column, or anything in it, can be null.
+fn has_nulls(field: &Field) -> bool {
+    field.is_nullable()
+        || match field.data_type() {
+            DataType::Struct(fields) => fields.iter().any(|field| has_nulls(field)),
+            DataType::List(child) | DataType::Map(child, _) => has_nulls(child),
+            _ => false,
+        }
 }
 
 /// An error as JSON that reads back as the same error.

@@ -23,7 +23,7 @@ use serde_arrow::Deserializer;
 
 use crate::conform::conform;
 use crate::error::Error;
-use crate::fingerprint::{BUCKETS, Canonical, Domain, bucket};
+use crate::fingerprint::{BUCKETS, Canonical, Domain, Sink, bucket};
 use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, storable};
 use crate::sums::Sums;
 
