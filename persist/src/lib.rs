@@ -111,6 +111,7 @@ pub mod schema;
 mod shard;
 mod storage;
 mod sums;
+mod verify;
 
 pub use arrow_array::RecordBatch;
 pub use client::{Client, ClientOptions, Clock, Open};
@@ -132,6 +133,7 @@ pub use schema::TIME_COLUMN;
 pub use shard::{Pinned, Shard};
 pub use storage::OnRetry;
 pub use sums::Sums;
+pub use verify::{Difference, Finding, VerifyProgress, VerifyReport};
 
 /// Locks a mutex that protects plain data, which is whole even if a holder panicked.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
