@@ -7,6 +7,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::builder::StringBuilder;
 use arrow_array::{Array, ArrayRef, Int64Array, StringArray};
 use arrow_schema::{DataType, Field, Fields};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
@@ -33,25 +34,27 @@ impl Columnar for ByHand {
                 rows.iter().map(|row| field(row).try_into()).collect();
             Ok(Arc::new(Int64Array::from(values?)))
         };
-        let text = StringArray::from_iter_values(rows.iter().map(|row| &row.1));
+        let bytes = rows.iter().map(|row| row.1.len()).sum();
+        let mut text = StringBuilder::with_capacity(rows.len(), bytes);
+        rows.iter().for_each(|row| text.append_value(&row.1));
         Ok(vec![
             bigint(|row| row.0)?,
-            Arc::new(text),
+            Arc::new(text.finish()),
             bigint(|row| row.2)?,
             bigint(|row| row.3)?,
         ])
     }
 
-    fn from_columns(columns: &[ArrayRef]) -> Result<Vec<Self>, Failure> {
+    fn from_columns(columns: &[ArrayRef], push: &mut dyn FnMut(Self)) -> Result<(), Failure> {
         let text = required::<StringArray>(columns, 1)?;
         let [a, b, c] = [0, 2, 3].map(|index| required::<Int64Array>(columns, index));
         let (a, b, c) = (a?, b?, c?);
-        let row = |row| {
+        for row in 0..text.len() {
             let (a, b, c) = (a.value(row), b.value(row), c.value(row));
             let text = text.value(row).to_owned();
-            Ok(ByHand(a.try_into()?, text, b.try_into()?, c.try_into()?))
-        };
-        (0..text.len()).map(row).collect()
+            push(ByHand(a.try_into()?, text, b.try_into()?, c.try_into()?));
+        }
+        Ok(())
     }
 }
 

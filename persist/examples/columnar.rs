@@ -8,6 +8,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow_array::builder::StringBuilder;
 use arrow_array::{ArrayRef, Int64Array, StringArray};
 use arrow_schema::{DataType, Field, Fields};
 use mvsink_persist::Codec;
@@ -36,30 +37,31 @@ impl Columnar for Order {
                 rows.iter().map(|row| field(row).try_into()).collect();
             Ok(Arc::new(Int64Array::from(values?)))
         };
+        let bytes = rows.iter().map(|row| row.name.len()).sum();
+        let mut names = StringBuilder::with_capacity(rows.len(), bytes);
+        rows.iter().for_each(|row| names.append_value(&row.name));
         Ok(vec![
             bigint(|row| row.key)?,
-            Arc::new(StringArray::from_iter_values(
-                rows.iter().map(|row| &row.name),
-            )),
+            Arc::new(names.finish()),
             bigint(|row| row.customer)?,
             bigint(|row| row.cents)?,
         ])
     }
 
-    fn from_columns(columns: &[ArrayRef]) -> Result<Vec<Self>, Failure> {
+    fn from_columns(columns: &[ArrayRef], push: &mut dyn FnMut(Self)) -> Result<(), Failure> {
         let key = required::<Int64Array>(columns, 0)?;
         let name = required::<StringArray>(columns, 1)?;
         let customer = required::<Int64Array>(columns, 2)?;
         let cents = required::<Int64Array>(columns, 3)?;
-        let row = |row| {
-            Ok(Order {
+        for row in 0..key.len() {
+            push(Order {
                 key: key.value(row).try_into()?,
                 name: name.value(row).to_owned(),
                 customer: customer.value(row).try_into()?,
                 cents: cents.value(row).try_into()?,
-            })
-        };
-        (0..key.len()).map(row).collect()
+            });
+        }
+        Ok(())
     }
 }
 

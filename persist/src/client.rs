@@ -5,12 +5,15 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use arrow_schema::SchemaRef;
+use arrow_schema::{FieldRef, SchemaRef};
 use object_store::ObjectStore;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
+use crate::codec::Codec;
 use crate::cpu::CpuPool;
 use crate::error::Error;
 use crate::frontier::Frontier;
@@ -109,6 +112,8 @@ pub struct Open {
     pub properties: BTreeMap<String, String>,
     /// The since of a shard that is created.
     pub since: Frontier<i64>,
+    /// The columns of the type, null where it can be, if those that the table lacks are to be added to it.
+    pub(crate) adding: Option<Vec<FieldRef>>,
 }
 
 impl Open {
@@ -118,7 +123,22 @@ impl Open {
             schema,
             properties: BTreeMap::new(),
             since: Frontier::At(0),
+            adding: None,
         }
+    }
+
+    /// If the table is there and lacks columns of the codec's type, they are added at its end; each must be an
+    /// option in the type, since it is null in the rows that are there. Writers and readers of the old type go
+    /// on as before.
+    #[must_use]
+    pub fn adding_columns<D, E>(mut self, codec: &Codec<D, E>) -> Self
+    where
+        D: Serialize + DeserializeOwned,
+        E: Serialize + DeserializeOwned,
+    {
+        self.schema = codec.schema();
+        self.adding = Some(codec.columns().to_vec());
+        self
     }
 }
 
@@ -323,6 +343,7 @@ impl Client {
             let shard = Shard::from(owner);
             shard.refresh().await?;
             if let Some(open) = &open {
+                shard.add_columns(open).await?;
                 shard.check(open)?;
             }
             return Ok(shard);
@@ -333,8 +354,13 @@ impl Client {
             local: location.local,
             env: Arc::clone(&self.inner.env),
         };
-        let owner = Arc::new(Owner::open(storage, open).await?);
+        let owner = Arc::new(Owner::open(storage, open.as_ref()).await?);
         *slot = Arc::downgrade(&owner);
-        Ok(Shard::from(owner))
+        let shard = Shard::from(owner);
+        if let Some(open) = &open {
+            shard.add_columns(open).await?;
+            shard.check(open)?;
+        }
+        Ok(shard)
     }
 }

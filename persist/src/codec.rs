@@ -34,7 +34,7 @@ use serde_arrow::{ArrayBuilder, Deserializer};
 use crate::columnar::{Columnar, Failure};
 use crate::conform::conform;
 use crate::error::Error;
-use crate::fingerprint::hash_data;
+use crate::fingerprint::{check_options, hash_data};
 use crate::json;
 use crate::schema::{
     DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, TIME_COLUMN, is_tuple, storable_fields,
@@ -61,8 +61,10 @@ pub struct Codec<D, E> {
 /// What a type knows of its columns that serde does not.
 struct ByHand<D> {
     to_columns: fn(&[&D]) -> Result<Vec<ArrayRef>, Failure>,
-    from_columns: fn(&[ArrayRef]) -> Result<Vec<D>, Failure>,
+    from_columns: Read<D>,
 }
+
+type Read<D> = fn(&[ArrayRef], &mut dyn FnMut(D)) -> Result<(), Failure>;
 
 impl<D> Clone for ByHand<D> {
     fn clone(&self) -> Self {
@@ -102,6 +104,8 @@ struct Layout {
     stored: Vec<FieldRef>,
     /// The whole table.
     table: SchemaRef,
+    /// Whether anything in a row can be null, as it must be in a type with an option in an option.
+    has_options: bool,
 }
 
 /// Whether a row is itself a record of columns.
@@ -236,6 +240,7 @@ where
             built: built.iter().cloned().collect(),
             stored: stored.iter().cloned().collect(),
             table: Arc::new(Schema::new(table)),
+            has_options: built.iter().any(|field| has_nulls(field)),
         };
         Ok(Codec {
             layout: Arc::new(layout),
@@ -247,6 +252,11 @@ where
     /// The schema of the table: the columns of `D`, then `mv_error`, `mv_time` and `mv_diff`.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.layout.table)
+    }
+
+    /// The columns of `D`, null where the type can be.
+    pub(crate) fn columns(&self) -> &[FieldRef] {
+        &self.layout.built
     }
 
     /// Updates `(data, time, diff)` as a batch of the table's schema, in their order.
@@ -281,6 +291,10 @@ where
             .map_err(|error| self.unfit(&error, None))?;
         rows.reserve(capacity);
         for (data, time, diff) in ok {
+            if self.layout.has_options {
+                // To what builds the columns, Some(None) is as good as None.
+                check_options(data)?;
+            }
             let pushed = match self.layout.shape {
                 Shape::Record => rows.push(data),
                 Shape::Value => rows.push(Single { value: data }),
@@ -380,15 +394,21 @@ where
                         .map_err(|error| row_error::<D>(error.to_string()))?;
                 }
             }
-            let data = (by_hand.from_columns)(&columns)
+            let expected = errors.null_count();
+            let mut data_rows = data_rows;
+            let mut pushed = 0;
+            let mut push = |data| {
+                pushed += 1;
+                if let Some(row) = data_rows.next() {
+                    let (time, diff) = time_and_diff(row);
+                    updates.ok.push((data, time, diff));
+                }
+            };
+            (by_hand.from_columns)(&columns, &mut push)
                 .map_err(|failure| row_error::<D>(failure.to_string()))?;
-            if data.len() != errors.null_count() {
-                let why = format!("{} rows were read of {}", data.len(), errors.null_count());
+            if pushed != expected {
+                let why = format!("{pushed} rows were read of {expected}");
                 return Err(row_error::<D>(why));
-            }
-            for (data, row) in data.into_iter().zip(data_rows) {
-                let (time, diff) = time_and_diff(row);
-                updates.ok.push((data, time, diff));
             }
             return Ok(updates);
         }
@@ -452,6 +472,16 @@ where
             None => error.to_string(),
         })
     }
+}
+
+/// Whether a value of the column, or anything in it, can be null.
+fn has_nulls(field: &Field) -> bool {
+    field.is_nullable()
+        || match field.data_type() {
+            DataType::Struct(fields) => fields.iter().any(|field| has_nulls(field)),
+            DataType::List(child) | DataType::Map(child, _) => has_nulls(child),
+            _ => false,
+        }
 }
 
 /// An error as JSON that reads back as the same error.

@@ -38,13 +38,14 @@ pub trait Columnar: Sized {
     /// If a value does not fit its column, as a `u64` above `i64::MAX`.
     fn to_columns(rows: &[&Self]) -> Result<Vec<ArrayRef>, Failure>;
 
-    /// The rows of columns: an array for each field, all of one length, of the type it is stored in. Any value may
-    /// be null, whatever the field says, since other programs may have written it.
+    /// Gives the rows of columns to `push`, in order. There is an array for each field, all of one length, of the
+    /// type it is stored in. Any value may be null, whatever the field says, since other programs may have
+    /// written it.
     ///
     /// # Errors
     ///
     /// If a row is no value of the type; [`required`] says so of nulls.
-    fn from_columns(columns: &[ArrayRef]) -> Result<Vec<Self>, Failure>;
+    fn from_columns(columns: &[ArrayRef], push: &mut dyn FnMut(Self)) -> Result<(), Failure>;
 }
 
 /// The array of a column, where nulls are allowed.

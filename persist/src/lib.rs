@@ -99,6 +99,7 @@ mod conform;
 mod cpu;
 mod data_file;
 mod error;
+mod evolve;
 mod file;
 pub mod fingerprint;
 mod follow;
@@ -128,6 +129,7 @@ mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod upkeep;
+mod verify;
 
 pub use arrow_array::RecordBatch;
 pub use changes::{Change, ChangesReader};
@@ -159,6 +161,7 @@ pub use shard::Shard;
 pub use snapshot::SnapshotReader;
 pub use storage::OnRetry;
 pub use sums::Sums;
+pub use verify::{Difference, Finding, VerifyProgress, VerifyReport};
 
 /// Locks a mutex that protects plain data, which is whole even if a holder panicked.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

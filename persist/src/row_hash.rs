@@ -23,7 +23,7 @@ use serde_arrow::Deserializer;
 
 use crate::conform::conform;
 use crate::error::Error;
-use crate::fingerprint::{BUCKETS, Canonical, Domain, bucket};
+use crate::fingerprint::{BUCKETS, Canonical, Domain, Sink, bucket};
 use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, storable};
 use crate::sums::Sums;
 
@@ -78,12 +78,13 @@ impl RowHasher {
             });
         }
         let errors = match batch.column_by_name(ERROR_COLUMN) {
-            Some(array) if array.null_count() < array.len() => {
+            Some(array) => {
                 let array = conform(array, &DataType::Utf8);
                 let array = array.map_err(|why| column_error(ERROR_COLUMN, &why))?;
-                Some(array.as_string::<i32>().clone())
+                let is_all_data = array.null_count() == array.len();
+                (!is_all_data).then(|| array.as_string::<i32>().clone())
             }
-            _ => None,
+            None => None,
         };
         Ok(Rows { columns, errors })
     }

@@ -100,7 +100,91 @@ pub fn check_schema(table: &Schema, wanted: &Schema) -> Result<(), String> {
     }
 }
 
-fn check_fields(table: &Fields, wanted: &Fields, path: &str) -> Result<(), String> {
+/// Whether rows of the `wanted` schema have the fingerprints of the table's: its columns of data come first in the
+/// table, in the same order, and their structs have the same fields in the same order. What a table has
+/// beyond is null in such rows, and nulls at the end do not count.
+///
+/// # Errors
+///
+/// The first difference, in words.
+pub(crate) fn check_order(table: &Schema, wanted: &Schema) -> Result<(), String> {
+    let data = |schema: &Schema| -> Vec<FieldRef> {
+        let columns = schema.fields().iter();
+        let columns = columns.filter(|field| !field.name().starts_with(RESERVED_PREFIX));
+        columns.cloned().collect()
+    };
+    let (table, wanted) = (data(table), data(wanted));
+    for (index, field) in wanted.iter().enumerate() {
+        let name = field.name();
+        match table.get(index) {
+            Some(found) if found.name() == name => {
+                check_inner_order(found.data_type(), field.data_type(), name)?;
+            }
+            Some(found) => {
+                return Err(format!(
+                    "the table has the column {} where {name} is expected, and fingerprints depend on the order",
+                    found.name()
+                ));
+            }
+            None => return Err(format!("the table has no column {name}")),
+        }
+    }
+    Ok(())
+}
+
+fn check_inner_order(table: &DataType, wanted: &DataType, path: &str) -> Result<(), String> {
+    match (table, wanted) {
+        (DataType::Struct(table), DataType::Struct(wanted)) => {
+            let names = |fields: &Fields| -> Vec<String> {
+                fields.iter().map(|field| field.name().clone()).collect()
+            };
+            let (found, expected) = (names(table), names(wanted));
+            if found != expected {
+                return Err(format!(
+                    "the column {path} has the fields {} in the table where {} are expected, and fingerprints depend on them",
+                    found.join(", "),
+                    expected.join(", ")
+                ));
+            }
+            table.iter().zip(wanted).try_for_each(|(table, wanted)| {
+                let path = child_path(path, wanted.name());
+                check_inner_order(table.data_type(), wanted.data_type(), &path)
+            })
+        }
+        (DataType::List(table), DataType::List(wanted)) => check_inner_order(
+            table.data_type(),
+            wanted.data_type(),
+            &child_path(path, ELEMENT),
+        ),
+        (DataType::Map(table, _), DataType::Map(wanted, _)) => {
+            let (table, wanted) = (key_and_value(table, path)?, key_and_value(wanted, path)?);
+            for (index, name) in ["key", "value"].into_iter().enumerate() {
+                let path = child_path(path, name);
+                check_inner_order(table[index].data_type(), wanted[index].data_type(), &path)?;
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A schema in the form of the log with more columns at its end. The rest of it is left as it is: others may have
+/// put there what is not understood here.
+///
+/// # Errors
+///
+/// In words, if the text is no schema, or a column's type is none that Delta knows.
+pub(crate) fn append_columns(text: &str, columns: &[FieldRef]) -> Result<String, String> {
+    let mut schema: Value =
+        serde_json::from_str(text).map_err(|error| format!("the schema is not JSON: {error}"))?;
+    let fields = schema.get_mut("fields").and_then(Value::as_array_mut);
+    let fields = fields.ok_or("the schema has no fields")?;
+    let more = struct_to_delta(&columns.iter().cloned().collect(), "")?;
+    fields.extend(more["fields"].as_array().cloned().unwrap_or_default());
+    Ok(schema.to_string())
+}
+
+pub(crate) fn check_fields(table: &Fields, wanted: &Fields, path: &str) -> Result<(), String> {
     for field in wanted {
         let path = child_path(path, field.name());
         match table.find(field.name()) {

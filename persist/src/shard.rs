@@ -23,7 +23,7 @@ use crate::log::action::Commit;
 use crate::log::state::{Entry, Progress, State};
 use crate::pinned::{Pinned, Pins};
 use crate::replay::{Evidence, Log, Tail};
-use crate::schema::check_schema;
+use crate::schema::{check_order, check_schema};
 use crate::staging::Staging;
 use crate::storage::{OnRetry, Storage};
 use crate::upkeep::Upkeep;
@@ -66,9 +66,9 @@ impl Drop for Owner {
 
 impl Owner {
     /// Opens the shard as it is, or creates it if `open` says how.
-    pub(crate) async fn open(storage: Storage, open: Option<Open>) -> Result<Self, Error> {
+    pub(crate) async fn open(storage: Storage, open: Option<&Open>) -> Result<Self, Error> {
         let on_retry = &Storage::warn_of_retry;
-        let log = match (storage.replay(on_retry).await?, &open) {
+        let log = match (storage.replay(on_retry).await?, open) {
             (Some(log), _) => log,
             (None, Some(open)) => storage.create(open).await?,
             (None, None) => {
@@ -97,9 +97,6 @@ impl Owner {
         if unknown {
             // A rival created it at the same moment.
             inner.catch_up(on_retry).await?;
-        }
-        if let Some(open) = &open {
-            inner.check(open)?;
         }
         Ok(Owner {
             inner: Arc::new(inner),
@@ -149,7 +146,9 @@ impl Inner {
     fn check(&self, open: &Open) -> Result<(), Error> {
         let url = || self.storage.url.to_string();
         let log = lock(&self.log);
-        check_schema(&log.state.schema(), &open.schema)
+        let table = log.state.schema();
+        check_schema(&table, &open.schema)
+            .and_then(|()| check_order(&table, &open.schema))
             .map_err(|why| Error::SchemaMismatch { url: url(), why })?;
         for (name, value) in &open.properties {
             let found = log

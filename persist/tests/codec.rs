@@ -480,6 +480,41 @@ fn a_number_beyond_bigint_is_named() {
     assert!(why.contains("inner.id"), "{why}");
 }
 
+/// No column can tell Some(None) from None: it would be read back as another value.
+#[test]
+fn some_none_is_refused_not_lost() {
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Wrapped(Option<u8>);
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Deep {
+        list: Vec<(u8, Option<Wrapped>)>,
+    }
+    fn check<D: Clone + Serialize + DeserializeOwned>(fine: [D; 2], lost: D) {
+        let codec = codec::<D>();
+        let rows = |rows: Vec<D>| codec.encode(rows.iter().map(|row| (row, 1, 1)));
+        assert_eq!(rows(fine.to_vec()).unwrap().num_rows(), 2);
+        let why = unfit(rows([&fine[..], &[lost]].concat()));
+        assert!(why.contains("Some(None)"), "{why}");
+    }
+    check([None, Some(Some(1))], Some(None::<u8>));
+    check(
+        [(1, None), (2, Some(Some("x".to_owned())))],
+        (3, Some(None)),
+    );
+    let deep = |wrapped| Deep {
+        list: vec![(1, None), (2, wrapped)],
+    };
+    check(
+        [deep(None), deep(Some(Wrapped(Some(1))))],
+        deep(Some(Wrapped(None))),
+    );
+    // It is no option in an option if there is a struct between.
+    check_round_trip(
+        &codec(),
+        &[((Some((None::<u8>,)), 1), 1, 1), ((None, 2), 1, 1)],
+    );
+}
+
 #[test]
 fn a_field_left_out_that_must_be_there_is_refused() {
     #[derive(Serialize, Deserialize)]

@@ -74,28 +74,28 @@ impl<const WRONG: u8> Columnar for Row<WRONG> {
         Ok(columns)
     }
 
-    fn from_columns(columns: &[ArrayRef]) -> Result<Vec<Self>, Failure> {
+    fn from_columns(columns: &[ArrayRef], push: &mut dyn FnMut(Self)) -> Result<(), Failure> {
         let ids = match WRONG {
             READS_NULL_AS_ZERO => optional::<Int64Array>(columns, 0)?,
             _ => required::<Int64Array>(columns, 0)?,
         };
         let texts = optional::<StringArray>(columns, 1)?;
         let counts = required::<arrow_array::Int32Array>(columns, 2)?;
-        let mut rows = Vec::new();
-        for row in 0..ids.len() {
-            rows.push(Row {
-                id: ids.value(row).try_into()?,
-                text: texts.is_valid(row).then(|| texts.value(row).to_owned()),
-                count: counts.value(row).try_into()?,
-            });
-        }
+        let mut rows: Vec<_> = (0..ids.len()).collect();
         if WRONG == SWAPPED_ON_READING && rows.len() > 1 {
             rows.swap(0, 1);
         }
         if WRONG == LACKS_A_ROW_ON_READING {
             rows.pop();
         }
-        Ok(rows)
+        for row in rows {
+            push(Row {
+                id: ids.value(row).try_into()?,
+                text: texts.is_valid(row).then(|| texts.value(row).to_owned()),
+                count: counts.value(row).try_into()?,
+            });
+        }
+        Ok(())
     }
 }
 

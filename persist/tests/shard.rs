@@ -601,14 +601,18 @@ fn commits_that_break_the_history_are_refused() {
             .unwrap();
         let error = fourth(&[&metadata.replace("long", "string")]).await;
         assert!(matches!(error, Error::SchemaMismatch { .. }), "{error}");
-        // Another program may add a column.
-        let column = r#"\"fields\":["#;
-        let more = format!(
-            r#"{column}{{\"name\":\"more\",\"type\":\"long\",\"nullable\":true,\"metadata\":{{}}}},"#
-        );
-        let added = metadata.replace(column, &more);
+        // Another program may add a column, at the end.
+        let more = r#"{\"name\":\"more\",\"type\":\"long\",\"nullable\":true,\"metadata\":{}}"#;
+        let first = r#"\"fields\":["#;
+        let inserted = metadata.replace(first, &format!("{first}{more},"));
+        assert_ne!(inserted, metadata);
+        let error = fourth(&[&inserted]).await;
+        assert!(error.to_string().contains("column more"), "{error}");
+        let last = r#"}],\"type\":\"struct\""#;
+        let added = metadata.replace(last, &last.replace(']', &format!(",{more}]")));
         assert_ne!(added, metadata);
-        let error = fourth(&[&added.replacen("true", "false", 1)]).await;
+        let required = more.replace("true", "false");
+        let error = fourth(&[&added.replace(more, &required)]).await;
         assert!(matches!(error, Error::SchemaMismatch { .. }), "{error}");
         put_entry(dir.path(), 4, &[&added]);
         assert_eq!(shard.refresh().await.unwrap().version, 4);

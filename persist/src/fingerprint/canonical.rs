@@ -49,6 +49,41 @@ impl Null {
     }
 }
 
+/// Where the encoding of a row goes.
+pub(crate) trait Sink {
+    fn put_byte(&mut self, byte: u8);
+    fn put_word(&mut self, word: u64);
+    fn put_float(&mut self, value: f64);
+    /// A string, or bytes: counted.
+    fn put_bytes(&mut self, bytes: &[u8]);
+    /// Bytes as they are.
+    fn put_raw(&mut self, bytes: &[u8]);
+    /// A null of this depth, counted from 1.
+    fn put_null(&mut self, depth: u16);
+    fn mark(&self) -> Mark;
+    /// Whether all that was put since then is one null of this depth.
+    fn is_null_since(&self, mark: Mark, depth: u16) -> bool;
+    fn end_counted(&mut self, begin: Mark, count: usize);
+    /// The bytes put since a [`Sink::begin_counted`], without the count.
+    fn counted_bytes(&self, begin: Mark) -> usize;
+    /// Ends a map that began there, with entries that begin at `entries`: puts them in the order of their bytes
+    /// (and nulls), since a hash map has none of its own.
+    fn end_map(&mut self, begin: Mark, entries: &mut Vec<Mark>);
+
+    #[inline]
+    fn put_integer(&mut self, value: i64) {
+        self.put_word(value as u64);
+    }
+
+    /// Room for a length that is known only later.
+    #[inline]
+    fn begin_counted(&mut self) -> Mark {
+        let mark = self.mark();
+        self.put_word(0);
+        mark
+    }
+}
+
 impl Canonical {
     #[inline]
     pub(crate) const fn new() -> Self {
@@ -68,100 +103,6 @@ impl Canonical {
     #[inline]
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity() + 8 * self.nulls.capacity()
-    }
-
-    #[inline]
-    pub(crate) fn put_byte(&mut self, byte: u8) {
-        self.bytes.push(byte);
-    }
-
-    #[inline]
-    pub(crate) fn put_word(&mut self, word: u64) {
-        self.bytes.extend_from_slice(&word.to_le_bytes());
-    }
-
-    #[inline]
-    pub(crate) fn put_integer(&mut self, value: i64) {
-        self.put_word(value as u64);
-    }
-
-    #[inline]
-    pub(crate) fn put_float(&mut self, value: f64) {
-        self.put_word(if value.is_nan() {
-            f64::NAN.to_bits() & !(1 << 63)
-        } else if value == 0.0 {
-            0
-        } else {
-            value.to_bits()
-        });
-    }
-
-    /// A string, or bytes: counted.
-    #[inline]
-    pub(crate) fn put_bytes(&mut self, bytes: &[u8]) {
-        self.bytes.reserve(8 + bytes.len());
-        self.put_word(bytes.len() as u64);
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Bytes as they are.
-    #[inline]
-    pub(crate) fn put_raw(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// A null of this depth, counted from 1.
-    #[inline]
-    pub(crate) fn put_null(&mut self, depth: u16) {
-        self.nulls.push(Null::new(self.bytes.len(), depth));
-    }
-
-    #[inline]
-    pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            bytes: self.bytes.len(),
-            nulls: self.nulls.len(),
-        }
-    }
-
-    /// Whether all that was put since then is one null of this depth.
-    #[inline]
-    pub(crate) fn is_null_since(&self, mark: Mark, depth: u16) -> bool {
-        self.bytes.len() == mark.bytes
-            && self.nulls.get(mark.nulls..) == Some(&[Null::new(mark.bytes, depth)])
-    }
-
-    /// Room for a length that is known only later.
-    #[inline]
-    pub(crate) fn begin_counted(&mut self) -> Mark {
-        let mark = self.mark();
-        self.put_word(0);
-        mark
-    }
-
-    #[inline]
-    pub(crate) fn end_counted(&mut self, begin: Mark, count: usize) {
-        self.bytes[begin.bytes..begin.bytes + 8].copy_from_slice(&(count as u64).to_le_bytes());
-    }
-
-    /// The bytes put since a [`Canonical::begin_counted`], without the count.
-    pub(crate) fn counted_bytes(&self, begin: Mark) -> usize {
-        self.bytes.len() - begin.bytes - 8
-    }
-
-    /// Ends a map that began there, with entries that begin at `entries`: puts them in the order of their bytes
-    /// (and nulls), since a hash map has none of its own.
-    pub(crate) fn end_map(&mut self, begin: Mark, entries: &mut Vec<Mark>) {
-        self.end_counted(begin, entries.len());
-        if entries.len() < 2 {
-            return;
-        }
-        entries.push(self.mark());
-        if self.nulls.len() == begin.nulls {
-            self.sort_bytes(entries);
-        } else {
-            self.sort_with_nulls(entries);
-        }
     }
 
     fn sort_bytes(&mut self, entries: &[Mark]) {
@@ -235,4 +176,147 @@ impl Canonical {
             .extend_from_slice(&(self.nulls.len() as u64).to_le_bytes());
         domain as u8 | WITH_NULLS
     }
+}
+
+impl Sink for Canonical {
+    #[inline]
+    fn put_byte(&mut self, byte: u8) {
+        self.bytes.push(byte);
+    }
+
+    #[inline]
+    fn put_word(&mut self, word: u64) {
+        self.bytes.extend_from_slice(&word.to_le_bytes());
+    }
+
+    #[inline]
+    fn put_float(&mut self, value: f64) {
+        self.put_word(if value.is_nan() {
+            f64::NAN.to_bits() & !(1 << 63)
+        } else if value == 0.0 {
+            0
+        } else {
+            value.to_bits()
+        });
+    }
+
+    #[inline]
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.bytes.reserve(8 + bytes.len());
+        self.put_word(bytes.len() as u64);
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn put_raw(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    #[inline]
+    fn put_null(&mut self, depth: u16) {
+        self.nulls.push(Null::new(self.bytes.len(), depth));
+    }
+
+    #[inline]
+    fn mark(&self) -> Mark {
+        Mark {
+            bytes: self.bytes.len(),
+            nulls: self.nulls.len(),
+        }
+    }
+
+    #[inline]
+    fn is_null_since(&self, mark: Mark, depth: u16) -> bool {
+        self.bytes.len() == mark.bytes
+            && self.nulls.get(mark.nulls..) == Some(&[Null::new(mark.bytes, depth)])
+    }
+
+    #[inline]
+    fn end_counted(&mut self, begin: Mark, count: usize) {
+        self.bytes[begin.bytes..begin.bytes + 8].copy_from_slice(&(count as u64).to_le_bytes());
+    }
+
+    fn counted_bytes(&self, begin: Mark) -> usize {
+        self.bytes.len() - begin.bytes - 8
+    }
+
+    fn end_map(&mut self, begin: Mark, entries: &mut Vec<Mark>) {
+        self.end_counted(begin, entries.len());
+        if entries.len() < 2 {
+            return;
+        }
+        entries.push(self.mark());
+        if self.nulls.len() == begin.nulls {
+            self.sort_bytes(entries);
+        } else {
+            self.sort_with_nulls(entries);
+        }
+    }
+}
+
+/// Looks at options only: an encoding that is not kept.
+#[derive(Debug, Default)]
+pub(crate) struct Unkept {
+    bytes: usize,
+    nulls: usize,
+    last: Option<Null>,
+}
+
+impl Sink for Unkept {
+    #[inline]
+    fn put_byte(&mut self, _: u8) {
+        self.bytes += 1;
+    }
+
+    #[inline]
+    fn put_word(&mut self, _: u64) {
+        self.bytes += 8;
+    }
+
+    #[inline]
+    fn put_float(&mut self, _: f64) {
+        self.bytes += 8;
+    }
+
+    #[inline]
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.bytes += 8 + bytes.len();
+    }
+
+    #[inline]
+    fn put_raw(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len();
+    }
+
+    #[inline]
+    fn put_null(&mut self, depth: u16) {
+        self.nulls += 1;
+        self.last = Some(Null::new(self.bytes, depth));
+    }
+
+    #[inline]
+    fn mark(&self) -> Mark {
+        Mark {
+            bytes: self.bytes,
+            nulls: self.nulls,
+        }
+    }
+
+    #[inline]
+    fn is_null_since(&self, mark: Mark, depth: u16) -> bool {
+        self.bytes == mark.bytes
+            && self.nulls == mark.nulls + 1
+            && self.last == Some(Null::new(mark.bytes, depth))
+    }
+
+    #[inline]
+    fn end_counted(&mut self, _: Mark, _: usize) {}
+
+    #[inline]
+    fn counted_bytes(&self, begin: Mark) -> usize {
+        self.bytes - begin.bytes - 8
+    }
+
+    #[inline]
+    fn end_map(&mut self, _: Mark, _: &mut Vec<Mark>) {}
 }

@@ -4,27 +4,26 @@ use std::fmt;
 
 use serde::ser::{self, Serialize};
 
-use super::canonical::{Canonical, Mark};
+use super::canonical::{Mark, Sink};
 use crate::error::Error;
 
 /// Writes the encoding of a row.
-pub(super) struct Encoder {
-    pub(super) row: Canonical,
+pub(super) struct Encoder<R> {
+    pub(super) row: R,
     /// How many structs, tuples, sequences and maps are open. A row that is none is as if in one.
     depth: u16,
 }
 
-impl Encoder {
-    /// An encoder that uses this buffer.
+impl<R: Sink> Encoder<R> {
+    /// An encoder into this, which is empty.
     #[inline]
-    pub(super) fn new(mut row: Canonical) -> Self {
-        row.clear();
+    pub(super) fn new(row: R) -> Self {
         Encoder { row, depth: 0 }
     }
 
     /// Into a struct or a tuple: the row itself, if it is one.
     #[inline]
-    fn open_fields<'a>(&'a mut self) -> Result<FieldsOf<'a>, Failure> {
+    fn open_fields<'a>(&'a mut self) -> Result<FieldsOf<'a, R>, Failure> {
         self.depth = deeper(self.depth)?;
         let begin = self.row.mark();
         Ok(FieldsOf {
@@ -98,16 +97,16 @@ macro_rules! integers {
     };
 }
 
-impl<'a> ser::Serializer for &'a mut Encoder {
+impl<'a, R: Sink> ser::Serializer for &'a mut Encoder<R> {
     type Ok = ();
     type Error = Failure;
-    type SerializeSeq = Sequence<'a>;
-    type SerializeTuple = FieldsOf<'a>;
-    type SerializeTupleStruct = FieldsOf<'a>;
-    type SerializeTupleVariant = FieldsOf<'a>;
-    type SerializeMap = Entries<'a>;
-    type SerializeStruct = FieldsOf<'a>;
-    type SerializeStructVariant = FieldsOf<'a>;
+    type SerializeSeq = Sequence<'a, R>;
+    type SerializeTuple = FieldsOf<'a, R>;
+    type SerializeTupleStruct = FieldsOf<'a, R>;
+    type SerializeTupleVariant = FieldsOf<'a, R>;
+    type SerializeMap = Entries<'a, R>;
+    type SerializeStruct = FieldsOf<'a, R>;
+    type SerializeStructVariant = FieldsOf<'a, R>;
 
     integers! {
         serialize_i8: i8, serialize_i16: i16, serialize_i32: i32, serialize_i64: i64,
@@ -229,7 +228,7 @@ impl<'a> ser::Serializer for &'a mut Encoder {
     }
 
     #[inline]
-    fn serialize_seq(self, _: Option<usize>) -> Result<Sequence<'a>, Failure> {
+    fn serialize_seq(self, _: Option<usize>) -> Result<Sequence<'a, R>, Failure> {
         // Counted, not believed: the length that is announced is a hint only.
         self.open_value()?;
         let begin = self.row.begin_counted();
@@ -241,12 +240,12 @@ impl<'a> ser::Serializer for &'a mut Encoder {
     }
 
     #[inline]
-    fn serialize_tuple(self, _: usize) -> Result<FieldsOf<'a>, Failure> {
+    fn serialize_tuple(self, _: usize) -> Result<FieldsOf<'a, R>, Failure> {
         self.open_fields()
     }
 
     #[inline]
-    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<FieldsOf<'a>, Failure> {
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<FieldsOf<'a, R>, Failure> {
         self.open_fields()
     }
 
@@ -257,14 +256,14 @@ impl<'a> ser::Serializer for &'a mut Encoder {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<FieldsOf<'a>, Failure> {
+    ) -> Result<FieldsOf<'a, R>, Failure> {
         self.row.put_bytes(variant.as_bytes());
         self.depth = self.depth.max(1);
         self.open_fields()
     }
 
     #[inline]
-    fn serialize_map(self, _: Option<usize>) -> Result<Entries<'a>, Failure> {
+    fn serialize_map(self, _: Option<usize>) -> Result<Entries<'a, R>, Failure> {
         self.open_value()?;
         let begin = self.row.begin_counted();
         Ok(Entries {
@@ -275,7 +274,7 @@ impl<'a> ser::Serializer for &'a mut Encoder {
     }
 
     #[inline]
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<FieldsOf<'a>, Failure> {
+    fn serialize_struct(self, _: &'static str, _: usize) -> Result<FieldsOf<'a, R>, Failure> {
         self.open_fields()
     }
 
@@ -286,7 +285,7 @@ impl<'a> ser::Serializer for &'a mut Encoder {
         _: u32,
         variant: &'static str,
         _: usize,
-    ) -> Result<FieldsOf<'a>, Failure> {
+    ) -> Result<FieldsOf<'a, R>, Failure> {
         self.row.put_bytes(variant.as_bytes());
         self.depth = self.depth.max(1);
         self.open_fields()
@@ -308,9 +307,9 @@ fn some_none() -> Failure {
 }
 
 /// Text that is written piece by piece.
-struct Text<'a>(&'a mut Canonical);
+struct Text<'a, R>(&'a mut R);
 
-impl fmt::Write for Text<'_> {
+impl<R: Sink> fmt::Write for Text<'_, R> {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
         self.0.put_raw(piece.as_bytes());
         Ok(())
@@ -318,13 +317,13 @@ impl fmt::Write for Text<'_> {
 }
 
 /// A sequence whose elements are being counted.
-pub(super) struct Sequence<'a> {
-    encoder: &'a mut Encoder,
+pub(super) struct Sequence<'a, R> {
+    encoder: &'a mut Encoder<R>,
     begin: Mark,
     count: usize,
 }
 
-impl ser::SerializeSeq for Sequence<'_> {
+impl<R: Sink> ser::SerializeSeq for Sequence<'_, R> {
     type Ok = ();
     type Error = Failure;
 
@@ -343,14 +342,14 @@ impl ser::SerializeSeq for Sequence<'_> {
 }
 
 /// A map whose entries are put in the order of their bytes at the end: a hash map has none of its own.
-pub(super) struct Entries<'a> {
-    encoder: &'a mut Encoder,
+pub(super) struct Entries<'a, R> {
+    encoder: &'a mut Encoder<R>,
     begin: Mark,
     /// Where each entry begins.
     entries: Vec<Mark>,
 }
 
-impl ser::SerializeMap for Entries<'_> {
+impl<R: Sink> ser::SerializeMap for Entries<'_, R> {
     type Ok = ();
     type Error = Failure;
 
@@ -373,12 +372,12 @@ impl ser::SerializeMap for Entries<'_> {
 }
 
 /// The fields of a struct, tuple or variant.
-pub(super) struct FieldsOf<'a> {
-    encoder: &'a mut Encoder,
+pub(super) struct FieldsOf<'a, R> {
+    encoder: &'a mut Encoder<R>,
     begin: Mark,
 }
 
-impl FieldsOf<'_> {
+impl<R: Sink> FieldsOf<'_, R> {
     #[inline]
     fn close(self) -> Result<(), Failure> {
         if self.encoder.row.mark() == self.begin {
@@ -393,7 +392,7 @@ impl FieldsOf<'_> {
 macro_rules! fields_in_order {
     ($($trait:ident :: $method:ident),* $(,)?) => {
         $(
-            impl ser::$trait for FieldsOf<'_> {
+            impl<R: Sink> ser::$trait for FieldsOf<'_, R> {
                 type Ok = ();
                 type Error = Failure;
 
@@ -420,7 +419,7 @@ fields_in_order!(
 macro_rules! named_fields_in_order {
     ($($trait:ident),* $(,)?) => {
         $(
-            impl ser::$trait for FieldsOf<'_> {
+            impl<R: Sink> ser::$trait for FieldsOf<'_, R> {
                 type Ok = ();
                 type Error = Failure;
 

@@ -6,7 +6,7 @@
 //! - *progress*: upper and since never go back;
 //! - *one table*: a commit of ours names the table that it was made for;
 //! - *lower is the upper*: a commit of ours starts where the shard's upper was;
-//! - *one schema*: no column goes or changes its type; others may add some that allow nulls;
+//! - *one schema*: no column goes or changes its type or place; some that allow nulls may come at the end;
 //! - *gates*: every protocol and table property in force is one that this version understands.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -21,7 +21,7 @@ use crate::log::action::{Action, Commit, CommitId, Metadata, Protocol, Remove, T
 use crate::log::entry_path;
 use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
-use crate::schema::{check_schema, from_delta};
+use crate::schema::{check_order, check_schema, from_delta};
 
 /// The `txn` action that holds the shard's upper.
 pub(crate) const UPPER: &str = "mvsink.upper";
@@ -163,7 +163,9 @@ impl State {
         let mut schema = None;
         if let Some(metadata) = &commit.metadata {
             let changed = check_metadata(url, metadata)?;
-            check_schema(&changed, &self.schema).map_err(|why| Error::SchemaMismatch {
+            let unfit = check_schema(&changed, &self.schema)
+                .and_then(|()| check_order(&changed, &self.schema));
+            unfit.map_err(|why| Error::SchemaMismatch {
                 url: url.to_owned(),
                 why: format!("{why}, since another program changed it in version {version}"),
             })?;
