@@ -102,6 +102,7 @@ mod frontier;
 mod location;
 mod log;
 mod open;
+mod pages;
 mod retry;
 pub mod schema;
 mod shard;
