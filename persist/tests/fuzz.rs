@@ -203,12 +203,12 @@ async fn make() -> Made {
         file.write(&codec.encode(rows.iter().map(|row| (row, time, 1))).unwrap())
             .unwrap();
         let file = file.finish().unwrap();
-        let meta = FileMeta {
+        let mut meta = FileMeta {
             rows: file.rows,
             times: Some((time, time)),
-            tags: BTreeMap::from([("tag".into(), format!("{time}"))]),
             ..FileMeta::default()
         };
+        meta.tags.insert("tag".into(), format!("{time}"));
         let staged = shard.put_file(file.bytes, meta, &quiet).await.unwrap();
         let append = Append {
             id: CommitId {
