@@ -15,12 +15,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use mvsink_persist::testing::{fuzz::TARGETS, store_at};
 use mvsink_persist::{
     Append, Client, ClientOptions, Codec, CommitId, FileEncoder, FileMeta, Frontier, Open,
 };
 use object_store::{ObjectStore, ObjectStoreExt};
+use parquet::file::metadata::ParquetMetaDataReader;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -175,6 +177,71 @@ fn the_corpus_can_be_made_anew() {
     assert_eq!(made.len(), names.len());
 }
 
+/// The same file, but the first page claims to be 2 GiB. Everything stays where it was: the page has fewer bytes for the
+/// longer header.
+fn lying(file: &[u8]) -> Vec<u8> {
+    let varint = |mut value: u64| {
+        let mut bytes = Vec::new();
+        while value > 0x7f {
+            bytes.push(u8::try_from(value & 0x7f).unwrap() | 0x80);
+            value >>= 7;
+        }
+        bytes.push(u8::try_from(value).unwrap());
+        bytes
+    };
+    let read = |at: &mut usize| {
+        let (mut value, mut shift) = (0, 0);
+        loop {
+            let byte = u64::from(file[*at]);
+            *at += 1;
+            value |= (byte & 0x7f) << shift;
+            shift += 7;
+            if byte < 0x80 {
+                return value;
+            }
+        }
+    };
+    let metadata = ParquetMetaDataReader::new()
+        .parse_and_finish(&Bytes::copy_from_slice(file))
+        .unwrap();
+    let (start, _) = metadata.row_group(0).column(0).byte_range();
+    let start = usize::try_from(start).unwrap();
+    // Three fields of the type "i32", each numbered one more than the one before: the kind of the page, its sizes.
+    let mut at = start;
+    assert_eq!(file[at], 0x15);
+    at += 2;
+    assert_eq!(file[at], 0x15);
+    at += 1;
+    let before = at;
+    read(&mut at);
+    assert_eq!(file[at], 0x15);
+    at += 1;
+    let compressed = read(&mut at);
+    let old = at - before;
+    let new = |compressed| {
+        [
+            varint(u64::from(u32::MAX) - 1),
+            vec![0x15],
+            varint(compressed),
+        ]
+        .concat()
+    };
+    let longer = new(compressed).len() - old;
+    // Twice, as sizes are signed.
+    let sizes = new(compressed - 2 * longer as u64);
+    assert_eq!(
+        sizes.len(),
+        old + longer,
+        "the size of the page has one digit less"
+    );
+    let mut lying = file.to_vec();
+    let end = at + usize::try_from(compressed / 2).unwrap();
+    let shifted = &file[at..end];
+    lying.splice(before..end + longer, [&sizes, shifted].concat());
+    assert_eq!(lying.len(), file.len());
+    lying
+}
+
 type Made = BTreeMap<&'static str, BTreeMap<String, Vec<u8>>>;
 
 /// The files of a small shard, by the target that reads them.
@@ -259,7 +326,11 @@ async fn make() -> Made {
             // Names are random, and one is enough.
             None => ("data_file", "a.parquet".to_owned()),
         };
-        made.entry(target).or_default().insert(name, bytes.to_vec());
+        let inputs = made.entry(target).or_default();
+        if target != "log_entry" {
+            inputs.insert("lying.parquet".into(), lying(&bytes));
+        }
+        inputs.insert(name, bytes.to_vec());
     }
     let foreign = br#"{"numRecords":3,"minValues":{"mv_time":-1},"maxValues":{"mv_time":9223372036854775807},"nullCount":{"x":0}}"#;
     stats.insert("foreign".into(), foreign.to_vec());
