@@ -89,6 +89,18 @@ pub enum Error {
         /// How often.
         diff: i128,
     },
+    /// A data file is not what the log says of it.
+    #[error("{url} is not what its log says: {file}: {why}{}", and_more(*count))]
+    Differs {
+        /// The address of the shard.
+        url: String,
+        /// The first such file.
+        file: String,
+        /// How it differs.
+        why: String,
+        /// How many there are.
+        count: usize,
+    },
     /// A worker thread panicked: a bug.
     #[error("a worker thread panicked")]
     Panicked,

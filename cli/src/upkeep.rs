@@ -23,16 +23,16 @@ use crate::read::with_shard;
 pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
     with_shard(&options.url, |reader| async move {
         let shard = reader.shard();
-        let meter = Meter::new("verified", "rows");
+        let meter = Meter::new("verified", "files");
         let report = shard
-            .verify(&|progress| meter.show(progress.rows_done, progress.rows))
+            .verify(&|progress| meter.show(progress.done as u64, progress.files as u64))
             .await;
         meter.clear();
         let report = report.map_err(Error::from)?;
         let findings: Vec<_> = report
             .findings
             .iter()
-            .map(|finding| json!({"file": finding.path, "why": finding.why.to_string()}))
+            .map(|finding| json!({"file": finding.path, "why": finding.difference.to_string()}))
             .collect();
         let object = json!({
             "url": shard.url(),
@@ -40,7 +40,7 @@ pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
             "files": report.files,
             "rows": report.rows,
             "bytes": report.bytes,
-            "untagged": report.untagged,
+            "without_fingerprint": report.without_sums,
             "findings": findings,
         });
         print(options.json, &object, || {
@@ -48,15 +48,15 @@ pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
                 "{} files, {} rows, {} bytes\n",
                 report.files, report.rows, report.bytes
             );
-            if report.untagged > 0 {
+            if report.without_sums > 0 {
                 let _ = writeln!(
                     text,
                     "{} files are another program's and have no fingerprint",
-                    report.untagged
+                    report.without_sums
                 );
             }
             for finding in &report.findings {
-                let _ = writeln!(text, "{}: {}", finding.path, finding.why);
+                let _ = writeln!(text, "{}: {}", finding.path, finding.difference);
             }
             text
         })?;
@@ -65,7 +65,7 @@ pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
             Some(first) => Err(Error::Differs {
                 url: shard.url().to_owned(),
                 file: first.path.clone(),
-                why: first.why.to_string(),
+                why: first.difference.to_string(),
                 count: report.findings.len(),
             }),
         }

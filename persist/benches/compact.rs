@@ -94,7 +94,8 @@ fn bench(c: &mut Criterion) {
             b.iter_batched(
                 || runtime.block_on(filled(&client, sorted)),
                 |shard| {
-                    let report = runtime.block_on(shard.compact(&full, &|_| {}));
+                    let report = runtime
+                        .block_on(shard.compact(&full, &|_| std::ops::ControlFlow::Continue(())));
                     let report = report.expect("nobody interferes");
                     assert_eq!((report.merges, report.rows_out), (1, FILES * ROWS));
                     shard

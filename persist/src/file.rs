@@ -24,6 +24,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 
 use crate::error::Error;
+use crate::pages;
 use crate::row_hash::Fingerprints;
 use crate::schema::TIME_COLUMN;
 use crate::sums::Sums;
@@ -211,8 +212,9 @@ fn open(
     batch_rows: usize,
 ) -> Result<FileDecoder, Error> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes, options)
+    let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options)
         .map_err(|error| corrupt(path, &error))?;
+    pages::check(&bytes, builder.metadata()).map_err(|why| corrupt(path, &why))?;
     let rows = u64::try_from(builder.metadata().file_metadata().num_rows())
         .map_err(|error| corrupt(path, &error))?;
     let mask = match projection {

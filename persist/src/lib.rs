@@ -113,6 +113,7 @@ mod log;
 mod maintain;
 mod merge;
 mod open;
+mod pages;
 mod pinned;
 mod read;
 mod replay;

@@ -223,6 +223,42 @@ fn without_credentials(url: &str) -> String {
     }
 }
 
+/// What must hold of any text that is taken for an address.
+#[cfg(feature = "testing")]
+pub(crate) fn fuzz(text: &str) {
+    let shown = without_credentials(text);
+    if let Ok(url) = Url::parse(text) {
+        let secret = url.password().filter(|_| text.contains("://"));
+        if let Some(secret) = secret.filter(|secret| secret.len() > 8) {
+            // It may be a part of what is no secret as well.
+            let twice = text.matches(secret).count() > 1;
+            assert!(
+                twice || !shown.contains(secret),
+                "{shown} repeats a password"
+            );
+        }
+        if let Some(Ok(bucket)) = Bucket::parse(&url) {
+            // Its key, which is made of decoded names, is no URL, but its root is one of the same bucket.
+            let root = Url::parse(&bucket.root)
+                .ok()
+                .and_then(|root| Bucket::parse(&root));
+            let root = root
+                .and_then(Result::ok)
+                .unwrap_or_else(|| panic!("{} is no bucket", bucket.root));
+            assert_eq!(
+                (root.provider, root.account, root.name),
+                (bucket.provider, bucket.account, bucket.name)
+            );
+            return;
+        }
+    }
+    // Buckets are built from settings, which are no input here.
+    let located = Stores::new(false, BTreeMap::new(), Vec::new()).locate(text);
+    if let Ok(location) = located {
+        assert!(!location.key.is_empty());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! For tests, of this crate and of its users: stores that fail, count and stop on purpose, the suite that every store
 //! must pass, and the parsers with bytes for input. With the cargo feature `testing`.
 //!
-//! The stores wrap any [`ObjectStore`](object_store::ObjectStore), each other included, and are used through
+//! The stores wrap any [`ObjectStore`], each other included, and are used through
 //! [`Client::mount`](crate::Client::mount):
 //!
 //! ```

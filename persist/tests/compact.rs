@@ -4,6 +4,7 @@ mod rows;
 mod support;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path as FsPath;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 
 use arrow_array::{Int64Array, RecordBatch};
 use futures::future::join;
+use mvsink_persist::testing::FaultyStore;
 use mvsink_persist::{
     Change, CompactOptions, CompactReport, DataFile, Error, Frontier, Open, ReadOptions, Shard,
     Sums,
@@ -22,7 +24,7 @@ use proptest::prelude::*;
 use rows::{
     Contents, FileOf, Update, append, codec, contents, encode, file_of, quiet, stage, updates,
 };
-use support::{FaultyStore, client, options, run};
+use support::{client, options, run};
 
 const UPPER: i64 = rows::UPPER;
 
@@ -76,7 +78,7 @@ fn full() -> CompactOptions {
 }
 
 async fn compact(shard: &Shard, options: &CompactOptions) -> Result<CompactReport, Error> {
-    shard.compact(options, &|_| {}).await
+    shard.compact(options, &|_| ControlFlow::Continue(())).await
 }
 
 fn live(shard: &Shard) -> BTreeSet<String> {
@@ -184,7 +186,10 @@ fn small_files_become_few() {
         assert_eq!(live(&shard).len(), 10);
         let told = std::sync::Mutex::new(Vec::new());
         let report = shard
-            .compact(&small(4), &|progress| told.lock().unwrap().push(progress))
+            .compact(&small(4), &|progress| {
+                told.lock().unwrap().push(progress);
+                ControlFlow::Continue(())
+            })
             .await
             .unwrap();
         assert_eq!(
@@ -361,6 +366,7 @@ fn a_compaction_racing_a_foreign_delete() {
                 let mut context = Context::from_waker(Waker::noop());
                 assert_eq!(pin!(put).poll(&mut context), Poll::Ready(()));
             }
+            ControlFlow::Continue(())
         };
         use std::future::Future;
         let report = shard.compact(&small(4), &told).await.unwrap();

@@ -297,7 +297,8 @@ async fn check(history: &History) {
         let found = contents(&shard, as_of).await.unwrap();
         assert_eq!(found, law::contents(as_of), "in the end, at {as_of}");
     }
-    // VERIFY
+    let report = shard.verify(&|_| {}).await.unwrap();
+    assert!(report.is_clean(), "{report:?}");
 
     compact(&shard, true).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3600)).await;

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Error;
 use crate::file::guard;
 use crate::log::action::{Action, Commit};
+use crate::pages;
 
 /// Rows that are turned into a record batch at once: bounds the memory beside the state itself.
 const ROWS_AT_ONCE: usize = 16 * 1024;
@@ -102,6 +103,7 @@ fn read(bytes: Bytes, url: &str, path: &str) -> Result<Commit, Error> {
         path: path.to_owned(),
         why,
     };
+    check_size(&bytes).map_err(corrupt)?;
     if has_rows(&bytes, "checkpointMetadata").map_err(corrupt)? {
         return Err(Error::Unsupported {
             url: url.to_owned(),
@@ -138,6 +140,18 @@ fn read(bytes: Bytes, url: &str, path: &str) -> Result<Commit, Error> {
         }
     }
     Ok(commit)
+}
+
+/// Refuses what would take memory out of proportion: every action names something of its own, a file or a program, so
+/// that it takes a byte at least.
+fn check_size(bytes: &Bytes) -> Result<(), String> {
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())
+        .map_err(|error| error.to_string())?;
+    let rows = builder.metadata().file_metadata().num_rows();
+    if u64::try_from(rows).map_or(true, |rows| rows > bytes.len() as u64) {
+        return Err(format!("{} bytes cannot hold {rows} actions", bytes.len()));
+    }
+    pages::check(bytes, builder.metadata())
 }
 
 /// True if some row of the file has a value in the column `root`.
