@@ -106,6 +106,8 @@ struct Layout {
     table: SchemaRef,
     /// Whether anything in a row can be null, as it must be in a type with an option in an option.
     has_options: bool,
+    /// Whether a column can hold less than what a value says: then what was built is read back and compared.
+    is_lossy: bool,
 }
 
 /// Whether a row is itself a record of columns.
@@ -241,6 +243,7 @@ where
             stored: stored.iter().cloned().collect(),
             table: Arc::new(Schema::new(table)),
             has_options: built.iter().any(|field| has_nulls(field)),
+            is_lossy: built.iter().any(|field| is_lossy(field.data_type())),
         };
         Ok(Codec {
             layout: Arc::new(layout),
@@ -290,6 +293,7 @@ where
         let mut rows = ArrayBuilder::from_arrow(&self.layout.built)
             .map_err(|error| self.unfit(&error, None))?;
         rows.reserve(capacity);
+        let mut hashes = Vec::new();
         for (data, time, diff) in ok {
             if self.layout.has_options {
                 // To what builds the columns, Some(None) is as good as None.
@@ -300,13 +304,37 @@ where
                 Shape::Value => rows.push(Single { value: data }),
             };
             pushed.map_err(|error| self.unfit(&error, Some(data)))?;
+            if self.layout.is_lossy {
+                hashes.push(hash_data(data)?);
+            }
             times.push(time);
             diffs.push(diff);
         }
         let columns = rows
             .into_arrow()
             .map_err(|error| self.unfit(&error, None))?;
-        self.batch(columns, None, times, diffs)
+        let batch = self.batch(columns, None, times, diffs)?;
+        self.check_read_back(&batch, &hashes)?;
+        Ok(batch)
+    }
+
+    /// That rows whose fingerprints were kept are read back as they were.
+    fn check_read_back(&self, batch: &RecordBatch, hashes: &[u128]) -> Result<(), Error> {
+        if hashes.is_empty() {
+            return Ok(());
+        }
+        let updates = self
+            .decode(batch)
+            .map_err(|error| type_error::<D>(format!("a row does not read back: {error}")))?;
+        for (row, ((data, ..), hash)) in updates.ok.iter().zip(hashes).enumerate() {
+            if hash_data(data)? != *hash {
+                let back = serde_json::to_string(data).unwrap_or_default();
+                return Err(type_error::<D>(format!(
+                    "the row {row} of the batch would read back as another value, {back}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Updates `(error, time, diff)` as a batch of the table's schema, in their order.
@@ -482,6 +510,16 @@ fn has_nulls(field: &Field) -> bool {
             DataType::List(child) | DataType::Map(child, _) => has_nulls(child),
             _ => false,
         }
+}
+
+/// Whether the values of the column have forms that it does not keep: digits, a time zone, more precision.
+fn is_lossy(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Timestamp(..) | DataType::Decimal128(..) | DataType::Date32 => true,
+        DataType::Struct(fields) => fields.iter().any(|field| is_lossy(field.data_type())),
+        DataType::List(child) | DataType::Map(child, _) => is_lossy(child.data_type()),
+        _ => false,
+    }
 }
 
 /// An error as JSON that reads back as the same error.

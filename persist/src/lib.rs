@@ -20,7 +20,8 @@
 //!                        ├── append: [lower, upper), if the upper is still `lower`
 //!                        ├── pin:    the files that add up to the collection at one version
 //!                        ├── entry:  what one version after that added
-//!                        └── watch:  the progress made, here and in other processes
+//!                        ├── watch:  the progress made, here and in other processes
+//!                        └── verify: whether the files are what the log says of them
 //! ```
 //!
 //! Everything is decided by one thing, the put of log entry `n + 1` if it is absent: many writers on many

@@ -438,6 +438,11 @@ fn types_that_delta_cannot_hold_are_refused() {
         (refused::<()>(), "always null"),
         (refused::<serde_json::Value>(), "by hand"),
         (refused::<(i64, i128)>(), "i128"),
+        (refused::<Option<u128>>(), "u128"),
+        (refused::<Vec<u128>>(), "u128"),
+        (refused::<BTreeMap<String, i128>>(), "i128"),
+        (refused::<Vec<Carrying>>(), "whose variants carry data"),
+        (refused::<Option<(u8, ())>>(), "always null"),
     ];
     for (why, expected) in cases {
         assert!(why.contains(expected), "{why:?} does not say {expected:?}");
@@ -654,6 +659,57 @@ fn a_type_that_cannot_be_traced_takes_its_columns_by_hand() {
     assert_eq!(batch.column(0).data_type(), &DataType::Int64);
     assert_eq!(batch.column(1).data_type(), &timestamp);
     assert_eq!(batch.column(2).data_type(), &DataType::Int64);
+}
+
+/// Types that serde does not have take their columns by hand, and travel as text or as numbers.
+#[test]
+fn dates_timestamps_and_decimals_keep_their_fingerprints() {
+    #[derive(Clone, Debug, Serialize, Deserialize)]
+    struct Payment {
+        day: String,
+        at: Option<String>,
+        price: String,
+        history: Vec<Option<String>>,
+    }
+    let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let price = DataType::Decimal128(12, 2);
+    let history = DataType::List(Arc::new(Field::new("element", DataType::Date32, true)));
+    let codec = Codec::<Payment, String>::with_fields(vec![
+        Field::new("day", DataType::Date32, false),
+        Field::new("at", timestamp, true),
+        Field::new("price", price.clone(), false),
+        Field::new("history", history, false),
+    ])
+    .unwrap();
+    let text = str::to_owned;
+    let rows = [
+        Payment {
+            day: text("2024-02-29"),
+            at: Some(text("2024-02-29T23:59:59.000001Z")),
+            price: text("-1234567890.05"),
+            history: vec![Some(text("1970-01-01")), None, Some(text("0001-01-01"))],
+        },
+        Payment {
+            day: text("1900-01-01"),
+            at: None,
+            price: text("0.00"),
+            history: vec![],
+        },
+    ];
+    let updates: Vec<_> = rows.iter().map(|row| (row.clone(), 1, 3)).collect();
+    check_round_trip(&codec, &updates);
+    let value = Codec::<String, String>::with_value(price).unwrap();
+    check_round_trip(&value, &[(text("7.25"), 1, 1), (text("-0.01"), 1, -1)]);
+    // What the column does not keep would never cancel with what is read back.
+    for wrong in ["7.255", "7.2", "a lot"] {
+        unfit(value.encode([(&text(wrong), 1, 1)].into_iter()));
+    }
+    let mut row = rows[0].clone();
+    for wrong in ["2024-02-29T12:00:00.0000001Z", "2024-02-29T12:00:00+01:00"] {
+        row.at = Some(text(wrong));
+        let why = unfit(codec.encode([(&row, 1, 1)].into_iter()));
+        assert!(why.contains("2024-02-29"), "{why}");
+    }
 }
 
 #[test]
