@@ -141,12 +141,6 @@ impl Group {
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
-
-    /// The rows that its file says it has.
-    #[cfg(test)]
-    pub(crate) fn rows(&self) -> u64 {
-        self.decoder.rows()
-    }
 }
 
 impl Iterator for Group {
