@@ -227,6 +227,25 @@ fn the_memory_is_bounded_by_the_budget() {
 }
 
 #[test]
+fn r03_files_that_are_opened_ahead_do_not_starve_the_pool() {
+    run(async {
+        let one = |key| {
+            (
+                vec![(Ok((key, None)), 0, 1), (Ok((key + 1, None)), 0, 1)],
+                key % 2 == 0,
+            )
+        };
+        let shard = filled(&(0..40).map(one).collect::<Vec<_>>()).await;
+        for _ in 0..20 {
+            let readers = (0..4).map(|_| snapshot(&shard, 1, ReadOptions::default()));
+            for read in futures::future::join_all(readers).await {
+                assert_eq!(assert_consolidated(&read.unwrap().0).len(), 41);
+            }
+        }
+    });
+}
+
+#[test]
 fn times_outside_of_the_shard_are_refused() {
     run(async {
         let shard = filled(&[]).await;

@@ -165,7 +165,7 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    fn new(
+    pub(crate) fn new(
         batch: RecordBatch,
         hashes: Vec<u128>,
         times: Vec<i64>,

@@ -108,3 +108,65 @@ impl Group {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, RecordBatch};
+
+    use super::*;
+    use crate::merge::chunk::Meter;
+
+    /// Rows 0 and 2 are the same, and all have the same hash.
+    fn colliding() -> (RowHasher, Chunk) {
+        let values = Int64Array::from(vec![1, 2, 1]);
+        let batch = RecordBatch::try_from_iter([("value", Arc::new(values) as _)]).unwrap();
+        let hasher = RowHasher::new(&batch.schema()).unwrap();
+        let chunk = Chunk::new(
+            batch,
+            vec![7; 3],
+            vec![0; 3],
+            vec![1; 3],
+            &Arc::new(Meter::default()),
+        );
+        (hasher, chunk)
+    }
+
+    #[test]
+    fn rows_that_collide_are_not_added_up() {
+        let (hasher, chunk) = colliding();
+        let mut group = Group::default();
+        for (row, time, diff) in [(0, 5, 1), (1, 5, -1), (2, 5, 2), (1, 6, 4), (2, 6, 0)] {
+            group.push(0, row, time, diff);
+        }
+        group.consolidate(&hasher, |_| &chunk).unwrap();
+        group.unify();
+        let value = |update: &Update| if update.row == 1 { 2 } else { 1 };
+        let mut found: Vec<_> = group
+            .updates()
+            .iter()
+            .map(|update| (value(update), update.time, update.diff))
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, [(1, 5, 3), (2, 5, -1), (2, 6, 4)]);
+        // One place for each row.
+        let places: std::collections::BTreeSet<_> =
+            group.updates().iter().map(|update| update.row).collect();
+        assert_eq!(places.len(), 2);
+    }
+
+    #[test]
+    fn sums_may_pass_what_a_bigint_holds() {
+        let (hasher, chunk) = colliding();
+        let mut group = Group::default();
+        for diff in [i64::MAX, i64::MAX, -i64::MAX, -i64::MAX + 1] {
+            group.push(0, 0, 3, diff);
+        }
+        group.consolidate(&hasher, |_| &chunk).unwrap();
+        let [update] = group.updates() else {
+            panic!("{:?}", group.updates());
+        };
+        assert_eq!(update.diff, 1);
+    }
+}
