@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
-use tokio::time::Instant;
 
-use crate::client::Open;
+use crate::client::{Moment, Open};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protocol, Txn};
@@ -148,8 +147,8 @@ impl Storage {
         .await
     }
 
-    /// Puts the first entry of a new shard, or finds that somebody else just did.
-    pub(crate) async fn create(&self, open: &Open) -> Result<Log, Error> {
+    /// Puts the first entry of a new shard, or finds that somebody else just did. There was none at `looked`.
+    pub(crate) async fn create(&self, open: &Open, looked: Moment) -> Result<Log, Error> {
         let unsupported = |why| Error::Unsupported {
             url: self.url.to_string(),
             why,
@@ -200,15 +199,32 @@ impl Storage {
         let path = self.show(&entry_path(0));
         State::first(&self.url, &path, 0, &commit)?;
         let body = commit.to_bytes();
-        let started = Instant::now();
+        let started = self.env.moment();
         match self.occupy(0, &body, &Storage::warn_of_retry).await? {
             Occupied::Now => {
                 let mut log = self.first_entry(&body)?;
                 log.confirm(started);
-                Ok(log)
+                if self.env.since(looked) < self.env.options.log_min_age / 4 {
+                    return Ok(log);
+                }
+                self.check_created(log).await
             }
             Occupied::By(bytes) => self.first_entry(&bytes),
         }
+    }
+
+    /// The shard there is, after a creation that took so long that somebody else may have created it, and cleaned up
+    /// its log beyond the first entry.
+    async fn check_created(&self, created: Log) -> Result<Log, Error> {
+        let Some(found) = self.replay(&Storage::warn_of_retry).await? else {
+            return Ok(created);
+        };
+        if found.state.metadata().id != created.state.metadata().id
+            && let Err(error) = self.delete(&entry_path(0)).await
+        {
+            tracing::debug!(%error, "an entry that nobody reads is left to the next clean-up");
+        }
+        Ok(found)
     }
 
     /// The parts of `commitInfo` that are the same for every commit.

@@ -25,10 +25,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use object_store::ObjectStoreExt;
-use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::client::ClientOptions;
+use crate::client::{Environment, Moment};
 use crate::error::Error;
 use crate::log::action::Commit;
 use crate::log::checkpoint::checkpoint_path;
@@ -50,6 +49,8 @@ const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 const CONFIRM_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// How often the log may be cleaned up under a reader before it gives up.
 const RESTARTS_MAX: u32 = 20;
+/// How often what cannot be read is looked for again: it may have been cleaned up just then.
+const LOADS_AGAIN_MAX: u32 = 3;
 
 /// What recognizes the last entry known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,20 +73,20 @@ pub(crate) struct Tail {
     pub(crate) version: u64,
     pub(crate) evidence: Evidence,
     /// When it, or an entry before it, was known to be the last one of the log.
-    pub(crate) confirmed: Option<Instant>,
+    pub(crate) confirmed: Option<Moment>,
 }
 
 impl Tail {
     /// True if it is time to look whether the log still is what it was.
-    pub(crate) fn is_due(&self, options: &ClientOptions) -> bool {
-        let interval = CONFIRM_INTERVAL_MAX.min(options.log_min_age / 4);
-        self.confirmed.is_none_or(|at| at.elapsed() >= interval)
+    pub(crate) fn is_due(&self, env: &Environment) -> bool {
+        let interval = CONFIRM_INTERVAL_MAX.min(env.options.log_min_age / 4);
+        self.confirmed.is_none_or(|at| env.since(at) >= interval)
     }
 
     /// True if what was just seen or put beyond it may not be in the log, for all that is known.
-    pub(crate) fn is_stale(&self, options: &ClientOptions) -> bool {
-        let confirmed = self.confirmed;
-        confirmed.is_none_or(|at| at.elapsed() >= options.log_min_age / 4)
+    pub(crate) fn is_stale(&self, env: &Environment) -> bool {
+        let interval = env.options.log_min_age / 4;
+        self.confirmed.is_none_or(|at| env.since(at) >= interval)
     }
 }
 
@@ -107,7 +108,7 @@ pub(crate) enum Look {
 pub(crate) struct Log {
     pub(crate) state: State,
     evidence: Evidence,
-    confirmed: Option<Instant>,
+    confirmed: Option<Moment>,
     /// The last entries, without gaps, ending at the state's version.
     recent: VecDeque<Arc<Entry>>,
     recent_files: usize,
@@ -139,9 +140,9 @@ impl Log {
         }
     }
 
-    /// `version` is the end of the log at `at`, or was after.
-    pub(crate) fn confirm(&mut self, at: Instant) {
-        self.confirmed = self.confirmed.max(Some(at));
+    /// The last entry known, or one before it, was the end of the log at `at` or later.
+    pub(crate) fn confirm(&mut self, at: Moment) {
+        self.confirmed = Some(at);
     }
 
     /// Applies the next entry.
@@ -219,7 +220,7 @@ impl Storage {
     ) -> Result<Look, Error> {
         let (entries, end) = self.read_beyond(tail.version, ahead, on_retry).await?;
         // Judged after the reads: they may have taken long.
-        let checked = tail.is_due(&self.env.options);
+        let checked = tail.is_due(&self.env);
         if checked && !self.stands(tail, on_retry).await? {
             return Ok(Look::Gone);
         }
@@ -276,13 +277,15 @@ impl Storage {
     /// Reads the log to its end, from the newest checkpoint on; `None` if there is none.
     pub(crate) async fn replay(&self, on_retry: OnRetry<'_>) -> Result<Option<Log>, Error> {
         for attempt in 0..RESTARTS_MAX {
-            let started = Instant::now();
+            let started = self.env.moment();
             let mut log = match self.load().await {
                 Ok(Some(log)) => log,
                 Ok(None) => return Ok(None),
-                // Cleaned up between being found and being read.
-                Err(Error::MissingFile { path }) if attempt + 1 < RESTARTS_MAX => {
-                    tracing::debug!(path, "cleaned up while it was being read");
+                // Maybe cleaned up between being found and being read.
+                Err(error @ (Error::MissingFile { .. } | Error::Corrupt { .. }))
+                    if attempt < LOADS_AGAIN_MAX =>
+                {
+                    tracing::debug!(%error, "looking for it again");
                     self.env.wait(attempt).await;
                     continue;
                 }
