@@ -24,10 +24,14 @@ use crate::schema::to_delta;
 use crate::storage::{Occupied, Storage};
 
 impl Storage {
-    /// The log up to where the rest can be replayed from; `None` if there is no log.
-    pub(crate) async fn load(&self) -> Result<Option<Log>, Error> {
+    /// The log up to where the rest can be replayed from; `None` if there is no log. It is listed if the pointer to
+    /// the newest checkpoint is not to be used, or is of no use.
+    pub(crate) async fn load(&self, by_pointer: bool) -> Result<Option<Log>, Error> {
         let mut failed = None;
-        let hint = self.last_checkpoint().await?;
+        let hint = match by_pointer {
+            true => self.last_checkpoint().await?,
+            false => None,
+        };
         if let Some(hint) = &hint {
             if hint.parts.is_some() || hint.v2_checkpoint.is_some() {
                 return Err(self.unsupported_checkpoint(hint.version));
@@ -103,9 +107,15 @@ impl Storage {
     async fn load_checkpoint(&self, version: u64) -> Result<Log, Error> {
         let path = checkpoint_path(version);
         let shown = self.show(&path);
-        let bytes = self.get_existing(&path).await?;
+        let entry = entry_path(version);
+        let on_retry = &Storage::warn_of_retry;
+        let (bytes, entry) = futures::join!(
+            self.get_existing(&path),
+            self.get_retrying(&entry, on_retry)
+        );
+        let (bytes, entry) = (bytes?, entry?);
         let url = self.url.clone();
-        let evidence = Evidence::Checkpoint(bytes.len() as u64);
+        let evidence = entry.map_or(Evidence::Listing, |entry| Evidence::of_entry(&entry));
         let state = self
             .env
             .cpu
@@ -128,7 +138,7 @@ impl Storage {
         Ok(Log::new(state, Evidence::of_entry(bytes)))
     }
 
-    async fn list_log(&self) -> Result<Vec<LogFile>, Error> {
+    pub(crate) async fn list_log(&self) -> Result<Vec<LogFile>, Error> {
         self.retry(&Storage::warn_of_retry, || async {
             let listed: Result<Vec<_>, _> = self
                 .store

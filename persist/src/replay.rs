@@ -4,9 +4,8 @@
 //! cleaned beyond it. A put onto such a slot succeeds, and an entry found there may be such a put: nobody who opens
 //! the shard sees either. What tells them apart:
 //!
-//! - *clean-up deletes in ascending order*: if entry `v` is gone, so is every older entry and checkpoint. So if
-//!   entry `n` (or the checkpoint of `n`, where the reading began) is found **after** looking at `n + 1`, then what
-//!   was seen of `n + 1` and beyond is the truth.
+//! - *clean-up deletes in ascending order*: if entry `v` is gone, so is every older one. So if entry `n` is found
+//!   **after** looking at `n + 1`, then what was seen of `n + 1` and beyond is the truth.
 //! - *clean-up spares young entries*: what was put less than [`log_min_age`](crate::ClientOptions::log_min_age) ago
 //!   is there. So if `n` was the end at a moment less than that ago, nothing beyond it was cleaned up since.
 //!
@@ -24,13 +23,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use object_store::ObjectStoreExt;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::client::{Environment, Moment};
 use crate::error::Error;
 use crate::log::action::Commit;
-use crate::log::checkpoint::checkpoint_path;
+use crate::log::checkpoint::LogFile;
 use crate::log::entry_path;
 use crate::log::state::{Entry, State};
 use crate::storage::{OnRetry, Storage};
@@ -57,8 +55,9 @@ const LOADS_AGAIN_MAX: u32 = 3;
 pub(crate) enum Evidence {
     /// A hash of the entry's bytes.
     Entry(u128),
-    /// The bytes of the checkpoint that the reading began with.
-    Checkpoint(u64),
+    /// Nothing: the reading began with a checkpoint, and its entry was cleaned up. A listing must tell. (That the
+    /// checkpoint is there says little: a process that stalled may have written it after the log was cleaned up.)
+    Listing,
 }
 
 impl Evidence {
@@ -260,16 +259,14 @@ impl Storage {
                     .await?;
                 Ok(bytes.is_some_and(|bytes| Evidence::of_entry(&bytes) == tail.evidence))
             }
-            Evidence::Checkpoint(size) => {
-                let path = checkpoint_path(tail.version);
-                let head = || async {
-                    match self.store.head(&path).await {
-                        Ok(object) => Ok(object.size == size),
-                        Err(object_store::Error::NotFound { .. }) => Ok(false),
-                        Err(error) => Err(self.error("look at", &path, error)),
-                    }
-                };
-                self.retry(on_retry, head).await
+            Evidence::Listing => {
+                let beyond = self.list_log().await?.into_iter();
+                let beyond: Vec<_> = beyond
+                    .filter(|file| file.version() > tail.version)
+                    .collect();
+                // Either there is nothing, or the prefix that was cleaned up ends before it.
+                let next = LogFile::Entry(tail.version + 1);
+                Ok(beyond.is_empty() || beyond.contains(&next))
             }
         }
     }
@@ -278,7 +275,8 @@ impl Storage {
     pub(crate) async fn replay(&self, on_retry: OnRetry<'_>) -> Result<Option<Log>, Error> {
         for attempt in 0..RESTARTS_MAX {
             let started = self.env.moment();
-            let mut log = match self.load().await {
+            // If the pointer led astray, a listing does not.
+            let mut log = match self.load(attempt == 0).await {
                 Ok(Some(log)) => log,
                 Ok(None) => return Ok(None),
                 // Maybe cleaned up between being found and being read.

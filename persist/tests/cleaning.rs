@@ -321,6 +321,32 @@ fn r29_a_creation_that_comes_late_finds_what_others_created() {
 }
 
 #[test]
+fn r29_a_checkpoint_that_comes_late_leads_nobody_astray() {
+    run(async {
+        let two = two().await;
+        two.fast.checkpoint().await.unwrap();
+        let log = Path::from("shard/_delta_log");
+        let late = [
+            log.clone().join("00000000000000000003.checkpoint.parquet"),
+            log.join("_last_checkpoint"),
+        ];
+        let mut written = Vec::new();
+        for path in &late {
+            written.push(two.truth.get(path).await.unwrap().bytes().await.unwrap());
+        }
+        grow(&two.fast, 9).await;
+        clean(&two.fast).await;
+        // As by a process that stalled before it wrote them.
+        for (path, bytes) in late.iter().zip(written) {
+            two.truth.put(path, bytes.into()).await.unwrap();
+        }
+        assert_eq!(fresh(&two.truth).await.progress(), two.fast.progress());
+        tokio::time::advance(2 * HOUR).await;
+        assert_eq!(two.slow.refresh().await.unwrap(), two.fast.progress());
+    });
+}
+
+#[test]
 fn r29_a_machine_that_was_suspended_looks_first() {
     run(async {
         let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
