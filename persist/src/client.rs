@@ -12,6 +12,7 @@ use rand::{Rng, SeedableRng};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 
 use crate::codec::Codec;
 use crate::cpu::CpuPool;
@@ -23,7 +24,8 @@ use crate::retry::RetryPolicy;
 use crate::shard::{Owner, Shard};
 use crate::storage::{OnRetry, Storage};
 
-/// Milliseconds since 1970; only ever stored for people and other tools to read, never compared to decide.
+/// Milliseconds since 1970; stored for people and other tools to read. Where time decides, it decides by the
+/// monotonic clock, and this one only ever makes it more careful: it goes on while a machine is suspended.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// How a process treats its shards.
@@ -150,9 +152,30 @@ pub(crate) struct Environment {
     random: Mutex<StdRng>,
 }
 
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    monotonic: Instant,
+    wall_ms: i64,
+}
+
 impl Environment {
     pub(crate) fn now_ms(&self) -> i64 {
         (self.options.clock)()
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            monotonic: Instant::now(),
+            wall_ms: self.now_ms(),
+        }
+    }
+
+    /// How long ago a moment was, at most: by whichever clock says more.
+    pub(crate) fn since(&self, moment: Moment) -> Duration {
+        let wall_ms = self.now_ms().saturating_sub(moment.wall_ms);
+        let wall = Duration::from_millis(u64::try_from(wall_ms).unwrap_or(0));
+        wall.max(moment.monotonic.elapsed())
     }
 
     pub(crate) fn random_u128(&self) -> u128 {

@@ -160,7 +160,10 @@ impl Shard {
             return Ok(Appended::Committed { version });
         }
         // Had its files come and gone meanwhile, their tombstones would be there.
-        if !append.files.is_empty() && !removed && attempt.since.elapsed() < TRACE_AGE_MAX {
+        if !append.files.is_empty()
+            && !removed
+            && inner.storage.env.since(attempt.since) < TRACE_AGE_MAX
+        {
             return Ok(lost);
         }
         Err(Error::Undecided {
@@ -268,9 +271,9 @@ impl Shard {
     ) -> Result<Outcome<T>, Error> {
         let inner = self.inner();
         let storage = &inner.storage;
-        let options = &storage.env.options;
+        let env = &storage.env;
         loop {
-            if inner.tail().is_due(options) {
+            if inner.tail().is_due(env) {
                 inner.catch_up(on_retry).await?;
             }
             let (tail, plan, table) = {
@@ -286,7 +289,7 @@ impl Shard {
                 info.table = Some(table);
             }
             let slot = tail.version + 1;
-            inner.attempts.put(id, slot);
+            inner.attempts.put(id, slot, env.moment());
             let body = commit.to_bytes();
             let (commit, evidence, ours) = match storage.occupy(slot, &body, on_retry).await? {
                 Occupied::Now => (commit, Evidence::of_entry(&body), true),
@@ -307,7 +310,7 @@ impl Shard {
                 }
             };
             // Judged by what was known before the put, and after it: it may have taken long.
-            if tail.is_stale(options) && !storage.stands(&tail, on_retry).await? {
+            if tail.is_stale(env) && !storage.stands(&tail, on_retry).await? {
                 inner.reload(&tail, on_retry).await?;
                 if !ours {
                     continue;

@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::error::Error;
@@ -96,7 +95,7 @@ impl Inner {
         let storage = &self.storage;
         let mut ahead = 1;
         loop {
-            let started = Instant::now();
+            let started = storage.env.moment();
             let tail = self.tail();
             let Look::Found {
                 entries,

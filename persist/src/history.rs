@@ -9,8 +9,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use tokio::time::Instant;
-
+use crate::client::Moment;
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
@@ -27,15 +26,14 @@ pub(crate) struct Attempts(Mutex<HashMap<CommitId, Attempt>>);
 /// How far an undecided commit came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Attempt {
-    pub(crate) since: Instant,
+    pub(crate) since: Moment,
     /// The last slot that it was put into; those before it are somebody else's.
     pub(crate) slot: u64,
 }
 
 impl Attempts {
     /// The commit is about to be put into this slot.
-    pub(crate) fn put(&self, id: CommitId, slot: u64) {
-        let since = Instant::now();
+    pub(crate) fn put(&self, id: CommitId, slot: u64, since: Moment) {
         lock(&self.0)
             .entry(id)
             .or_insert(Attempt { since, slot })

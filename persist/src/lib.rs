@@ -40,7 +40,9 @@
 //!
 //! The table needs reader version 1 and writer version 2 of the Delta protocol and no features, so other engines
 //! read it as it is. The frontiers are `txn` actions, `mvsink.upper` and `mvsink.since`: their version is the time,
-//! and `i64::MAX` the empty frontier. Names that end in `#` and a number are a local write that was cut off.
+//! and `i64::MAX` the empty frontier. So are the holds of readers ([`Shard::hold`]). Names that end in `#` and a number
+//! are a local write that was cut off. What is not needed any more goes by [`Shard::collect_garbage`], and entries
+//! before a checkpoint after a while by themselves.
 //!
 //! # Example
 //!

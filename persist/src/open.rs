@@ -9,9 +9,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
-use tokio::time::Instant;
 
-use crate::client::Open;
+use crate::client::{Moment, Open};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protocol, Txn};
@@ -25,10 +24,14 @@ use crate::schema::to_delta;
 use crate::storage::{Occupied, Storage};
 
 impl Storage {
-    /// The log up to where the rest can be replayed from; `None` if there is no log.
-    pub(crate) async fn load(&self) -> Result<Option<Log>, Error> {
+    /// The log up to where the rest can be replayed from; `None` if there is no log. It is listed if the pointer to
+    /// the newest checkpoint is not to be used, or is of no use.
+    pub(crate) async fn load(&self, by_pointer: bool) -> Result<Option<Log>, Error> {
         let mut failed = None;
-        let hint = self.last_checkpoint().await?;
+        let hint = match by_pointer {
+            true => self.last_checkpoint().await?,
+            false => None,
+        };
         if let Some(hint) = &hint {
             if hint.parts.is_some() || hint.v2_checkpoint.is_some() {
                 return Err(self.unsupported_checkpoint(hint.version));
@@ -104,9 +107,15 @@ impl Storage {
     async fn load_checkpoint(&self, version: u64) -> Result<Log, Error> {
         let path = checkpoint_path(version);
         let shown = self.show(&path);
-        let bytes = self.get_existing(&path).await?;
+        let entry = entry_path(version);
+        let on_retry = &Storage::warn_of_retry;
+        let (bytes, entry) = futures::join!(
+            self.get_existing(&path),
+            self.get_retrying(&entry, on_retry)
+        );
+        let (bytes, entry) = (bytes?, entry?);
         let url = self.url.clone();
-        let evidence = Evidence::Checkpoint(bytes.len() as u64);
+        let evidence = entry.map_or(Evidence::Listing, |entry| Evidence::of_entry(&entry));
         let state = self
             .env
             .cpu
@@ -129,7 +138,7 @@ impl Storage {
         Ok(Log::new(state, Evidence::of_entry(bytes)))
     }
 
-    async fn list_log(&self) -> Result<Vec<LogFile>, Error> {
+    pub(crate) async fn list_log(&self) -> Result<Vec<LogFile>, Error> {
         self.retry(&Storage::warn_of_retry, || async {
             let listed: Result<Vec<_>, _> = self
                 .store
@@ -148,8 +157,8 @@ impl Storage {
         .await
     }
 
-    /// Puts the first entry of a new shard, or finds that somebody else just did.
-    pub(crate) async fn create(&self, open: &Open) -> Result<Log, Error> {
+    /// Puts the first entry of a new shard, or finds that somebody else just did. There was none at `looked`.
+    pub(crate) async fn create(&self, open: &Open, looked: Moment) -> Result<Log, Error> {
         let unsupported = |why| Error::Unsupported {
             url: self.url.to_string(),
             why,
@@ -200,15 +209,32 @@ impl Storage {
         let path = self.show(&entry_path(0));
         State::first(&self.url, &path, 0, &commit)?;
         let body = commit.to_bytes();
-        let started = Instant::now();
+        let started = self.env.moment();
         match self.occupy(0, &body, &Storage::warn_of_retry).await? {
             Occupied::Now => {
                 let mut log = self.first_entry(&body)?;
                 log.confirm(started);
-                Ok(log)
+                if self.env.since(looked) < self.env.options.log_min_age / 4 {
+                    return Ok(log);
+                }
+                self.check_created(log).await
             }
             Occupied::By(bytes) => self.first_entry(&bytes),
         }
+    }
+
+    /// The shard there is, after a creation that took so long that somebody else may have created it, and cleaned up
+    /// its log beyond the first entry.
+    async fn check_created(&self, created: Log) -> Result<Log, Error> {
+        let Some(found) = self.replay(&Storage::warn_of_retry).await? else {
+            return Ok(created);
+        };
+        if found.state.metadata().id != created.state.metadata().id
+            && let Err(error) = self.delete(&entry_path(0)).await
+        {
+            tracing::debug!(%error, "an entry that nobody reads is left to the next clean-up");
+        }
+        Ok(found)
     }
 
     /// The parts of `commitInfo` that are the same for every commit.

@@ -4,9 +4,8 @@
 //! cleaned beyond it. A put onto such a slot succeeds, and an entry found there may be such a put: nobody who opens
 //! the shard sees either. What tells them apart:
 //!
-//! - *clean-up deletes in ascending order*: if entry `v` is gone, so is every older entry and checkpoint. So if
-//!   entry `n` (or the checkpoint of `n`, where the reading began) is found **after** looking at `n + 1`, then what
-//!   was seen of `n + 1` and beyond is the truth.
+//! - *clean-up deletes in ascending order*: if entry `v` is gone, so is every older one. So if entry `n` is found
+//!   **after** looking at `n + 1`, then what was seen of `n + 1` and beyond is the truth.
 //! - *clean-up spares young entries*: what was put less than [`log_min_age`](crate::ClientOptions::log_min_age) ago
 //!   is there. So if `n` was the end at a moment less than that ago, nothing beyond it was cleaned up since.
 //!
@@ -24,14 +23,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use object_store::ObjectStoreExt;
-use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::client::ClientOptions;
+use crate::client::{Environment, Moment};
 use crate::error::Error;
 use crate::log::action::Commit;
-use crate::log::checkpoint::checkpoint_path;
+use crate::log::checkpoint::LogFile;
 use crate::log::entry_path;
 use crate::log::state::{Entry, State};
 use crate::storage::{OnRetry, Storage};
@@ -50,14 +47,17 @@ const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 const CONFIRM_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// How often the log may be cleaned up under a reader before it gives up.
 const RESTARTS_MAX: u32 = 20;
+/// How often what cannot be read is looked for again: it may have been cleaned up just then.
+const LOADS_AGAIN_MAX: u32 = 3;
 
 /// What recognizes the last entry known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Evidence {
     /// A hash of the entry's bytes.
     Entry(u128),
-    /// The bytes of the checkpoint that the reading began with.
-    Checkpoint(u64),
+    /// Nothing: the reading began with a checkpoint, and its entry was cleaned up. A listing must tell. (That the
+    /// checkpoint is there says little: a process that stalled may have written it after the log was cleaned up.)
+    Listing,
 }
 
 impl Evidence {
@@ -72,20 +72,20 @@ pub(crate) struct Tail {
     pub(crate) version: u64,
     pub(crate) evidence: Evidence,
     /// When it, or an entry before it, was known to be the last one of the log.
-    pub(crate) confirmed: Option<Instant>,
+    pub(crate) confirmed: Option<Moment>,
 }
 
 impl Tail {
     /// True if it is time to look whether the log still is what it was.
-    pub(crate) fn is_due(&self, options: &ClientOptions) -> bool {
-        let interval = CONFIRM_INTERVAL_MAX.min(options.log_min_age / 4);
-        self.confirmed.is_none_or(|at| at.elapsed() >= interval)
+    pub(crate) fn is_due(&self, env: &Environment) -> bool {
+        let interval = CONFIRM_INTERVAL_MAX.min(env.options.log_min_age / 4);
+        self.confirmed.is_none_or(|at| env.since(at) >= interval)
     }
 
     /// True if what was just seen or put beyond it may not be in the log, for all that is known.
-    pub(crate) fn is_stale(&self, options: &ClientOptions) -> bool {
-        let confirmed = self.confirmed;
-        confirmed.is_none_or(|at| at.elapsed() >= options.log_min_age / 4)
+    pub(crate) fn is_stale(&self, env: &Environment) -> bool {
+        let interval = env.options.log_min_age / 4;
+        self.confirmed.is_none_or(|at| env.since(at) >= interval)
     }
 }
 
@@ -107,7 +107,7 @@ pub(crate) enum Look {
 pub(crate) struct Log {
     pub(crate) state: State,
     evidence: Evidence,
-    confirmed: Option<Instant>,
+    confirmed: Option<Moment>,
     /// The last entries, without gaps, ending at the state's version.
     recent: VecDeque<Arc<Entry>>,
     recent_files: usize,
@@ -139,9 +139,9 @@ impl Log {
         }
     }
 
-    /// `version` is the end of the log at `at`, or was after.
-    pub(crate) fn confirm(&mut self, at: Instant) {
-        self.confirmed = self.confirmed.max(Some(at));
+    /// The last entry known, or one before it, was the end of the log at `at` or later.
+    pub(crate) fn confirm(&mut self, at: Moment) {
+        self.confirmed = Some(at);
     }
 
     /// Applies the next entry.
@@ -222,7 +222,7 @@ impl Storage {
     ) -> Result<Look, Error> {
         let (entries, end) = self.read_beyond(tail.version, ahead, on_retry).await?;
         // Judged after the reads: they may have taken long.
-        let checked = tail.is_due(&self.env.options);
+        let checked = tail.is_due(&self.env);
         if checked && !self.stands(tail, on_retry).await? {
             return Ok(Look::Gone);
         }
@@ -262,16 +262,14 @@ impl Storage {
                     .await?;
                 Ok(bytes.is_some_and(|bytes| Evidence::of_entry(&bytes) == tail.evidence))
             }
-            Evidence::Checkpoint(size) => {
-                let path = checkpoint_path(tail.version);
-                let head = || async {
-                    match self.store.head(&path).await {
-                        Ok(object) => Ok(object.size == size),
-                        Err(object_store::Error::NotFound { .. }) => Ok(false),
-                        Err(error) => Err(self.error("look at", &path, error)),
-                    }
-                };
-                self.retry(on_retry, head).await
+            Evidence::Listing => {
+                let beyond = self.list_log().await?.into_iter();
+                let beyond: Vec<_> = beyond
+                    .filter(|file| file.version() > tail.version)
+                    .collect();
+                // Either there is nothing, or the prefix that was cleaned up ends before it.
+                let next = LogFile::Entry(tail.version + 1);
+                Ok(beyond.is_empty() || beyond.contains(&next))
             }
         }
     }
@@ -279,13 +277,16 @@ impl Storage {
     /// Reads the log to its end, from the newest checkpoint on; `None` if there is none.
     pub(crate) async fn replay(&self, on_retry: OnRetry<'_>) -> Result<Option<Log>, Error> {
         for attempt in 0..RESTARTS_MAX {
-            let started = Instant::now();
-            let mut log = match self.load().await {
+            let started = self.env.moment();
+            // If the pointer led astray, a listing does not.
+            let mut log = match self.load(attempt == 0).await {
                 Ok(Some(log)) => log,
                 Ok(None) => return Ok(None),
-                // Cleaned up between being found and being read.
-                Err(Error::MissingFile { path }) if attempt + 1 < RESTARTS_MAX => {
-                    tracing::debug!(path, "cleaned up while it was being read");
+                // Maybe cleaned up between being found and being read.
+                Err(error @ (Error::MissingFile { .. } | Error::Corrupt { .. }))
+                    if attempt < LOADS_AGAIN_MAX =>
+                {
+                    tracing::debug!(%error, "looking for it again");
                     self.env.wait(attempt).await;
                     continue;
                 }

@@ -68,9 +68,10 @@ impl Owner {
     /// Opens the shard as it is, or creates it if `open` says how.
     pub(crate) async fn open(storage: Storage, open: Option<&Open>) -> Result<Self, Error> {
         let on_retry = &Storage::warn_of_retry;
+        let started = storage.env.moment();
         let log = match (storage.replay(on_retry).await?, open) {
             (Some(log), _) => log,
-            (None, Some(open)) => storage.create(open).await?,
+            (None, Some(open)) => storage.create(open, started).await?,
             (None, None) => {
                 return Err(Error::NoShard {
                     url: storage.url.to_string(),

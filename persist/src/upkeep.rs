@@ -13,7 +13,6 @@ use tracing::Instrument;
 use crate::error::Error;
 use crate::lock;
 use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
-use crate::log::state::State;
 use crate::shard::Inner;
 use crate::storage::Storage;
 
@@ -43,7 +42,10 @@ impl Inner {
             // Of a table that was replaced meanwhile it would bring back the ghost.
             self.reload(&tail, on_retry).await?;
         }
-        let state = self.with_state(State::clone);
+        let (tail, state) = {
+            let log = lock(&self.log);
+            (log.tail(), log.state.clone())
+        };
         let version = state.version;
         let oldest_ms = storage.oldest_tombstone_ms();
         let encode = move || {
@@ -62,6 +64,11 @@ impl Inner {
                 why,
             })?;
         storage.put(&path, bytes).await?;
+        // If that took so long that the log was cleaned up beyond it, nobody must be led there.
+        if !storage.stands(&tail, on_retry).await? {
+            tracing::debug!(shard = %storage.url, version, "a checkpoint came too late");
+            return Ok(version);
+        }
         // Never point back: another process may have been faster with a newer one.
         let newer = storage
             .last_checkpoint()

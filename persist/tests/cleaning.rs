@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -292,6 +293,81 @@ fn r29_a_committer_with_an_old_base_looks_first() {
         let reader = fresh(&two.truth).await;
         assert_eq!(progress.unwrap(), reader.progress());
         assert_eq!(reader.progress().since, Frontier::At(2));
+    });
+}
+
+#[test]
+fn r29_a_creation_that_comes_late_finds_what_others_created() {
+    run(async {
+        let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let gate = GateStore::new(Arc::clone(&truth));
+        gate.hold(Held::PutsBefore);
+        let overtake = async {
+            gate.reached().await;
+            let fast = create(&client_of(Arc::clone(&truth), 2, Duration::ZERO)).await;
+            grow(&fast, 3).await;
+            clean(&fast).await;
+            tokio::time::advance(2 * HOUR).await;
+            gate.hold(Held::Nothing);
+            fast
+        };
+        let late = client_of(gate.clone(), 1, HOUR);
+        let (late, fast) = futures::join!(create(&late), overtake);
+        assert_eq!(late.progress(), fast.progress());
+        assert!(!log_names(&truth).await.contains(&format!("{:020}.json", 0)));
+        grow(&late, 1).await;
+        assert_eq!(fresh(&truth).await.progress(), late.progress());
+    });
+}
+
+#[test]
+fn r29_a_checkpoint_that_comes_late_leads_nobody_astray() {
+    run(async {
+        let two = two().await;
+        two.fast.checkpoint().await.unwrap();
+        let log = Path::from("shard/_delta_log");
+        let late = [
+            log.clone().join("00000000000000000003.checkpoint.parquet"),
+            log.join("_last_checkpoint"),
+        ];
+        let mut written = Vec::new();
+        for path in &late {
+            written.push(two.truth.get(path).await.unwrap().bytes().await.unwrap());
+        }
+        grow(&two.fast, 9).await;
+        clean(&two.fast).await;
+        // As by a process that stalled before it wrote them.
+        for (path, bytes) in late.iter().zip(written) {
+            two.truth.put(path, bytes.into()).await.unwrap();
+        }
+        assert_eq!(fresh(&two.truth).await.progress(), two.fast.progress());
+        tokio::time::advance(2 * HOUR).await;
+        assert_eq!(two.slow.refresh().await.unwrap(), two.fast.progress());
+    });
+}
+
+#[test]
+fn r29_a_machine_that_was_suspended_looks_first() {
+    run(async {
+        let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let now_ms = Arc::new(AtomicI64::new(1_000_000_000));
+        let clock = Arc::clone(&now_ms);
+        let mut options = options(1);
+        options.clock = Arc::new(move || clock.load(Ordering::Relaxed));
+        let slow = client(options);
+        slow.mount("store", Arc::clone(&truth));
+        let slow = create(&slow).await;
+        let fast = create(&client_of(Arc::clone(&truth), 2, Duration::ZERO)).await;
+        grow(&fast, 3).await;
+        clean(&fast).await;
+        let before = log_names(&truth).await;
+        // Its monotonic clock stood still.
+        now_ms.fetch_add(2 * 60 * 60 * 1000, Ordering::Relaxed);
+        let late = append(1, 0, 1, Vec::new());
+        let upper = fast.progress().upper;
+        let lost = slow.append(late, &quiet).await.unwrap();
+        assert_eq!(lost, Appended::Lost { upper });
+        assert_eq!(log_names(&truth).await, before);
     });
 }
 

@@ -58,6 +58,14 @@ pub(crate) enum LogFile {
 }
 
 impl LogFile {
+    pub(crate) fn version(self) -> u64 {
+        match self {
+            LogFile::Entry(version)
+            | LogFile::Checkpoint(version)
+            | LogFile::OtherCheckpoint(version) => version,
+        }
+    }
+
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         let (version, kind) = name.split_once('.')?;
         if version.len() != 20 {
