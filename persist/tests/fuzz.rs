@@ -344,6 +344,7 @@ async fn make() -> Made {
         "abfss://container@account.dfs.core.windows.net/a",
         "https://workspace.z28.blob.fabric.microsoft.com/container/a",
         "s3://user:correct-horse-battery@bucket/a?x=y#z",
+        "s3://user:correct-horse\0@bucket/user:correct-horse\0@bucket",
         "memory://name/a//b",
         "file:///tmp/a%2Fb",
         "relative/path/",
