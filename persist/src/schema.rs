@@ -27,7 +27,7 @@ pub const TIME_COLUMN: &str = "mv_time";
 pub const DIFF_COLUMN: &str = "mv_diff";
 
 /// The prefix of the names that a user's columns must not have.
-pub(crate) const RESERVED_PREFIX: &str = "mv_";
+pub const RESERVED_PREFIX: &str = "mv_";
 
 /// Characters that Delta refuses in column names unless column mapping is on.
 const REFUSED_IN_NAMES: &[char] = &[' ', ',', ';', '{', '}', '(', ')', '\n', '\t', '='];
