@@ -8,8 +8,8 @@
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
-use arrow_array::cast::AsArray;
 use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
 use mvsink::mvsink_persist::schema::ERROR_COLUMN;
 use mvsink::mvsink_persist::{
     Error as ShardError, Filter, Frontier, Predicate, Progress, ReadOptions, Shard, SnapshotReader,

@@ -400,7 +400,8 @@ fn append_commit(storage: &Storage, state: &State, append: &Append) -> Commit {
     let mut txns = vec![txn(storage, UPPER, append.upper)];
     let since = append
         .since
-        .map(|since| since.min(state.holds().least_frontier()));
+        .map(|since| since.min(state.holds().least_frontier()))
+        .max(state.edited());
     if let Some(since) = since.filter(|since| *since > state.progress().since) {
         txns.push(txn(storage, SINCE, since));
     }

@@ -115,6 +115,27 @@ impl Shard {
         frontier: Frontier<i64>,
         lease: Duration,
     ) -> Result<Hold, Error> {
+        self.take_free(frontier, lease, true).await
+    }
+
+    /// As [`Shard::hold_since`], under the first of the names `reader-1`, `reader-2`, … that is free.
+    ///
+    /// # Errors
+    /// As [`Shard::hold`].
+    pub async fn hold_reader_since(
+        &self,
+        frontier: Frontier<i64>,
+        lease: Duration,
+    ) -> Result<Hold, Error> {
+        self.take_free(frontier, lease, false).await
+    }
+
+    async fn take_free(
+        &self,
+        frontier: Frontier<i64>,
+        lease: Duration,
+        pins: bool,
+    ) -> Result<Hold, Error> {
         self.refresh().await?;
         let mut number = 0_u64;
         loop {
@@ -127,7 +148,7 @@ impl Shard {
             if taken {
                 continue;
             }
-            match self.take(&name, frontier, lease, true).await {
+            match self.take(&name, frontier, lease, pins).await {
                 Err(Error::HoldTaken { .. }) => {}
                 taken => return taken,
             }

@@ -545,6 +545,8 @@ fn r24_an_optimize_changes_nothing_and_other_edits_are_marked() {
             .await
             .unwrap();
         assert_eq!(appended, Appended::Committed { version: 6 });
+        // What was there before is as it was edited: it is not readable any more.
+        assert_eq!(shard.progress().since, Frontier::At(2));
         let again = open(dir.path()).await.unwrap();
         again.checkpoint().await.unwrap();
         assert_eq!(open(dir.path()).await.unwrap().progress(), shard.progress());

@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 use super::control::{Control, SHARDS, SOURCES, shard_names};
 use super::dataflow::{self, Job, Pace};
 use super::generator::{Generator, ParameterMismatch, Parameters};
+use super::holds;
 use super::model::{Auction, Bid, Person, Q1, Q2, Q3, Q4, Q5, Q8};
 use super::progress::Progress;
 use super::report;
@@ -92,6 +93,10 @@ fn with_runtime(
         return summary(runtime, &client, &shards, None).map(|()| ExitCode::SUCCESS);
     }
 
+    // Before anything runs that would move a since.
+    let holds = Arc::new(runtime.block_on(holds::take(&shards, &control))?);
+    let holding = runtime.spawn(holds::keep(Arc::clone(&holds), Arc::clone(&control)));
+
     let job = Job {
         as_ofs: as_ofs(&shards, &uppers),
         cx,
@@ -112,7 +117,10 @@ fn with_runtime(
         .map_err(Error::Workers)?
     };
     let mut progress = Progress::new(generator.clone(), options.events, before);
-    match runtime.block_on(oversee(&control, &mut signals, &mut progress)) {
+    let ended = runtime.block_on(oversee(&control, &mut signals, &mut progress));
+    holding.abort();
+    drop(runtime.block_on(holding));
+    match ended {
         Ended::Abandoned(signal) => {
             progress.clear();
             // Its threads end with the process.
@@ -123,6 +131,7 @@ fn with_runtime(
             progress.clear();
             // A worker that panicked has said so, and failed the run.
             drop(guards.join());
+            runtime.block_on(holds::release(holds));
             if let Some(error) = control.failure() {
                 return Err(Error::Stopped(error));
             }

@@ -79,6 +79,9 @@ pub(crate) struct State {
     txns: BTreeMap<String, Txn>,
     upper: Frontier<i64>,
     since: Frontier<i64>,
+    /// Where the upper was when another program last changed the data, until the since is there: earlier contents
+    /// are as that program left them, and not as they were.
+    edited: Option<Frontier<i64>>,
     files: Files,
     tombstones: PathMap<Tombstone>,
     holds: Holds,
@@ -135,6 +138,7 @@ impl State {
             txns,
             upper,
             since,
+            edited: None,
             files: Files::default(),
             tombstones: PathMap::default(),
             holds: Holds::default(),
@@ -215,6 +219,11 @@ impl State {
             }
         }
         (self.upper, self.since, self.version) = (upper, since, version);
+        let foreign = is_foreign(commit);
+        if foreign {
+            self.edited = Some(lower);
+        }
+        self.edited = self.edited.filter(|edited| *edited > since);
         if let Some(protocol) = &commit.protocol {
             self.protocol = protocol.clone();
         }
@@ -236,7 +245,7 @@ impl State {
             upper,
             adds,
             removes,
-            foreign: is_foreign(commit),
+            foreign,
         })
     }
 
@@ -272,6 +281,11 @@ impl State {
             upper: self.upper,
             since: self.since,
         }
+    }
+
+    /// What the next append must move the since to, whatever is held.
+    pub(crate) fn edited(&self) -> Option<Frontier<i64>> {
+        self.edited
     }
 
     pub(crate) fn schema(&self) -> SchemaRef {

@@ -1,0 +1,77 @@
+//! Keeps the sources readable for their views.
+//!
+//! A view that is started again reads its sources from the last time that its own shard has. So the since of each
+//! source is held at the least of the views' uppers, and follows it; whatever the flags say of retention, a run can
+//! be killed and started again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mvsink::Frontier;
+use mvsink::mvsink_persist::{Hold, Shard};
+
+use super::control::{Control, SHARDS, SOURCES};
+use crate::error::Error;
+
+/// How long a run may be without a sign of life before others may move the sinces.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often the holds follow the views.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the end of a run may wait for the release of a hold.
+const RELEASE_MAX: Duration = Duration::from_secs(5);
+
+/// The last time that every view has, or the first of all.
+fn needed(control: &Control) -> i64 {
+    let uppers = (SOURCES.len()..SHARDS).map(|view| control.upper(view));
+    (uppers.min().unwrap_or(0) - 1).max(0)
+}
+
+/// Takes a hold on each source.
+///
+/// # Errors
+///
+/// If a source cannot be written.
+pub async fn take(shards: &[Shard], control: &Control) -> Result<Vec<Hold>, Error> {
+    let mut holds = Vec::new();
+    for shard in &shards[..SOURCES.len()] {
+        // A view that has been left behind begins where its sources can be read.
+        let frontier = shard.progress().since.max(Frontier::At(needed(control)));
+        let mut hold = shard
+            .hold_reader_since(frontier, LEASE)
+            .await
+            .map_err(Error::from)?;
+        hold.renew_in_background();
+        holds.push(hold);
+    }
+    Ok(holds)
+}
+
+/// Releases the holds: the next run takes its own. What cannot be released now lapses.
+pub async fn release(holds: Arc<Vec<Hold>>) {
+    for hold in Arc::into_inner(holds).unwrap_or_default() {
+        let released = tokio::time::timeout(RELEASE_MAX, hold.release()).await;
+        if let Ok(Err(error)) = released {
+            tracing::warn!(%error, "a hold is left to lapse");
+        }
+    }
+}
+
+/// Has the holds follow the views, until it is dropped.
+pub async fn keep(holds: Arc<Vec<Hold>>, control: Arc<Control>) {
+    let mut held = needed(&control);
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let now = needed(&control);
+        if now <= held {
+            continue;
+        }
+        held = now;
+        for hold in holds.iter() {
+            if let Err(error) = hold.advance(Frontier::At(now)).await {
+                // It protects what it did before, or has lapsed: the run itself goes on reading what is there.
+                tracing::warn!(hold = hold.name(), %error, "a hold does not follow the views");
+            }
+        }
+    }
+}
