@@ -133,3 +133,11 @@ exact() { "$PYTHON" .ci/compare.py "$1" --times "${2:-4}"; }
 
 # same A B: both directories hold the same.
 same() { "$PYTHON" .ci/compare.py --same "$1" "$2"; }
+
+# stress DIRECTORY SECONDS: eight processes on one shard, killed at random; MVSINK_SEED replays the moments, as far as
+# the machine does.
+stress() {
+    rm -rf "$1"
+    cargo run --release -p mvsink-persist --features testing --example stress -- \
+        "$1" --processes 8 --seconds "$2" --seed "${MVSINK_SEED:-$RANDOM}"
+}

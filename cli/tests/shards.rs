@@ -240,7 +240,7 @@ fn a_closed_pipe_is_no_failure() {
 fn there_is_no_shard() {
     let dir = tempfile::tempdir().expect("a directory");
     let shard = dir.path().join("nothing");
-    for command in ["inspect", "snapshot", "tail"] {
+    for command in ["inspect", "snapshot", "tail", "verify", "compact", "gc"] {
         let line = fail(&[command, text(&shard)], 1);
         assert!(line.contains("there is no shard at"), "{line}");
         assert!(!shard.exists(), "looking creates nothing");
