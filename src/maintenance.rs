@@ -17,10 +17,10 @@ fn settings(configs: &ConfigSet) -> Maintenance {
     let seconds = |seconds: usize| Duration::from_secs(seconds as u64);
     let mut maintenance = Maintenance::default();
     let limit = |limit: usize| (limit > 0).then_some(limit);
-    let mut retention = Retention::default();
-    retention.time = limit(RETAIN_TIME.get(configs)).map(|time| time as u64);
-    retention.times = limit(RETAIN_TIMES.get(configs));
-    maintenance.retention = retention;
+    maintenance.retention = Retention {
+        time: limit(RETAIN_TIME.get(configs)).map(|time| time as u64),
+        times: limit(RETAIN_TIMES.get(configs)),
+    };
     maintenance.compact = COMPACTION.get(configs).then(|| {
         let mut options = CompactOptions::default();
         options.fan_in = COMPACTION_FAN_IN.get(configs).max(2);
