@@ -14,19 +14,44 @@
 //! `SELECT columns, sum(mv_diff) … WHERE mv_time <= t GROUP BY columns HAVING sum(mv_diff) <> 0`. A row is data if
 //! its `mv_error` is null, and otherwise an error, as JSON, with its columns null.
 //!
+//! # Overview
+//!
 //! ```text
-//!   Client ── open ──> Shard ── put_file ──> StagedFile ─┐
-//!                        │                               v
-//!                        ├── append: [lower, upper), if the upper is still `lower`
-//!                        ├── pin:    the files that add up to the collection at one version
-//!                        ├── entry:  what one version after that added
-//!                        ├── watch:  the progress made, here and in other processes
-//!                        └── verify: whether the files are what the log says of them
+//!   Client ── open ──> Shard ── put_file ──> StagedFile ──┐
+//!                        │                                v
+//!     write              ├── append                            [lower, upper), if the upper is still `lower`
+//!     read at a time     ├── snapshot                          the contents at a time, added up
+//!     read on            ├── changes · watch · entry           updates, progress, log entries, as they come
+//!     keep               ├── hold · pin · advance_since        the past, for as long as somebody needs it
+//!     look after         ├── compact · collect_garbage         fewer files; nothing that nobody needs
+//!                        ├── maintain                          both, and the since, again and again
+//!                        └── verify                            whether the files are what the log says of them
 //! ```
 //!
 //! Everything is decided by one thing, the put of log entry `n + 1` if it is absent: many writers on many
 //! machines need no other coordination. One of them wins each step, and the others are told
-//! [`Lost`](Appended::Lost).
+//! [`Lost`](Appended::Lost). The other commits (a since, a hold, a merge, a sweep) go on by themselves when
+//! another one was faster, after a look at whether they still make sense.
+//!
+//! - **Rows.** A [`Codec`] makes Arrow columns of any serde type, and takes them apart again; a type may lay out its
+//!   columns itself ([`columnar`]). Columns can be added later ([`Open::adding_columns`]). A [`FileEncoder`] makes
+//!   Parquet of them, and knows the bounds of their times and the sums of their fingerprints.
+//! - **Writing.** [`Shard::put_file`] stages files, [`Shard::append`] commits any number of them as one, together with
+//!   the upper. What a store left uncertain is decided before it returns.
+//! - **Reading.** [`Shard::snapshot`] and [`Shard::changes`] give consolidated rows in bounded memory, with columns and
+//!   a [`Filter`] of one's choice ([`ReadOptions`]). [`Shard::pin`], [`Shard::entry`] and [`decode_file`] are for
+//!   those who follow the files themselves.
+//! - **Keeping.** [`Shard::advance_since`] gives up old times, [`Shard::permitted_since`] says how far a [`Retention`]
+//!   and the live holds let it. A [`Hold`] is a lease: it keeps the since, and the files of the version at which it was
+//!   taken, until it is released or lapses.
+//! - **Looking after.** [`Shard::compact`] merges files in the order of their rows' hashes, [`Shard::collect_garbage`]
+//!   deletes what was merged, what was staged and never committed, and old log entries. Nobody needs to stand still
+//!   for either. [`Shard::maintain`] does both while a program runs. [`Shard::verify`] reads every file.
+//! - **Edits.** Other programs may change the table: [`Entry::foreign`] tells such commits.
+//!
+//! Features, all off by default: `aws`, `gcp` and `azure` for shards in buckets; `testing` for the module `testing`,
+//! with stores that fail, count and stop on purpose, the suite that every store must pass, and the targets of
+//! the fuzzers.
 //!
 //! # On disk
 //!
@@ -39,10 +64,36 @@
 //! ```
 //!
 //! The table needs reader version 1 and writer version 2 of the Delta protocol and no features, so other engines
-//! read it as it is. The frontiers are `txn` actions, `mvsink.upper` and `mvsink.since`: their version is the time,
-//! and `i64::MAX` the empty frontier. So are the holds of readers ([`Shard::hold`]). Names that end in `#` and a number
-//! are a local write that was cut off. What is not needed any more goes by [`Shard::collect_garbage`], and entries
-//! before a checkpoint after a while by themselves.
+//! read it as it is. The property `mvsink.format` is the version of what follows; a greater one than 1 is refused.
+//!
+//! The `add` of a file has the number of its rows as statistics, and these tags, which others ignore:
+//!
+//! | tag | value |
+//! |---|---|
+//! | `mvsink.min_time`, `mvsink.max_time` | the least and the greatest `mv_time` |
+//! | `mvsink.sums` | the [`Sums`] of its rows' fingerprints by bucket, not zero ones, as text |
+//! | `mvsink.sorted` | `true` if its rows are in the order of their fingerprints |
+//! | `mvsink.run` | of a file that a merge wrote: the name of the run, `/`, and its place in it |
+//!
+//! `txn` actions survive checkpoints and the maintenance of other programs. Their versions are:
+//!
+//! | application | version |
+//! |---|---|
+//! | `mvsink.upper`, `mvsink.since` | the frontier: its time, or `i64::MAX` for the empty one |
+//! | `mvsink.hold.NAME` | the frontier that a hold keeps; `i64::MAX`: released. Each renewal changes `lastUpdated` |
+//! | `mvsink.pin.NAME` | files that were removed after this version of the log are kept; `i64::MAX`: none |
+//! | `mvsink.lease.NAME` | the lease in milliseconds |
+//! | `mvsink.owner.NAME` | a random number, the identity of who took it; 0 if it was released |
+//!
+//! The `commitInfo` of a commit of this crate has `timestamp`, `operation` (`CREATE TABLE`, `ADD COLUMNS`, `WRITE`,
+//! `SET SINCE`, `HOLD`, `RELEASE HOLD`, `OPTIMIZE`, `SWEEP`), `operationParameters`, `engineInfo`, and of its own
+//! `mvsink.id` (the [`CommitId`]) and `mvsink.lines` (the lines of the entry, so that one that is cut off is noticed).
+//! All but the first entry also have `mvsink.lower` and `mvsink.upper` (the shard's upper before and after) and
+//! `mvsink.table` (the table's identity: tells entries of one that was deleted and created again).
+//!
+//! Merges and sweeps say `dataChange = false`: the collection is what it was. Names that end in `#` and a number are a
+//! local write that was cut off. Entries before a checkpoint go after a while by themselves, everything else that
+//! is not needed any more by [`Shard::collect_garbage`].
 //!
 //! # Example
 //!
