@@ -70,7 +70,7 @@ pub const COMPACTION_FAN_IN: Config<usize> = Config::new(
 /// What counts as the smallest size.
 pub const COMPACTION_FLOOR_BYTES: Config<usize> = Config::new(
     "mvsink_compaction_floor_bytes",
-    Default::Usize(1 << 20),
+    Default::Usize(64 << 10),
     "the size in bytes, encoded, below which all files count as of one size",
 );
 

@@ -18,7 +18,7 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Target {
-    /// The address: a path, `file://…` or `memory://…`.
+    /// The address: a path, `file://…`, `memory://…`, or a bucket's (`s3://…`, `gs://…`, `az://…`) with the feature for it.
     pub url: String,
     /// What the input means.
     pub mode: Mode,

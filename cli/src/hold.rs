@@ -23,7 +23,8 @@ pub fn run(command: &Hold) -> Result<ExitCode, Error> {
     }
 }
 
-fn object(hold: &HoldInfo) -> Value {
+/// A hold as JSON.
+pub(crate) fn object(hold: &HoldInfo) -> Value {
     json!({
         "name": hold.name,
         "at": hold.frontier.time(),
@@ -32,7 +33,8 @@ fn object(hold: &HoldInfo) -> Value {
     })
 }
 
-fn line(hold: &HoldInfo) -> String {
+/// A hold in words.
+pub(crate) fn line(hold: &HoldInfo) -> String {
     let frontier = match hold.frontier {
         Frontier::At(time) => time.to_string(),
         Frontier::Empty => "(empty)".to_owned(),
@@ -43,7 +45,7 @@ fn line(hold: &HoldInfo) -> String {
     };
     let lease = hold.lease.as_secs_f64();
     format!(
-        "{} keeps times from {frontier} on{pin}; its lease is {lease} s\n",
+        "{} keeps times from {frontier} on{pin}; its lease is {lease} s",
         hold.name
     )
 }
@@ -51,7 +53,7 @@ fn line(hold: &HoldInfo) -> String {
 fn list(options: &HoldList) -> Result<ExitCode, Error> {
     with_shard(&options.url, |reader| async move {
         for hold in reader.shard().holds() {
-            print(options.json, &object(&hold), || line(&hold))?;
+            print(options.json, &object(&hold), || line(&hold) + "\n")?;
         }
         Ok(())
     })
@@ -69,7 +71,7 @@ fn take(options: &HoldTake) -> Result<ExitCode, Error> {
         // It lives on when this process ends: until it lapses, or is released by name.
         hold.leave();
         match info {
-            Some(info) => print(options.json, &object(&info), || line(&info)),
+            Some(info) => print(options.json, &object(&info), || line(&info) + "\n"),
             None => Ok(()),
         }
     })

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use mvsink::mvsink_persist::Shard;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::args::Inspect;
 use crate::error::Error;
@@ -16,6 +17,7 @@ struct Description {
     url: String,
     upper: Option<i64>,
     since: Option<i64>,
+    holds: Vec<Value>,
     version: u64,
     files: usize,
     rows: u64,
@@ -29,6 +31,7 @@ impl Description {
             url: shard.url().to_owned(),
             upper: pinned.progress.upper.time(),
             since: pinned.progress.since.time(),
+            holds: shard.holds().iter().map(crate::hold::object).collect(),
             version: pinned.progress.version,
             files: pinned.files().len(),
             rows: pinned.files().map(|file| file.rows.unwrap_or(0)).sum(),
@@ -75,6 +78,12 @@ fn as_text(description: &Description, shard: &Shard) -> String {
         format!("bytes    {}", description.bytes),
         format!("columns  {}", columns.collect::<Vec<_>>().join(", ")),
     ];
+    let holds = shard.holds();
+    lines.extend(
+        holds
+            .iter()
+            .map(|hold| format!("hold     {}", crate::hold::line(hold))),
+    );
     let properties = shard.properties();
     lines.extend(
         properties

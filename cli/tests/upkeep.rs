@@ -150,6 +150,7 @@ fn holds_are_taken_listed_and_released() {
     assert_eq!(taken["lease_s"], 7200.0);
     let listed = json(&["hold", "list", url, "--json"]);
     assert_eq!(listed, taken);
+    assert_eq!(inspect(&shard)["holds"][0], taken);
     let line = fail(&["hold", "take", url, "report"], 1);
     assert!(line.contains("report"), "{line}");
     // Files that its version has are kept, whatever the grace.

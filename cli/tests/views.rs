@@ -199,7 +199,7 @@ fn sources() -> impl Strategy<Value = Sources> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(mvsink_persist::testing::cases(96)))]
 
     #[test]
     fn views_agree_with_the_oracle_at_every_time(

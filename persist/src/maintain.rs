@@ -55,8 +55,8 @@ impl Default for Maintenance {
 }
 
 impl Shard {
-    /// Maintains the shard until `stopped` says so or its upper is empty and it is at rest. What to do is asked
-    /// before each round; `None` leaves the round out.
+    /// Maintains the shard until `stopped` says so. What to do is asked before each round; `None` leaves the round
+    /// out.
     ///
     /// A merge that is under way when `stopped` comes is given up, and what it had staged is deleted.
     ///
@@ -74,10 +74,10 @@ impl Shard {
             return Ok(());
         };
         let mut watcher = self.watch();
-        // Rivals that start together do not stay together.
-        let mut collected = Instant::now();
+        let mut collected: Option<Instant> = None;
         let mut interval = Maintenance::default().interval;
         loop {
+            // Rivals that start together do not stay together.
             let delay = interval.mul_f64(0.5 + random_fraction());
             if unless(&mut stopped, tokio::time::sleep(delay))
                 .await
@@ -87,7 +87,7 @@ impl Shard {
             }
             if let Some(round) = settings() {
                 interval = round.interval;
-                let collect = collected.elapsed() >= round.collect_interval;
+                let collect = collected.is_none_or(|at| at.elapsed() >= round.collect_interval);
                 match self.round(&round, collect, &mut stopped).await {
                     Ok(()) => {}
                     Err(Error::Shutdown) => return Err(Error::Shutdown),
@@ -97,7 +97,7 @@ impl Shard {
                     Err(error) => return Err(error),
                 }
                 if collect {
-                    collected = Instant::now();
+                    collected = Some(Instant::now());
                 }
             }
             match unless(&mut stopped, watcher.changed()).await {

@@ -45,6 +45,14 @@ use object_store::{GetOptions, ObjectStore, PutMode, PutOptions};
 use crate::client::Client;
 use crate::error::Error;
 
+/// How many cases a property is tried with: `PROPTEST_CASES`, or so many.
+pub fn cases(default: u32) -> u32 {
+    let wanted = std::env::var("PROPTEST_CASES").ok();
+    wanted
+        .and_then(|cases| cases.parse().ok())
+        .unwrap_or(default)
+}
+
 /// The objects below an address, by paths relative to it: what a shard there would consist of.
 ///
 /// # Errors

@@ -248,7 +248,7 @@ where
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(mvsink_persist::testing::cases(64)))]
 
     #[test]
     fn r20_rich_structs_keep_their_fingerprints(rows in rows(rich())) {

@@ -179,7 +179,7 @@ fn a_value_that_does_not_fit_is_an_error_of_the_type() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(mvsink_persist::testing::cases(64)))]
 
     #[test]
     fn rows_are_those_of_serde(rows in prop::collection::vec(row::<NOTHING>(), 0..20)) {

@@ -41,7 +41,7 @@ async fn rivals(seed: u64, writers: u64, percent: u32, goal: i64) -> u64 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(mvsink_persist::testing::cases(48)))]
 
     /// Every store call may fail, having happened, happening later, or not at all.
     #[test]

@@ -161,7 +161,7 @@ fn read_all(bytes: Bytes) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(mvsink_persist::testing::cases(256)))]
 
     #[test]
     fn a_truncated_file_is_corrupt(at in any::<prop::sample::Index>()) {

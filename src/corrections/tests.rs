@@ -184,7 +184,7 @@ fn drive<H: Fn(&Data) -> u64>(mut store: Store<H>, ops: &[Op]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(192))]
+    #![proptest_config(ProptestConfig::with_cases(mvsink_persist::testing::cases(192)))]
 
     #[test]
     fn agrees_with_the_model(ops in ops()) {
