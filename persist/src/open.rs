@@ -120,6 +120,15 @@ impl Storage {
             .env
             .cpu
             .run(move || {
+                if let Some(expected) = checkpoint::entry_hash(&bytes, &shown)?
+                    && matches!(evidence, Evidence::Entry(found) if found != expected)
+                {
+                    return Err(Error::Corrupt {
+                        path: shown,
+                        why: "the log was cleaned up there, and another entry was put in its place"
+                            .into(),
+                    });
+                }
                 let commit = checkpoint::decode(bytes, &url, &shown)?;
                 State::first(&url, &shown, version, &commit)
             })

@@ -22,11 +22,28 @@ const DEPTH_MAX: u32 = 8;
 pub(crate) fn check(bytes: &[u8], metadata: &ParquetMetaData) -> Result<(), String> {
     for group in metadata.row_groups() {
         for column in group.columns() {
-            check_column(bytes, column)
-                .map_err(|why| format!("the pages of column {}: {why}", column.column_path()))?;
+            let (start, length) = column.byte_range();
+            let end = start
+                .checked_add(length)
+                .filter(|end| *end <= bytes.len() as u64);
+            let range =
+                end.and_then(|end| Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?));
+            let chunk = range.and_then(|range| bytes.get(range)).ok_or_else(|| {
+                format!(
+                    "the pages of column {} lie outside of the file",
+                    column.column_path()
+                )
+            })?;
+            check_chunk(chunk, column)?;
         }
     }
     Ok(())
+}
+
+/// The same for the bytes of one column chunk.
+pub(crate) fn check_chunk(chunk: &[u8], column: &ColumnChunkMetaData) -> Result<(), String> {
+    check_pages(chunk, column.compression())
+        .map_err(|why| format!("the pages of column {}: {why}", column.column_path()))
 }
 
 /// The best that a codec can do, as a ratio: the longest that its shortest command can produce.
@@ -44,16 +61,8 @@ fn best_ratio(codec: Compression) -> u64 {
     }
 }
 
-fn check_column(bytes: &[u8], column: &ColumnChunkMetaData) -> Result<(), String> {
-    let (start, length) = column.byte_range();
-    let end = start
-        .checked_add(length)
-        .filter(|end| *end <= bytes.len() as u64);
-    let range = end.and_then(|end| Some(usize::try_from(start).ok()?..usize::try_from(end).ok()?));
-    let mut rest = range
-        .and_then(|range| bytes.get(range))
-        .ok_or("they lie outside of the file")?;
-    let ratio = best_ratio(column.compression());
+fn check_pages(mut rest: &[u8], codec: Compression) -> Result<(), String> {
+    let ratio = best_ratio(codec);
     while !rest.is_empty() {
         let mut header = Compact { rest };
         let sizes = header.page_header().ok_or("a header cannot be read")?;

@@ -263,13 +263,24 @@ impl Storage {
                 Ok(bytes.is_some_and(|bytes| Evidence::of_entry(&bytes) == tail.evidence))
             }
             Evidence::Listing => {
-                let beyond = self.list_log().await?.into_iter();
-                let beyond: Vec<_> = beyond
-                    .filter(|file| file.version() > tail.version)
+                let beyond = self.list_log().await?;
+                let mut entries: Vec<u64> = beyond
+                    .iter()
+                    .filter(|file| matches!(file, LogFile::Entry(_)))
+                    .map(|file| file.version())
+                    .filter(|version| *version > tail.version)
                     .collect();
-                // Either there is nothing, or the prefix that was cleaned up ends before it.
-                let next = LogFile::Entry(tail.version + 1);
-                Ok(beyond.is_empty() || beyond.contains(&next))
+                entries.sort_unstable();
+                let others = beyond.iter().any(|file| file.version() > tail.version);
+                // Either there is nothing, or the prefix that was cleaned up ends before it: then the entries follow
+                // it without a gap. Before a gap lies what was put after the log was cleaned up there.
+                Ok(if entries.is_empty() {
+                    !others
+                } else {
+                    (tail.version + 1..)
+                        .zip(&entries)
+                        .all(|(next, entry)| next == *entry)
+                })
             }
         }
     }

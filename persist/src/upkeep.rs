@@ -13,6 +13,7 @@ use tracing::Instrument;
 use crate::error::Error;
 use crate::lock;
 use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
+use crate::replay::Evidence;
 use crate::shard::Inner;
 use crate::storage::Storage;
 
@@ -51,7 +52,11 @@ impl Inner {
         let encode = move || {
             let actions = state.to_actions(oldest_ms);
             let size = actions.len() as u64;
-            checkpoint::encode(&actions).map(|bytes| (size, bytes))
+            let entry = match tail.evidence {
+                Evidence::Entry(hash) => Some(hash),
+                Evidence::Listing => None,
+            };
+            checkpoint::encode(&actions, entry).map(|bytes| (size, bytes))
         };
         let path = checkpoint_path(version);
         let (size, bytes) = storage

@@ -355,3 +355,24 @@ async fn make() -> Made {
     made.insert("url", urls.collect());
     made
 }
+
+#[test]
+fn a_snapshot_refuses_pages_that_cannot_be_as_they_say() {
+    let bytes = std::fs::read(corpus("data_file").join("lying.parquet")).unwrap();
+    support::run(async {
+        let client = support::client(support::options(1));
+        let codec = Codec::<(String, u32, Option<f64>, Vec<i16>), String>::new().unwrap();
+        let open = Open::new(codec.schema());
+        let shard = client.open_or_create("memory://lying", open).await.unwrap();
+        let quiet = |_: &mvsink_persist::Error| {};
+        let meta = FileMeta::default();
+        let staged = shard.put_file(bytes.into(), meta, &quiet).await.unwrap();
+        let append = support::append(0, 0, 10, vec![staged]);
+        shard.append(append, &quiet).await.unwrap();
+        let mut reader = shard
+            .snapshot(9, mvsink_persist::ReadOptions::default())
+            .unwrap();
+        let error = reader.next().await.unwrap_err().to_string();
+        assert!(error.contains("cannot hold"), "{error}");
+    });
+}

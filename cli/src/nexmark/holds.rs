@@ -16,7 +16,7 @@ use crate::error::Error;
 /// How long a run may be without a sign of life before others may move the sinces.
 const LEASE: Duration = Duration::from_secs(60);
 /// How often the holds follow the views.
-const INTERVAL: Duration = Duration::from_secs(5);
+const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the end of a run may wait for the release of a hold.
 const RELEASE_MAX: Duration = Duration::from_secs(5);

@@ -13,6 +13,7 @@ use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ use crate::pages;
 
 /// Rows that are turned into a record batch at once: bounds the memory beside the state itself.
 const ROWS_AT_ONCE: usize = 16 * 1024;
+
+/// The key of the file's metadata that holds the hash of the entry.
+const ENTRY_KEY: &str = "mvsink.entry";
 
 /// The contents of `_last_checkpoint`, as far as they matter here.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -82,10 +86,14 @@ impl LogFile {
 }
 
 /// The rows of a checkpoint as a Parquet file. This computes: it belongs on the pool.
-pub(crate) fn encode(actions: &[Action]) -> Result<Bytes, String> {
+///
+/// `entry` is a hash of the log entry of the same version, if its writer knows that: see [`entry_hash`].
+pub(crate) fn encode(actions: &[Action], entry: Option<u128>) -> Result<Bytes, String> {
     let fields = fields();
+    let entry = entry.map(|hash| vec![KeyValue::new(ENTRY_KEY.to_owned(), format!("{hash:032x}"))]);
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
+        .set_key_value_metadata(entry)
         .build();
     let schema = Arc::new(Schema::new(fields.clone()));
     let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties))
@@ -99,6 +107,18 @@ pub(crate) fn encode(actions: &[Action]) -> Result<Bytes, String> {
         .into_inner()
         .map(Bytes::from)
         .map_err(|error| error.to_string())
+}
+
+/// The hash of the log entry that the checkpoint goes with, if its writer said: an entry of that version with another
+/// one was put after the log had been cleaned up there.
+pub(crate) fn entry_hash(bytes: &Bytes, path: &str) -> Result<Option<u128>, Error> {
+    let find = || {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).ok()?;
+        let pairs = builder.metadata().file_metadata().key_value_metadata()?;
+        let pair = pairs.iter().find(|pair| pair.key == ENTRY_KEY)?;
+        u128::from_str_radix(pair.value.as_ref()?, 16).ok()
+    };
+    guard(path, find)
 }
 
 /// The actions of a checkpoint; `path` is for the messages. This computes: it belongs on the pool.
@@ -339,14 +359,14 @@ mod tests {
     #[test]
     fn checkpoints_round_trip() {
         let actions: Vec<_> = commit().into_actions().collect();
-        let read = decode(encode(&actions).unwrap(), "url", "path").unwrap();
+        let read = decode(encode(&actions, None).unwrap(), "url", "path").unwrap();
         assert_eq!(read, commit());
     }
 
     #[test]
     fn damage_is_an_error() {
         let actions: Vec<_> = commit().into_actions().collect();
-        let bytes = encode(&actions).unwrap();
+        let bytes = encode(&actions, None).unwrap();
         for cut in [0, 4, bytes.len() / 2, bytes.len() - 1] {
             assert!(matches!(
                 decode(bytes.slice(..cut), "url", "path"),
@@ -365,7 +385,7 @@ mod tests {
             let mut commit = commit();
             commit.adds.truncate(20);
             let actions: Vec<_> = commit.into_actions().collect();
-            let mut bytes = encode(&actions).unwrap().to_vec();
+            let mut bytes = encode(&actions, None).unwrap().to_vec();
             for (at, value) in damage {
                 let at = at.index(bytes.len());
                 bytes[at] = value;

@@ -25,11 +25,13 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{FooterTail, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
 use crate::data_file::{DataFile, MAX_TIME_TAG, MIN_TIME_TAG};
 use crate::error::Error;
 use crate::file::{FileDecoder, corrupt, guard};
+use crate::pages;
 use crate::read::filter::BoundFilter;
 use crate::read::window::Window;
 use crate::schema::TIME_COLUMN;
@@ -280,7 +282,15 @@ impl FileReader {
                 .map(|range| range.end - range.start)
                 .sum(),
         };
+        let group = self.metadata.metadata().row_group(planned.index);
         let build = || {
+            let columns = group.columns().iter().enumerate();
+            for (_, column) in columns.filter(|(leaf, _)| self.projection.leaf_included(*leaf)) {
+                let (start, length) = column.byte_range();
+                let length = usize::try_from(length)?;
+                let chunk = window.get_bytes(start, length)?;
+                pages::check_chunk(&chunk, column).map_err(ParquetError::General)?;
+            }
             ParquetRecordBatchReaderBuilder::new_with_metadata(window, self.metadata.clone())
                 .with_row_groups(vec![planned.index])
                 .with_projection(self.projection.clone())
