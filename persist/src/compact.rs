@@ -135,7 +135,8 @@ impl CompactReport {
 }
 
 impl Shard {
-    /// Merges files until no merge is due. The contents stay the same at every time from the since on.
+    /// Merges files until no merge is due. The contents stay the same at every time from the since on. If anything was
+    /// merged, or all was to be, a checkpoint is written in the end, so that the shard is quick to open.
     ///
     /// Errors that may pass are retried for ever, with a warning each. If `progress` breaks, the merge that is under
     /// way is given up, and what it had staged is deleted. Dropping the future is safe at any time: what was committed
@@ -170,7 +171,7 @@ impl Shard {
                 }
             }
         }
-        if report.merges > 0
+        if (report.merges > 0 || options.full)
             && let Err(error) = self.checkpoint().await
         {
             // It is for those who open the shard; the next one serves as well.
