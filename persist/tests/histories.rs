@@ -49,6 +49,8 @@ struct History {
     options: ClientOptions,
     /// What was committed: the version, and the times.
     commits: Mutex<BTreeMap<u64, (i64, i64)>>,
+    /// What may have been: the log was cleaned up beyond it before its writer came back to ask.
+    perhaps: Mutex<BTreeMap<i64, i64>>,
     /// The clients so far: no two draw the same names.
     clients: AtomicU64,
 }
@@ -144,6 +146,9 @@ async fn write(history: &History, process: u64) {
             },
             // The sweeper took it for an orphan: it was staged too long ago.
             Err(Error::Swept { .. } | Error::MissingFile { .. }) => {}
+            Err(Error::Undecided { .. }) => {
+                history.perhaps.lock().unwrap().insert(lower, upper);
+            }
             Err(error) => panic!("writer {process}: {error}"),
         }
         let pause = Duration::from_millis(rng.random_range(0..60));
@@ -284,13 +289,22 @@ async fn check(history: &History) {
     let progress = shard.progress();
     let commits = history.commits.lock().unwrap().clone();
     let mut upper = 0;
+    let perhaps = history.perhaps.lock().unwrap().clone();
+    let skip = |mut upper: i64, to: Frontier<i64>| {
+        while let Some(next) = perhaps.get(&upper).filter(|_| Frontier::At(upper) < to) {
+            upper = *next;
+        }
+        upper
+    };
     for (version, (from, to)) in &commits {
+        upper = skip(upper, Frontier::At(*from));
         assert_eq!(
             *from, upper,
             "version {version} starts where the last ended"
         );
         upper = *to;
     }
+    upper = skip(upper, progress.upper);
     assert_eq!(progress.upper, Frontier::At(upper));
     let Frontier::At(since) = progress.since else {
         panic!("nobody closes the shard");
@@ -330,6 +344,7 @@ fn history(seed: u64) {
             store: FaultyStore::new(inner, seed, faults),
             options,
             commits: Mutex::default(),
+            perhaps: Mutex::default(),
             clients: AtomicU64::new(1),
         };
         let actors = async {
