@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow_array::{RecordBatch, new_null_array};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
-use mvsink::mvsink_persist::schema::{DIFF_COLUMN, ERROR_COLUMN, TIME_COLUMN};
+use mvsink::mvsink_persist::schema::DIFF_COLUMN;
 use mvsink::mvsink_persist::{
-    Client, ClientOptions, DataFile, Error as ShardError, NO_TIME, Pinned, Shard, decode_file,
+    Client, ClientOptions, DataFile, Error as ShardError, Pinned, Shard, decode_file,
 };
 
 use crate::error::Error;
@@ -153,70 +153,4 @@ fn conform(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, Arrow
         });
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     RecordBatch::try_new(Arc::clone(schema), columns)
-}
-
-/// A batch of the table's schema, taken apart.
-#[derive(Clone, Debug)]
-pub struct Parts {
-    /// The user's columns.
-    pub data: RecordBatch,
-    /// Errors; null for data.
-    pub errors: StringArray,
-    times: Int64Array,
-    diffs: Int64Array,
-}
-
-impl Parts {
-    /// Takes a batch of the table's schema apart.
-    ///
-    /// # Errors
-    ///
-    /// If a column of ours is not there, which the opening of a shard rules out.
-    pub fn of(batch: &RecordBatch) -> Result<Self, ArrowError> {
-        let schema = batch.schema();
-        let column = |name: &str| {
-            let index = schema.index_of(name)?;
-            Ok::<_, ArrowError>((index, batch.column(index)))
-        };
-        let (errors_at, errors) = column(ERROR_COLUMN)?;
-        let (times_at, times) = column(TIME_COLUMN)?;
-        let (diffs_at, diffs) = column(DIFF_COLUMN)?;
-        let of_user: Vec<usize> = (0..batch.num_columns())
-            .filter(|index| ![errors_at, times_at, diffs_at].contains(index))
-            .collect();
-        let wrong = |name: &str| ArrowError::SchemaError(format!("{name} has another type"));
-        Ok(Parts {
-            data: batch.project(&of_user)?,
-            errors: errors
-                .as_string_opt::<i32>()
-                .ok_or_else(|| wrong(ERROR_COLUMN))?
-                .clone(),
-            times: times
-                .as_primitive_opt()
-                .ok_or_else(|| wrong(TIME_COLUMN))?
-                .clone(),
-            diffs: diffs
-                .as_primitive_opt()
-                .ok_or_else(|| wrong(DIFF_COLUMN))?
-                .clone(),
-        })
-    }
-
-    /// The time of a row; one that has none is older than all.
-    pub fn time(&self, row: usize) -> i64 {
-        if self.times.is_null(row) {
-            NO_TIME
-        } else {
-            self.times.value(row)
-        }
-    }
-
-    /// The difference of a row; one that has none is there once.
-    pub fn diff(&self, row: usize) -> i64 {
-        if self.diffs.is_null(row) {
-            1
-        } else {
-            self.diffs.value(row)
-        }
-    }
 }

@@ -16,7 +16,7 @@ use arrow_schema::{FieldRef, Schema};
 use crate::client::Open;
 use crate::commit::{Outcome, Plan, our_info};
 use crate::error::Error;
-use crate::log::action::{Commit, CommitId, CommitInfo, Metadata};
+use crate::log::action::{Commit, CommitInfo, Metadata};
 use crate::log::state::State;
 use crate::schema::{append_columns, check_fields, check_order, from_delta};
 use crate::shard::Shard;
@@ -33,10 +33,7 @@ impl Shard {
             return Ok(());
         };
         let storage = &self.inner().storage;
-        let id = CommitId {
-            nonce: storage.env.random_u128(),
-            seq: 0,
-        };
+        let id = self.fresh_id();
         let plan = |state: &State| match extended(state, columns) {
             Ok(None) => Plan::Done(Ok(())),
             Ok(Some(metadata)) => {

@@ -104,23 +104,6 @@ impl RowHasher {
         }
         Ok(hashes)
     }
-
-    /// Appends the canonical bytes of a row to `out`: what is hashed, the domain first. Two rows have the same
-    /// exactly if they are the same. For many rows of a batch, keep its [`RowHasher::rows`].
-    ///
-    /// # Errors
-    ///
-    /// As [`RowHasher::rows`].
-    #[allow(dead_code, reason = "for those who consolidate rows")]
-    pub(crate) fn canonical(
-        &self,
-        batch: &RecordBatch,
-        row: usize,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Error> {
-        self.rows(&batch.slice(row, 1))?.canonical(0, out);
-        Ok(())
-    }
 }
 
 /// What fingerprints say of the rows of many batches, as those of a file.
@@ -226,7 +209,6 @@ impl Rows {
     }
 
     /// Appends the canonical bytes of a row to `out`.
-    #[allow(dead_code, reason = "for those who consolidate rows")]
     pub(crate) fn canonical(&self, row: usize, out: &mut Vec<u8>) {
         let mut bytes = Canonical::new();
         let domain = self.put(row, &mut bytes);

@@ -149,7 +149,6 @@ impl Canonical {
     }
 
     /// Appends to `out` what [`Canonical::digest`] hashes, its domain first.
-    #[allow(dead_code, reason = "for those who consolidate rows")]
     pub(crate) fn append_to(&mut self, domain: Domain, out: &mut Vec<u8>) {
         out.push(self.seal(domain));
         out.extend_from_slice(&self.bytes);

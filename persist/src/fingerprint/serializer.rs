@@ -281,14 +281,12 @@ impl<'a, R: Sink> ser::Serializer for &'a mut Encoder<R> {
     #[inline]
     fn serialize_struct_variant(
         self,
-        _: &'static str,
-        _: u32,
+        name: &'static str,
+        index: u32,
         variant: &'static str,
-        _: usize,
+        length: usize,
     ) -> Result<FieldsOf<'a, R>, Failure> {
-        self.row.put_bytes(variant.as_bytes());
-        self.depth = self.depth.max(1);
-        self.open_fields()
+        self.serialize_tuple_variant(name, index, variant, length)
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<(), Failure> {
