@@ -1,6 +1,4 @@
-//! The task of `write`: keeps the corrections, drains them into batches, stages these.
-
-use std::sync::Arc;
+//! The work of `write`: keeps the corrections, drains them into batches, stages these.
 
 use mvsink_persist::{
     Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard,
@@ -8,13 +6,12 @@ use mvsink_persist::{
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
-use crate::channel::{Weigh, WriteCommand, WriteReceiver};
+use crate::channel::Weigh;
 use crate::corrections::{Corrections, Drained};
 use crate::description::Description;
 use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
 use crate::target::Mode;
-use crate::wake::Replies;
 use crate::worker::Worker;
 
 /// All that one activation of the operator saw.
@@ -85,11 +82,8 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
 /// The rows and the errors of one batch.
 type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
 
-/// The commands of one worker's operator.
-type Commands<D, E, T, R> = WriteReceiver<Batch<D, E, T, R>, Description<T>>;
-
 /// The corrections of one worker, and what was drained from them for the batch in flight.
-pub(super) struct Store<D, E, T, R> {
+pub(crate) struct Store<D, E, T, R> {
     mode: Mode,
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
@@ -100,7 +94,7 @@ pub(super) struct Store<D, E, T, R> {
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// Empty, for a sink with this as-of.
-    pub(super) fn new(mode: Mode, as_of: T) -> Self {
+    pub(crate) fn new(mode: Mode, as_of: T) -> Self {
         let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
         let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
         if mode == Mode::View {
@@ -193,45 +187,33 @@ struct Position {
     errors: usize,
 }
 
-struct Task<D, E, T, R> {
+/// The corrections, and the shard that what is drained from them is staged for.
+pub(crate) struct Task<D, E, T, R> {
     worker: Worker,
     shard: Shard,
     codec: Codec<D, E>,
     /// `None` only while a closure on the pool has it.
     store: Option<Store<D, E, T, R>>,
-    replies: Replies<(CommitId, Vec<StagedFile>)>,
-}
-
-/// Runs the task until its operator is gone, or the sink stops.
-pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
-    worker: Worker,
-    codec: Codec<D, E>,
-    store: Store<D, E, T, R>,
-    mut commands: Commands<D, E, T, R>,
-    replies: Replies<(CommitId, Vec<StagedFile>)>,
-) -> Result<(), Error> {
-    let stop = Arc::clone(&worker.stop);
-    let Some(shard) = stop.or_stop(worker.shard("open")).await else {
-        return Ok(());
-    };
-    let mut task = Task {
-        worker,
-        shard: shard?,
-        codec,
-        store: Some(store),
-        replies,
-    };
-    // A stop interrupts the waiting, not the work.
-    while let Some(Some(command)) = stop.or_stop(commands.recv()).await {
-        match command {
-            WriteCommand::Batch(batch) => task.apply(batch).await?,
-            WriteCommand::WriteBatch(description) => task.write(description).await?,
-        }
-    }
-    Ok(())
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
+    /// Opens the shard; `None` if the sink stops first.
+    pub(crate) async fn open(
+        worker: Worker,
+        codec: Codec<D, E>,
+        store: Store<D, E, T, R>,
+    ) -> Result<Option<Self>, Error> {
+        let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
+            return Ok(None);
+        };
+        Ok(Some(Task {
+            shard: shard?,
+            worker,
+            codec,
+            store: Some(store),
+        }))
+    }
+
     /// Runs a closure on the corrections: here if there is little to do, else on the pool.
     async fn with_store<O: Send + 'static>(
         &mut self,
@@ -261,14 +243,19 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.store.as_ref().is_some_and(|store| little(store, few))
     }
 
-    async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
+    /// Takes in what one activation of the operator saw.
+    pub(crate) async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
         let updates = batch.updates();
         let little = self.is_little(|store, few| store.is_little(updates, few));
         self.with_store(little, move |store| store.apply(batch))
             .await
     }
 
-    async fn write(&mut self, description: Description<T>) -> Result<(), Error> {
+    /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
+    pub(crate) async fn write(
+        &mut self,
+        description: Description<T>,
+    ) -> Result<Option<Vec<StagedFile>>, Error> {
         let Description {
             id, lower, upper, ..
         } = description;
@@ -294,16 +281,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 None => {
                     // Stopped, and the store does not answer.
                     self.worker.delete_staged(&self.shard, &files).await;
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
         tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
-        if let Err((_, files)) = self.replies.send((id, files)) {
-            // The operator is gone: nobody will commit these.
-            self.worker.delete_staged(&self.shard, &files).await;
-        }
-        Ok(())
+        Ok(Some(files))
+    }
+
+    /// Deletes what was staged for an operator that is gone: nobody will commit it.
+    pub(crate) async fn discard(&self, files: &[StagedFile]) {
+        self.worker.delete_staged(&self.shard, files).await;
     }
 
     /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
