@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
+use arrow_array::GenericByteArray;
 use arrow_array::types::ByteArrayType;
-use arrow_array::{Array, GenericByteArray};
 
 use super::{Column, Values};
 use crate::fingerprint::{Domain, canonical_float, digest};
