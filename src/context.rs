@@ -86,6 +86,23 @@ impl Context {
             .await;
     }
 
+    /// Has the registry collect what the sinks and sources of this context count, by name and by their address in
+    /// the dataflows, for as long as the context lives.
+    ///
+    /// # Errors
+    ///
+    /// If the registry has collectors of these names already, as those of another context.
+    #[cfg(feature = "prometheus")]
+    pub fn register_metrics(&self, registry: &prometheus::Registry) -> prometheus::Result<()> {
+        let context = Arc::downgrade(&self.inner);
+        let counted = move || {
+            let inner = context.upgrade();
+            inner.map_or_else(Vec::new, |inner| inner.counted())
+        };
+        let collector = crate::counters::prometheus::Collector::new(counted)?;
+        registry.register(Box::new(collector))
+    }
+
     /// Counts one more task, until what it gives is dropped.
     pub(crate) fn task(&self) -> TaskCount {
         self.inner.tasks.send_modify(|tasks| *tasks += 1);
@@ -121,6 +138,23 @@ impl Context {
                 "sinks run on a current-thread runtime: they make progress only while something blocks on it"
             );
         }
+    }
+}
+
+#[cfg(feature = "prometheus")]
+impl Inner {
+    /// What each sink and source has counted.
+    fn counted(&self) -> Vec<crate::counters::prometheus::Counted> {
+        let instances = self.instances.lock();
+        let instances = instances.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let counted = instances.iter().filter_map(|((place, name), instance)| {
+            let address: Vec<String> = place.iter().map(usize::to_string).collect();
+            Some((
+                [name.clone(), address.join(".")],
+                instance.upgrade()?.counters(),
+            ))
+        });
+        counted.collect()
     }
 }
 

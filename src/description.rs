@@ -25,6 +25,15 @@ pub struct Description<T> {
     pub appender: usize,
 }
 
+impl<T: std::fmt::Debug> Description<T> {
+    /// The span of what is done for this batch, the same from mint to commit but for the worker that does it.
+    pub(crate) fn span(&self, sink: &str, worker: usize) -> tracing::Span {
+        tracing::debug_span!(
+            "batch", sink, worker, id = %self.id, lower = ?self.lower, upper = ?self.upper
+        )
+    }
+}
+
 /// What one worker has to say about one description: exactly one message each, empty ones included.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Part<T, F> {

@@ -109,6 +109,7 @@ mod bounds;
 mod channel;
 mod context;
 pub mod corrections;
+mod counters;
 pub mod description;
 mod driver;
 pub mod dyncfg;
@@ -127,6 +128,7 @@ pub mod write;
 
 pub use bounds::{Data, Diff, Timestamp};
 pub use context::{Context, ContextBuilder};
+pub use counters::{Counters, Latencies};
 pub use error::Error;
 pub use handle::{Handle, Pressure};
 pub use sink::{no_errors, persist_sink};

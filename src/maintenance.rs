@@ -1,8 +1,9 @@
 //! The upkeep of a sink's or source's shard, by the flags.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use mvsink_persist::{CompactOptions, GcOptions, Maintenance, Retention, Shard};
+use mvsink_persist::{CompactOptions, GcOptions, GcReport, Maintenance, Retention, Shard};
 use tokio::sync::watch;
 
 use crate::dyncfg::{
@@ -47,7 +48,12 @@ pub(crate) async fn run(worker: Worker, shard: Shard) {
     let read_only = worker.cx.read_only();
     // Who must not write a view must not rewrite its files either.
     let settings = move || (!*read_only.borrow()).then(|| settings(&configs));
-    let work = shard.maintain(&settings, stopped);
+    let metrics = Arc::clone(&worker.instance.metrics);
+    let collected = move |report: &GcReport| {
+        metrics.files_swept.add(report.orphans.count);
+        metrics.bytes_swept.add(report.orphans.bytes);
+    };
+    let work = shard.maintain(&settings, &collected, stopped);
     let ended = {
         tokio::pin!(work);
         match worker.stop.or_stop(&mut work).await {

@@ -16,6 +16,7 @@ use mvsink_persist::Shard;
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
+use crate::counters::{Counters, Metrics};
 use crate::error::Error;
 use crate::wake::{Awake, Waker};
 
@@ -81,6 +82,8 @@ pub(crate) struct Instance {
     pub(crate) shard: OnceCell<Shard>,
     /// What waits in the command queues.
     pub(crate) meter: Arc<Meter>,
+    /// What it counts.
+    pub(crate) metrics: Arc<Metrics>,
     status: watch::Sender<Status>,
     inner: Mutex<Inner>,
 }
@@ -101,9 +104,19 @@ impl Instance {
             name: name.to_owned(),
             shard: OnceCell::new(),
             meter: Arc::default(),
+            metrics: Arc::default(),
             status: watch::Sender::new(Status::Starting),
             inner: Mutex::default(),
         })
+    }
+
+    /// What the workers of this process have counted.
+    pub(crate) fn counters(&self) -> Counters {
+        let upper = self
+            .shard
+            .get()
+            .and_then(|shard| shard.progress().upper.time());
+        self.metrics.counters(upper, &self.meter)
     }
 
     /// The status, and every change of it.

@@ -142,9 +142,12 @@ impl Worker {
 
     /// Deletes staged files that no commit refers to. What cannot be deleted now costs space and nothing else.
     pub(crate) async fn delete_staged(&self, shard: &Shard, files: &[StagedFile]) {
-        let deleted = self.stop.or_grace(shard.delete_files(files)).await;
-        if let Some(Err(error)) = deleted {
-            tracing::warn!(sink = %self.instance.name, %error, "left staged files behind");
+        match self.stop.or_grace(shard.delete_files(files)).await {
+            Some(Ok(())) => self.instance.metrics.files_deleted.add(files.len() as u64),
+            Some(Err(error)) => {
+                tracing::warn!(sink = %self.instance.name, %error, "left staged files behind");
+            }
+            None => {}
         }
     }
 

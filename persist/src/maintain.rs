@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::compact::CompactOptions;
 use crate::error::Error;
-use crate::gc::GcOptions;
+use crate::gc::{GcOptions, GcReport};
 use crate::retention::Retention;
 use crate::shard::Shard;
 use crate::storage::Storage;
@@ -56,7 +56,7 @@ impl Default for Maintenance {
 
 impl Shard {
     /// Maintains the shard until `stopped` says so. What to do is asked before each round; `None` leaves the round
-    /// out.
+    /// out. What garbage was deleted is told to `collected`.
     ///
     /// A merge that is under way when `stopped` comes is given up, and what it had staged is deleted.
     ///
@@ -65,6 +65,7 @@ impl Shard {
     pub async fn maintain(
         &self,
         settings: &(dyn Fn() -> Option<Maintenance> + Send + Sync),
+        collected: &(dyn Fn(&GcReport) + Send + Sync),
         mut stopped: watch::Receiver<bool>,
     ) -> Result<(), Error> {
         let inner = self.inner();
@@ -74,7 +75,7 @@ impl Shard {
             return Ok(());
         };
         let mut watcher = self.watch();
-        let mut collected: Option<Instant> = None;
+        let mut last_collection: Option<Instant> = None;
         let mut interval = Maintenance::default().interval;
         loop {
             // Rivals that start together do not stay together.
@@ -87,8 +88,9 @@ impl Shard {
             }
             if let Some(round) = settings() {
                 interval = round.interval;
-                let collect = collected.is_none_or(|at| at.elapsed() >= round.collect_interval);
-                match self.round(&round, collect, &mut stopped).await {
+                let collect =
+                    last_collection.is_none_or(|at| at.elapsed() >= round.collect_interval);
+                match self.round(&round, collect, collected, &mut stopped).await {
                     Ok(()) => {}
                     Err(Error::Shutdown) => return Err(Error::Shutdown),
                     Err(error) if is_passing(&error) => {
@@ -97,7 +99,7 @@ impl Shard {
                     Err(error) => return Err(error),
                 }
                 if collect {
-                    collected = Some(Instant::now());
+                    last_collection = Some(Instant::now());
                 }
             }
             match unless(&mut stopped, watcher.changed()).await {
@@ -111,6 +113,7 @@ impl Shard {
         &self,
         round: &Maintenance,
         collect: bool,
+        collected: &(dyn Fn(&GcReport) + Send + Sync),
         stopped: &mut watch::Receiver<bool>,
     ) -> Result<(), Error> {
         let permitted = self.permitted_since(&round.retention);
@@ -135,7 +138,9 @@ impl Shard {
         if let Some(options) = round.collect.as_ref().filter(|_| collect) {
             let collection = self.collect_garbage(options, &|_| {});
             if let Some(report) = unless(stopped, collection).await {
-                tracing::debug!(shard = %self.url(), report = ?report?, "collected garbage");
+                let report = report?;
+                tracing::debug!(shard = %self.url(), ?report, "collected garbage");
+                collected(&report);
             }
         }
         Ok(())

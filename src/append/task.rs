@@ -1,6 +1,9 @@
 //! The work of `append`: commits, and deletes what was lost.
 
+use std::time::Instant;
+
 use mvsink_persist::{Append, Appended, Error as ShardError, Frontier, Shard, StagedFile};
+use tracing::Instrument;
 
 use super::{Effect, Input, State};
 use crate::bounds::{Timestamp, frontier_to_i64};
@@ -45,7 +48,8 @@ impl<T: Timestamp> Task<T> {
                     Effect::Commit { description, files } => {
                         debug_assert!(next.is_none(), "one part completes one batch");
                         let id = description.id;
-                        let outcome = self.commit(description, files).await?;
+                        let span = description.span(&self.worker.instance.name, self.worker.index);
+                        let outcome = self.commit(description, files).instrument(span).await?;
                         next = Some(Input::Committed(id, outcome));
                     }
                     Effect::Delete(files) => self.worker.delete_staged(&self.shard, &files).await,
@@ -77,6 +81,7 @@ impl<T: Timestamp> Task<T> {
         };
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("commit", error);
+        let begun = Instant::now();
         let Some(appended) = self
             .worker
             .stop
@@ -87,13 +92,16 @@ impl<T: Timestamp> Task<T> {
         };
         let appended = appended?;
         instance.resumed("commit");
+        instance.metrics.commits.observe(begun.elapsed());
         Ok(match appended {
             Appended::Committed { version } => {
-                tracing::debug!(sink = %instance.name, %id, %lower, %upper, version, files = count, "committed");
+                instance.metrics.batches_committed.add(1);
+                tracing::debug!(version, files = count, "committed");
                 Outcome::Done
             }
             Appended::Lost { upper: actual } => {
-                tracing::debug!(sink = %instance.name, %id, %lower, %upper, %actual, "lost to a rival");
+                instance.metrics.batches_lost.add(1);
+                tracing::debug!(%actual, "lost to a rival");
                 Outcome::Lost
             }
         })

@@ -9,7 +9,7 @@ use timely::progress::Antichain;
 use timely::progress::frontier::MutableAntichain;
 
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_of, meet};
+use crate::bounds::{Data, Diff, Timestamp, frontier_of, meet, time_to_i64};
 use crate::description::Description;
 use crate::driver::{LocalInput, Output, sync};
 use crate::error::Error;
@@ -146,6 +146,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             self.state.step(input, &mut self.effects);
         }
         let desired = meet(frontier_of(&frontiers[0]), frontier_of(&frontiers[1]));
+        if let Frontier::At(time) = desired
+            && let Ok(time) = time_to_i64(time)
+        {
+            self.worker.instance.metrics.desired(time);
+        }
         self.state.step(Input::Desired(desired), &mut self.effects);
 
         let mut bumps = Vec::new();
@@ -173,10 +178,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         let Some(capability) = &self.capability else {
             return;
         };
-        tracing::debug!(
-            sink = %self.worker.instance.name, id = %description.id,
-            lower = ?description.lower, upper = ?description.upper, "minted"
-        );
+        let span = description.span(&self.worker.instance.name, self.worker.index);
+        span.in_scope(|| tracing::debug!("minted"));
+        self.worker.instance.metrics.batches_minted.add(1);
         let at_lower = capability.delayed(&description.lower);
         let mut output = self.descriptions_out.activate();
         let mut session = output.session(&at_lower);

@@ -13,6 +13,7 @@ use timely::progress::frontier::MutableAntichain;
 use super::task::{Batch, Settle, Store};
 use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_of, hash_data, hash_error, meet, route};
+use crate::channel::Weigh;
 use crate::description::{Content, Description, Part};
 use crate::driver::{ExchangedInput, LocalInput, Output, sync};
 use crate::dyncfg::FULL_READ_BACK;
@@ -129,6 +130,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             .for_each(|_, data| batch.desired_ok.push(std::mem::take(data)));
         self.desired_err
             .for_each(|_, data| batch.desired_err.push(std::mem::take(data)));
+        let arrived = batch.updates();
+        self.worker.instance.metrics.updates_in.add(arrived as u64);
         self.persist_ok
             .for_each(|_, data| batch.persist_ok.push(std::mem::take(data)));
         self.persist_err

@@ -1,0 +1,304 @@
+//! What sinks and sources count, for their handles and for Prometheus.
+//!
+//! Every sink and source has one [`Metrics`] in each process, which all its workers there share. To count is to add
+//! to an atomic; nothing else happens until somebody looks. A [`Counters`] is what they say at a moment; with the
+//! feature `prometheus` a context gives them to its host's registry.
+
+#[cfg(feature = "prometheus")]
+pub(crate) mod prometheus;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::channel::Meter;
+
+/// What only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What several workers hold together.
+#[derive(Debug, Default)]
+pub(crate) struct Gauge(AtomicU64);
+
+impl Gauge {
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one worker holds of a [`Gauge`]; taken back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    metrics: Arc<Metrics>,
+    gauge: fn(&Metrics) -> &Gauge,
+    held: u64,
+}
+
+impl Share {
+    pub(crate) fn new(metrics: &Arc<Metrics>, gauge: fn(&Metrics) -> &Gauge) -> Self {
+        Share {
+            metrics: Arc::clone(metrics),
+            gauge,
+            held: 0,
+        }
+    }
+
+    /// This worker holds so much now.
+    pub(crate) fn set(&mut self, held: usize) {
+        let held = held as u64;
+        let total = &(self.gauge)(&self.metrics).0;
+        // Wrapping: what workers add and take back may arrive in any order.
+        total.fetch_add(held.wrapping_sub(self.held), Ordering::Relaxed);
+        self.held = held;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// The bounds, in seconds, that latencies are counted by.
+const LATENCY_BOUNDS_S: [f64; 14] = [
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// How long something took, each time.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    /// How many were at most each bound and beyond the one before, and how many beyond all.
+    counts: [AtomicU64; LATENCY_BOUNDS_S.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+impl Histogram {
+    pub(crate) fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let at = LATENCY_BOUNDS_S.partition_point(|bound| *bound < seconds);
+        self.counts[at].fetch_add(1, Ordering::Relaxed);
+        let ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.sum_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Latencies {
+        let mut count = 0;
+        let mut at_most = Vec::with_capacity(LATENCY_BOUNDS_S.len());
+        for (bound, counted) in LATENCY_BOUNDS_S.iter().zip(&self.counts) {
+            count += counted.load(Ordering::Relaxed);
+            at_most.push((*bound, count));
+        }
+        count += self.counts[LATENCY_BOUNDS_S.len()].load(Ordering::Relaxed);
+        Latencies {
+            count,
+            sum: Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)),
+            at_most,
+        }
+    }
+}
+
+/// What the workers of one process count of one sink or source.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) updates_in: Counter,
+    pub(crate) updates_out: Counter,
+    pub(crate) corrections: Gauge,
+    pub(crate) corrections_bytes: Gauge,
+    pub(crate) batches_minted: Counter,
+    pub(crate) batches_written: Counter,
+    pub(crate) batches_committed: Counter,
+    pub(crate) batches_lost: Counter,
+    pub(crate) files_staged: Counter,
+    pub(crate) bytes_staged: Counter,
+    pub(crate) files_deleted: Counter,
+    pub(crate) files_swept: Counter,
+    pub(crate) bytes_swept: Counter,
+    pub(crate) commits: Histogram,
+    /// The frontier of the input, as mint last saw it.
+    desired: AtomicI64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics {
+            updates_in: Counter::default(),
+            updates_out: Counter::default(),
+            corrections: Gauge::default(),
+            corrections_bytes: Gauge::default(),
+            batches_minted: Counter::default(),
+            batches_written: Counter::default(),
+            batches_committed: Counter::default(),
+            batches_lost: Counter::default(),
+            files_staged: Counter::default(),
+            bytes_staged: Counter::default(),
+            files_deleted: Counter::default(),
+            files_swept: Counter::default(),
+            bytes_swept: Counter::default(),
+            commits: Histogram::default(),
+            desired: AtomicI64::new(i64::MIN),
+        }
+    }
+}
+
+impl Metrics {
+    /// The frontier of the input is at this time now.
+    pub(crate) fn desired(&self, time: i64) {
+        self.desired.store(time, Ordering::Relaxed);
+    }
+
+    /// What they say now, of a sink whose shard has this upper and whose queues hold so much.
+    pub(crate) fn counters(&self, upper: Option<i64>, queues: &Meter) -> Counters {
+        let desired = self.desired.load(Ordering::Relaxed);
+        let lag = upper
+            .filter(|_| desired != i64::MIN)
+            .map(|upper| u64::try_from(desired.saturating_sub(upper)).unwrap_or(0));
+        Counters {
+            updates_in: self.updates_in.get(),
+            updates_out: self.updates_out.get(),
+            corrections: self.corrections.get(),
+            corrections_bytes: self.corrections_bytes.get(),
+            batches_minted: self.batches_minted.get(),
+            batches_written: self.batches_written.get(),
+            batches_committed: self.batches_committed.get(),
+            batches_lost: self.batches_lost.get(),
+            files_staged: self.files_staged.get(),
+            bytes_staged: self.bytes_staged.get(),
+            files_deleted: self.files_deleted.get(),
+            files_swept: self.files_swept.get(),
+            bytes_swept: self.bytes_swept.get(),
+            commits: self.commits.get(),
+            queued_updates: queues.updates() as u64,
+            queued_bytes: queues.bytes() as u64,
+            frontier_lag: lag,
+        }
+    }
+}
+
+/// What the workers of this process have counted of one sink or source.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Counters {
+    /// Updates of the collection that arrived.
+    pub updates_in: u64,
+    /// Updates that were staged to be committed.
+    pub updates_out: u64,
+    /// Updates that the corrections hold now.
+    pub corrections: u64,
+    /// Their bytes, as far as they lie in memory, without what rows own on the heap.
+    pub corrections_bytes: u64,
+    /// Batches that were decided on; each is counted by the worker that minted it.
+    pub batches_minted: u64,
+    /// Parts of batches that were staged, empty ones included: one for each worker and batch.
+    pub batches_written: u64,
+    /// Batches that were committed; each is counted by the worker that committed it.
+    pub batches_committed: u64,
+    /// Batches that a rival's commit came before.
+    pub batches_lost: u64,
+    /// Files that were staged.
+    pub files_staged: u64,
+    /// Their bytes, encoded.
+    pub bytes_staged: u64,
+    /// Staged files that were deleted again, since their batch was lost.
+    pub files_deleted: u64,
+    /// Staged files that somebody had left behind in the shard, and that this process found and deleted.
+    pub files_swept: u64,
+    /// Their bytes.
+    pub bytes_swept: u64,
+    /// How long the commits took, lost ones included, of batches whose files were all staged.
+    pub commits: Latencies,
+    /// Updates that wait in the queues to the tasks now.
+    pub queued_updates: u64,
+    /// Their bytes, without what rows own on the heap.
+    pub queued_bytes: u64,
+    /// How far the shard's upper is behind the collection's frontier, in units of time; `None` before both are
+    /// known, or where this process does not mint.
+    pub frontier_lag: Option<u64>,
+}
+
+/// How long something took, each time.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Latencies {
+    /// How often it happened.
+    pub count: u64,
+    /// How long it took in all.
+    pub sum: Duration,
+    /// Pairs of a bound in seconds, and how many took at most that.
+    pub at_most: Vec<(f64, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(metrics: &Metrics) -> Counters {
+        metrics.counters(None, &Meter::default())
+    }
+
+    #[test]
+    fn shares_add_up_and_are_taken_back() {
+        let metrics = Arc::<Metrics>::default();
+        let mut one = Share::new(&metrics, |metrics| &metrics.corrections);
+        let mut other = Share::new(&metrics, |metrics| &metrics.corrections);
+        one.set(5);
+        other.set(7);
+        one.set(2);
+        assert_eq!(counters(&metrics).corrections, 9);
+        drop(other);
+        assert_eq!(counters(&metrics).corrections, 2);
+        drop(one);
+        assert_eq!(counters(&metrics).corrections, 0);
+    }
+
+    #[test]
+    fn latencies_are_counted_up_to_their_bounds() {
+        let histogram = Histogram::default();
+        for ms in [0, 1, 2, 300, 60_000] {
+            histogram.observe(Duration::from_millis(ms));
+        }
+        let latencies = histogram.get();
+        assert_eq!(latencies.count, 5);
+        assert_eq!(latencies.sum, Duration::from_millis(60_303));
+        let at_most = |bound: f64| {
+            let bounds = latencies.at_most.iter();
+            bounds.clone().find(|(at, _)| *at == bound).unwrap().1
+        };
+        // A bound counts what is equal to it.
+        assert_eq!(
+            (at_most(0.000_5), at_most(0.001), at_most(0.002_5)),
+            (1, 2, 3)
+        );
+        assert_eq!((at_most(0.25), at_most(0.5), at_most(10.0)), (3, 4, 4));
+    }
+
+    #[test]
+    fn the_lag_is_known_once_both_frontiers_are() {
+        let metrics = Metrics::default();
+        assert_eq!(
+            metrics.counters(Some(3), &Meter::default()).frontier_lag,
+            None
+        );
+        metrics.desired(7);
+        assert_eq!(counters(&metrics).frontier_lag, None);
+        assert_eq!(
+            metrics.counters(Some(3), &Meter::default()).frontier_lag,
+            Some(4)
+        );
+        // A rival may be ahead.
+        assert_eq!(
+            metrics.counters(Some(9), &Meter::default()).frontier_lag,
+            Some(0)
+        );
+    }
+}
