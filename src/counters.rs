@@ -37,36 +37,53 @@ impl Gauge {
     }
 }
 
-/// What one worker holds of a [`Gauge`]; taken back when it is dropped.
+impl Gauge {
+    /// A worker that held `before` holds `now`. Wrapping: what workers add and take back may arrive in any order.
+    fn change(&self, before: u64, now: u64) {
+        self.0
+            .fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+}
+
+/// The size of one worker's corrections, and its share of what all hold; taken back when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct Size {
     metrics: Arc<Metrics>,
-    gauge: fn(&Metrics) -> &Gauge,
-    held: u64,
+    updates: AtomicU64,
+    bytes: AtomicU64,
 }
 
-impl Share {
-    pub(crate) fn new(metrics: &Arc<Metrics>, gauge: fn(&Metrics) -> &Gauge) -> Self {
-        Share {
+impl Size {
+    /// Of empty corrections.
+    pub(crate) fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Size {
             metrics: Arc::clone(metrics),
-            gauge,
-            held: 0,
-        }
+            updates: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        })
     }
 
-    /// This worker holds so much now.
-    pub(crate) fn set(&mut self, held: usize) {
-        let held = held as u64;
-        let total = &(self.gauge)(&self.metrics).0;
-        // Wrapping: what workers add and take back may arrive in any order.
-        total.fetch_add(held.wrapping_sub(self.held), Ordering::Relaxed);
-        self.held = held;
+    /// This worker's corrections hold so much now.
+    pub(crate) fn set(&self, updates: usize, bytes: usize) {
+        let (updates, bytes) = (updates as u64, bytes as u64);
+        let before = self.updates.swap(updates, Ordering::Relaxed);
+        self.metrics.corrections.change(before, updates);
+        let before = self.bytes.swap(bytes, Ordering::Relaxed);
+        self.metrics.corrections_bytes.change(before, bytes);
+    }
+
+    /// The updates and bytes that are held.
+    pub(crate) fn get(&self) -> [u64; 2] {
+        [
+            self.updates.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        ]
     }
 }
 
-impl Drop for Share {
+impl Drop for Size {
     fn drop(&mut self) {
-        self.set(0);
+        self.set(0, 0);
     }
 }
 
@@ -247,18 +264,21 @@ mod tests {
     }
 
     #[test]
-    fn shares_add_up_and_are_taken_back() {
+    fn sizes_add_up_and_are_taken_back() {
         let metrics = Arc::<Metrics>::default();
-        let mut one = Share::new(&metrics, |metrics| &metrics.corrections);
-        let mut other = Share::new(&metrics, |metrics| &metrics.corrections);
-        one.set(5);
-        other.set(7);
-        one.set(2);
-        assert_eq!(counters(&metrics).corrections, 9);
+        let (one, other) = (Size::new(&metrics), Size::new(&metrics));
+        let held = || {
+            let counters = counters(&metrics);
+            (counters.corrections, counters.corrections_bytes)
+        };
+        one.set(5, 50);
+        other.set(7, 70);
+        one.set(2, 20);
+        assert_eq!(held(), (9, 90));
         drop(other);
-        assert_eq!(counters(&metrics).corrections, 2);
+        assert_eq!((held(), one.get()), ((2, 20), [2, 20]));
         drop(one);
-        assert_eq!(counters(&metrics).corrections, 0);
+        assert_eq!(held(), (0, 0));
     }
 
     #[test]

@@ -115,6 +115,7 @@ mod driver;
 pub mod dyncfg;
 mod error;
 mod handle;
+pub mod logging;
 mod maintenance;
 pub mod mint;
 mod sink;

@@ -14,6 +14,7 @@ use crate::bounds::{Data, Diff, Timestamp};
 use crate::channel::{
     AppendCommand, AppendReceiver, WriteCommand, WriteReceiver, append_channel, write_channel,
 };
+use crate::counters::Size;
 use crate::description::{Description, Part};
 use crate::error::Error;
 use crate::mint::{self, Bump, Watch};
@@ -91,7 +92,15 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
     let worker = operator.worker().clone();
     let (upstream, inbox) = replies(&waker);
     let (commands, receiver) = write_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(write_task(worker.clone(), codec, store, receiver, upstream));
+    let size = Arc::clone(operator.size());
+    worker.spawn(write_task(
+        worker.clone(),
+        codec,
+        store,
+        size,
+        receiver,
+        upstream,
+    ));
     let mut commands = Some(commands);
     Box::new(move |frontiers| {
         let awake = waker.awake();
@@ -120,11 +129,12 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
     worker: Worker,
     codec: Codec<D, E>,
     store: write::Store<D, E, T, R>,
+    size: Arc<Size>,
     mut commands: WriteCommands<D, E, T, R>,
     replies: Replies<(CommitId, Vec<StagedFile>)>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
-    let Some(mut task) = write::Task::open(worker, codec, store).await? else {
+    let Some(mut task) = write::Task::open(worker, codec, store, size).await? else {
         return Ok(());
     };
     // A stop interrupts the waiting, not the work.

@@ -1,6 +1,7 @@
 //! The operator of `write`: routes, steps the state, sends parts. It leaves to its driver to do as ordered.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mvsink_persist::{Codec, CommitId, StagedFile};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -14,9 +15,11 @@ use super::task::{Batch, Settle, Store};
 use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_of, hash_data, hash_error, meet, route};
 use crate::channel::Weigh;
+use crate::counters::Size;
 use crate::description::{Content, Description, Part};
 use crate::driver::{ExchangedInput, LocalInput, Output, sync};
 use crate::dyncfg::FULL_READ_BACK;
+use crate::logging::CorrectionsLog;
 use crate::mint::Minted;
 use crate::source::{Mark, OwnCommits, Read};
 use crate::target::Mode;
@@ -47,6 +50,8 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     capabilities: BTreeMap<CommitId, Capability<T>>,
     /// What was staged for them.
     staged: BTreeMap<CommitId, Vec<StagedFile>>,
+    size: Arc<Size>,
+    log: Option<CorrectionsLog>,
 }
 
 /// What one activation wants done, in this order.
@@ -93,6 +98,8 @@ where
     let same = Antichain::from_elem(T::Summary::default());
     let (parts_out, parts) = builder.new_output_connection([(0, same)]);
 
+    let info = builder.operator_info();
+    let size = Size::new(&worker.instance.metrics);
     let operator = Operator {
         worker: worker.clone(),
         own,
@@ -107,8 +114,10 @@ where
         effects: Vec::new(),
         capabilities: BTreeMap::new(),
         staged: BTreeMap::new(),
+        log: CorrectionsLog::new(&scope, info.global_id, Arc::clone(&size)),
+        size,
     };
-    let waker = worker.waker(&scope, &builder.operator_info());
+    let waker = worker.waker(&scope, &info);
     builder.build_reschedule_typed(move |_capabilities| {
         // No part is sent without a description, whose capability it takes.
         drop(_capabilities);
@@ -123,8 +132,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         &self.worker
     }
 
+    /// The size of the corrections, which whoever keeps them tells.
+    pub(crate) fn size(&self) -> &Arc<Size> {
+        &self.size
+    }
+
     /// Takes in all that has arrived; gives what is to be done.
     pub(crate) fn activate(&mut self, frontiers: &[MutableAntichain<T>]) -> Orders<D, E, T, R> {
+        self.log.iter_mut().for_each(CorrectionsLog::tell);
         let mut batch = Batch::default();
         self.desired_ok
             .for_each(|_, data| batch.desired_ok.push(std::mem::take(data)));

@@ -1,13 +1,17 @@
 //! The work of `write`: keeps the corrections, drains them into batches, stages these.
 
+use std::sync::Arc;
+
 use mvsink_persist::{
-    Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard,
-    StagedFile,
+    Codec, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard, StagedFile,
 };
+
+use tracing::Instrument;
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
 use crate::channel::Weigh;
 use crate::corrections::{Corrections, Drained};
+use crate::counters::Size;
 use crate::description::Description;
 use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
@@ -115,6 +119,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         self.ok.len() + self.err.len()
     }
 
+    /// Bytes held, without what the rows own on the heap.
+    fn bytes(&self) -> usize {
+        self.ok.bytes() + self.err.bytes()
+    }
+
     /// The number of updates in the batch in flight.
     fn in_flight_len(&self) -> usize {
         let in_flight = self.in_flight.as_ref();
@@ -194,6 +203,7 @@ pub(crate) struct Task<D, E, T, R> {
     codec: Codec<D, E>,
     /// `None` only while a closure on the pool has it.
     store: Option<Store<D, E, T, R>>,
+    size: Arc<Size>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -202,6 +212,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         worker: Worker,
         codec: Codec<D, E>,
         store: Store<D, E, T, R>,
+        size: Arc<Size>,
     ) -> Result<Option<Self>, Error> {
         let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
             return Ok(None);
@@ -211,6 +222,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             worker,
             codec,
             store: Some(store),
+            size,
         }))
     }
 
@@ -221,18 +233,18 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         work: impl FnOnce(&mut Store<D, E, T, R>) -> O + Send + 'static,
     ) -> Result<O, Error> {
         let mut store = self.store.take().expect("no other closure has it");
-        if little {
+        let (store, output) = if little {
             let output = work(&mut store);
-            self.store = Some(store);
-            return Ok(output);
-        }
-        let cpu = self.worker.cx.client().cpu();
-        let (store, output) = cpu
-            .run(move || {
+            (store, output)
+        } else {
+            let cpu = self.worker.cx.client().cpu();
+            cpu.run(move || {
                 let output = work(&mut store);
                 (store, output)
             })
-            .await?;
+            .await?
+        };
+        self.size.set(store.len(), store.bytes());
         self.store = Some(store);
         Ok(output)
     }
@@ -256,9 +268,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         &mut self,
         description: Description<T>,
     ) -> Result<Option<Vec<StagedFile>>, Error> {
-        let Description {
-            id, lower, upper, ..
-        } = description;
+        let span = description.span(&self.worker.instance.name, self.worker.index);
+        let Description { lower, upper, .. } = description;
+        self.write_part(lower, upper).instrument(span).await
+    }
+
+    async fn write_part(
+        &mut self,
+        lower: T,
+        upper: Frontier<T>,
+    ) -> Result<Option<Vec<StagedFile>>, Error> {
         let little = self.is_little(|store, few| store.is_little(0, few));
         self.with_store(little, move |store| store.drain(upper))
             .await?;
@@ -276,7 +295,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let encoded = self.with_store(little, work).await?;
             let Some((file, next)) = encoded? else { break };
             position = next;
-            match self.stage(id, file).await? {
+            match self.stage(file).await? {
                 Some(file) => files.push(file),
                 None => {
                     // Stopped, and the store does not answer.
@@ -285,7 +304,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 }
             }
         }
-        tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
+        tracing::debug!(files = files.len(), "staged");
+        self.worker.instance.metrics.batches_written.add(1);
         Ok(Some(files))
     }
 
@@ -295,9 +315,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 
     /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
-    async fn stage(&self, id: CommitId, file: EncodedFile) -> Result<Option<StagedFile>, Error> {
-        tracing::trace!(sink = %self.worker.instance.name, %id, rows = file.rows, "staging");
+    async fn stage(&self, file: EncodedFile) -> Result<Option<StagedFile>, Error> {
+        tracing::trace!(rows = file.rows, "staging");
         let meta = FileMeta::from(&file);
+        let (rows, size) = (file.rows, file.bytes.len() as u64);
         let bytes = file.bytes;
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("stage", error);
@@ -306,7 +327,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             return Ok(None);
         };
         instance.resumed("stage");
-        Ok(Some(staged?))
+        let staged = staged?;
+        instance.metrics.updates_out.add(rows);
+        instance.metrics.files_staged.add(1);
+        instance.metrics.bytes_staged.add(size);
+        Ok(Some(staged))
     }
 }
 

@@ -1,0 +1,148 @@
+//! What sinks count, what Prometheus is given of it, and what Timely's logging says.
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+
+use mvsink::logging::{CORRECTIONS, CorrectionsEvent, CorrectionsEventBuilder};
+use mvsink::{Context, Counters, Frontier, Target, no_errors, persist_sink};
+use prometheus::{Encoder, Registry, TextEncoder};
+use support::{context, runtime, step_until};
+use timely::Config;
+use timely::worker::Worker;
+
+use differential_dataflow::input::InputSession;
+
+const ROWS: u64 = 1000;
+const TIMES: u64 = 10;
+
+/// Runs rows that come over some times into a shard; what the handle of this worker counted in the end, and while
+/// rows waited that no time was complete for yet.
+fn run(worker: &mut Worker, cx: &Context) -> [Counters; 2] {
+    let mut input = InputSession::<u64, u64, i64>::new();
+    let handle = worker.dataflow(|scope| {
+        let rows = input.to_collection(scope);
+        let errors = no_errors::<u64, String, i64>(scope);
+        persist_sink(
+            cx,
+            "counted",
+            Target::new("memory://counted"),
+            rows,
+            errors,
+            0,
+        )
+        .unwrap()
+    });
+    for time in 0..TIMES {
+        for row in 0..ROWS {
+            if (row as usize) % worker.peers() == worker.index() {
+                input.update_at(time * ROWS + row, time, 1);
+            }
+        }
+        input.advance_to(time + 1);
+        input.flush();
+        step_until(worker, &handle, Frontier::At(time + 1));
+    }
+    // As many rows again, at a time that is not complete.
+    input.update_at(u64::MAX >> 1, TIMES, 1);
+    input.flush();
+    while handle.counters().corrections < worker.peers() as u64 {
+        worker.step_or_park(Some(std::time::Duration::from_millis(1)));
+    }
+    let held = handle.counters();
+    input.close();
+    step_until(worker, &handle, Frontier::Empty);
+    [held, handle.counters()]
+}
+
+#[test]
+fn all_that_a_sink_does_is_counted() {
+    for workers in [1, 2] {
+        let runtime = runtime();
+        let cx = context(&runtime);
+        let registry = Registry::new();
+        cx.register_metrics(&registry).unwrap();
+        assert!(cx.register_metrics(&registry).is_err(), "once a registry");
+        let context = cx.clone();
+        let scraped = Arc::<Mutex<String>>::default();
+        let text = Arc::clone(&scraped);
+        let counted = timely::execute(Config::process(workers), move |worker| {
+            let counted = run(worker, &context);
+            let mut encoded = Vec::new();
+            let encoder = TextEncoder::new();
+            encoder.encode(&registry.gather(), &mut encoded).unwrap();
+            *text.lock().unwrap() = String::from_utf8(encoded).unwrap();
+            counted
+        });
+        let counted: Vec<_> = counted
+            .unwrap()
+            .join()
+            .into_iter()
+            .map(Result::unwrap)
+            .collect();
+        let [held, end] = counted.last().unwrap();
+        assert_eq!(held.corrections, workers as u64);
+        assert!(held.corrections_bytes > 0);
+        let rows = ROWS * TIMES + workers as u64;
+        assert_eq!((end.updates_in, end.updates_out), (rows, rows));
+        assert_eq!((end.corrections, end.queued_updates), (0, 0));
+        assert!(end.batches_committed >= TIMES + 1, "{end:?}");
+        assert_eq!(end.batches_minted, end.batches_committed, "{end:?}");
+        assert_eq!(end.batches_written, workers as u64 * end.batches_committed);
+        assert_eq!(end.commits.count, end.batches_committed);
+        assert_eq!((end.batches_lost, end.files_deleted), (0, 0));
+        assert!(
+            end.files_staged >= TIMES && end.bytes_staged > end.files_staged,
+            "{end:?}"
+        );
+        let scraped = scraped.lock().unwrap();
+        let line = |name: &str, value: u64| {
+            let lines = scraped.lines();
+            let mut of_name = lines.filter(|line| line.starts_with(&format!("{name}{{")));
+            let line = of_name
+                .next()
+                .unwrap_or_else(|| panic!("{name} in {scraped}"));
+            assert!(line.contains("sink=\"counted\""), "{line}");
+            assert!(line.ends_with(&format!("}} {value}")), "{line}");
+        };
+        line("mvsink_updates_in_total", rows);
+        line("mvsink_batches_committed_total", end.batches_committed);
+        line("mvsink_commit_seconds_count", end.commits.count);
+        assert!(scraped.contains("# TYPE mvsink_commit_seconds histogram"));
+        assert!(scraped.contains("# TYPE mvsink_corrections_updates gauge"));
+    }
+}
+
+#[test]
+fn logged_sizes_add_up_and_are_taken_back() {
+    let runtime = runtime();
+    let cx = context(&runtime);
+    let events = Arc::<Mutex<Vec<CorrectionsEvent>>>::default();
+    let log = Arc::clone(&events);
+    timely::execute(Config::process(1), move |worker| {
+        let log = Arc::clone(&log);
+        let logger = move |_: &std::time::Duration, data: &mut Option<Vec<_>>| {
+            let told = data.iter_mut().flat_map(|data| data.drain(..));
+            log.lock().unwrap().extend(told.map(|(_, event)| event));
+        };
+        let register = worker.log_register();
+        register
+            .unwrap()
+            .insert::<CorrectionsEventBuilder, _>(CORRECTIONS, logger);
+        run(worker, &cx);
+        while worker.installed_dataflows().first().is_some() {
+            worker.drop_dataflow(worker.installed_dataflows()[0]);
+        }
+    })
+    .unwrap()
+    .join();
+    let events = events.lock().unwrap();
+    let (mut updates, mut most) = (0, 0);
+    for event in events.iter() {
+        updates += event.updates_diff;
+        most = most.max(updates);
+    }
+    assert!(most > 0, "something was held: {events:?}");
+    assert_eq!(updates, 0, "all is taken back: {events:?}");
+    assert_eq!(events.iter().map(|event| event.bytes_diff).sum::<i64>(), 0);
+}
