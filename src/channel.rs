@@ -18,11 +18,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
-/// What waits in the command queues of a sink: its owner throttles the sources by it.
+/// What waits in the command queues of a sink, and what its tasks hold: its owner throttles the sources by it.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     updates: AtomicUsize,
     bytes: AtomicUsize,
+    held: AtomicUsize,
 }
 
 impl Meter {
@@ -31,9 +32,43 @@ impl Meter {
         self.updates.load(Ordering::Relaxed)
     }
 
+    /// Updates that were taken in and are held.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// Bytes that wait, without what the updates own on the heap.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// What one task holds beside its queue, as a share of the meter.
+pub(crate) struct Held {
+    meter: Arc<Meter>,
+    updates: usize,
+}
+
+impl Held {
+    /// Nothing yet.
+    pub(crate) fn new(meter: &Arc<Meter>) -> Self {
+        Held {
+            meter: Arc::clone(meter),
+            updates: 0,
+        }
+    }
+
+    /// So many updates now.
+    pub(crate) fn set(&mut self, updates: usize) {
+        let before = std::mem::replace(&mut self.updates, updates);
+        self.meter.held.fetch_add(updates, Ordering::Relaxed);
+        self.meter.held.fetch_sub(before, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 

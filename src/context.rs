@@ -1,14 +1,15 @@
 //! What a host gives its sinks and sources, once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use mvsink_persist::{Client, ClientOptions};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::dyncfg::ConfigSet;
-use crate::status::Instance;
+use crate::error::Error;
+use crate::status::{Instance, Kind};
 
 /// The surroundings of the sinks and sources of one process: the Tokio runtime for their tasks, the open
 /// shards, the flags, and whether they may write.
@@ -26,7 +27,7 @@ struct Inner {
     read_only: watch::Receiver<bool>,
     /// What the workers of this process share, by the place of the sink in the dataflow, which is the same
     /// on all of them.
-    instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, std::sync::Weak<Instance>>>,
+    instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, Weak<Instance>>>,
     /// The tasks that run.
     tasks: watch::Sender<usize>,
     warned_of_runtime: AtomicBool,
@@ -96,20 +97,38 @@ impl Context {
         self.inner.read_only.clone()
     }
 
-    /// What all workers of this process share of the operator with this name at this place.
-    pub(crate) fn instance(&self, place: Vec<usize>, name: &str) -> Arc<Instance> {
+    /// What all workers of this process share of the operator with this name at this place. A second sink of one name
+    /// on one shard has failed from the start, on all its workers.
+    pub(crate) fn instance(
+        &self,
+        place: Vec<usize>,
+        name: &str,
+        kind: Kind,
+        url: &str,
+    ) -> Arc<Instance> {
+        // Of an address that is none the sink will say so when it opens the shard.
+        let shard = self.client().shard_key(url).unwrap_or(url.to_owned());
         let mut instances = self
             .inner
             .instances
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         instances.retain(|_, instance| instance.strong_count() > 0);
-        let entry = instances.entry((place, name.to_owned())).or_default();
-        entry.upgrade().unwrap_or_else(|| {
-            let instance = Instance::new(name);
-            *entry = Arc::downgrade(&instance);
-            instance
-        })
+        let key = (place, name.to_owned());
+        if let Some(instance) = instances.get(&key).and_then(Weak::upgrade) {
+            return instance;
+        }
+        let mut others = instances.values().filter_map(Weak::upgrade);
+        let duplicate = kind == Kind::Sink && others.any(|other| other.is_live_sink(name, &shard));
+        let instance = Instance::new(name, kind, shard);
+        if duplicate {
+            instance.fail(Error::Duplicate {
+                name: name.to_owned(),
+                url: url.to_owned(),
+            });
+        }
+        instances.insert(key, Arc::downgrade(&instance));
+        instance
     }
 
     /// Says once that tasks cannot run on a current-thread runtime that nobody drives.

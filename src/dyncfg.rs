@@ -130,6 +130,27 @@ pub const MAINTENANCE_INTERVAL_MS: Config<usize> = Config::new(
     "how many milliseconds pass between two looks for files to merge, about",
 );
 
+/// Leaves the writing to a rival that keeps winning.
+pub const STANDBY: Config<bool> = Config::new(
+    "mvsink_standby",
+    Default::Bool(false),
+    "let a replica that keeps losing stand by: it writes again when the others have been silent for a while",
+);
+
+/// How long rivals may be silent.
+pub const STANDBY_SILENCE_MS: Config<usize> = Config::new(
+    "mvsink_standby_silence_ms",
+    Default::Usize(1000),
+    "how many milliseconds there may be something to write before a replica that stands by writes it",
+);
+
+/// How long a store may take to answer.
+pub const STALL_AFTER_MS: Config<usize> = Config::new(
+    "mvsink_stall_after_ms",
+    Default::Usize(10_000),
+    "how many milliseconds a sink waits for an answer of the store before it counts as stalled",
+);
+
 /// The default of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -290,6 +311,9 @@ impl ConfigSet {
         .with(&ORPHAN_AGE_S)
         .with(&GARBAGE_INTERVAL_S)
         .with(&MAINTENANCE_INTERVAL_MS)
+        .with(&STANDBY)
+        .with(&STANDBY_SILENCE_MS)
+        .with(&STALL_AFTER_MS)
     }
 
     /// The same set with one more flag, such as one of the host's own.

@@ -15,6 +15,24 @@ pub enum Error {
         /// The first time that the input holds.
         as_of: String,
     },
+    /// A source's updates keep their times: who resumes it at the upper must find there what it has not read yet.
+    #[error(
+        "the sink {name} ingests a source, which has no refresh schedule: its updates keep their times"
+    )]
+    IngestRefresh {
+        /// The name of the sink.
+        name: String,
+    },
+    /// There is a sink of this name on this shard in this process already.
+    #[error(
+        "there is a sink {name} on {url} already: drop its handle first, or give this one another name"
+    )]
+    Duplicate {
+        /// The name of the sink.
+        name: String,
+        /// The address of the shard.
+        url: String,
+    },
     /// A time that no shard can hold.
     #[error("the time {time} cannot be stored: a shard's times are at most i64::MAX - 1")]
     Time {

@@ -1,7 +1,7 @@
 //! The sink: its operators, and how they fit together.
 
 use differential_dataflow::VecCollection;
-use mvsink_persist::{Codec, Open};
+use mvsink_persist::{Codec, Frontier, Open};
 
 use crate::bounds::{Data, Diff, Timestamp};
 use crate::context::Context;
@@ -9,6 +9,8 @@ use crate::dyncfg::ENABLE_SYNC_MV_SINK;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::mint::{self, Desired};
+use crate::refresh::Schedule;
+use crate::schedule;
 use crate::source::{self, OwnCommits, Reading};
 use crate::target::{Mode, Target};
 use crate::worker::{Opening, Worker};
@@ -17,14 +19,16 @@ use crate::{append, write};
 /// Keeps a shard equal to a collection, durably and exactly once.
 ///
 /// `ok` and `err` are the collection's rows and its errors, both complete where both frontiers are. `as_of`
-/// is the time from which they are right: earlier times count as it. The shard is created if there is none.
+/// is the time from which they are right: earlier times count as it. The shard is created if there is none. An as-of
+/// may lie anywhere beside the since and the upper of a shard that there is: from the upper on the shard is the
+/// collection; the times between its upper and a later as-of repeat what was there before.
 ///
 /// Every worker of the dataflow calls this with the same arguments; workers of one process with clones of
 /// one context. Dropping the returned handle stops this worker's share.
 ///
 /// # Errors
 ///
-/// If `D` or `E` has no schema, or the driver that the flags ask for does not exist. What goes wrong later
+/// If `D` or `E` has no schema, an ingest sink has a refresh schedule, or the driver that the flags ask for does not exist. What goes wrong later
 /// (the store, another schema, a gap) is in the status of the handle.
 pub fn persist_sink<'s, D, E, T, R>(
     cx: &Context,
@@ -47,6 +51,15 @@ where
         });
     }
     let target = target.into();
+    let schedule = Schedule {
+        refresh: target.refresh,
+        until: target.until,
+    };
+    if target.mode == Mode::Ingest && !schedule.refresh.is_on_commit() {
+        return Err(Error::IngestRefresh {
+            name: name.to_owned(),
+        });
+    }
     let codec = Codec::<D, E>::new()?;
     let scope = ok.inner.scope();
     let mut open = Open::new(codec.schema());
@@ -58,13 +71,19 @@ where
         Opening {
             url: target.url,
             create: Some(open),
+            read_only: target.read_only,
         },
     );
 
     let minter = minter(name, worker.peers);
+    // The as-of is rounded up before anything else uses it.
+    let as_of = match target.mode {
+        Mode::View => schedule.round_up_frontier(Frontier::At(as_of)),
+        Mode::Ingest => Frontier::At(as_of),
+    };
     let desired = Desired {
-        ok: ok.inner,
-        err: err.inner,
+        ok: schedule::render(scope.clone(), name, ok.inner, &schedule),
+        err: schedule::render(scope.clone(), name, err.inner, &schedule),
     };
     let nonce = cx.client().random_u128();
     let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, nonce);

@@ -120,6 +120,7 @@ where
         Opening {
             url: url.to_owned(),
             create: None,
+            read_only: None,
         },
     );
     let reading = Reading {

@@ -19,6 +19,7 @@
 //! - *started first*: nothing is drained before this worker's read-back has pinned a version of the shard,
 //!   so that it meets every commit that this worker has a part in.
 
+pub mod disputes;
 mod operator;
 mod task;
 
@@ -54,6 +55,9 @@ pub enum Effect<T> {
     SettleOwn(CommitId),
     /// Give back what was drained for this batch: the shard does not hold it.
     SettleLost(CommitId),
+    /// A rival moved the shard's upper here, and desired is complete up to here: what is left of the corrections
+    /// before this time is what its contents differ by from ours.
+    CheckRival(T),
     /// Times before this frontier count as the frontier, or in ingest mode are dropped.
     Advance(Frontier<T>),
     /// Register the identity with the read-back, drain all updates before the upper, stage them; ends in
@@ -75,6 +79,8 @@ pub struct State<T> {
     pending: Option<Description<T>>,
     /// Drained, and not settled yet.
     in_flight: Option<Description<T>>,
+    /// The upper of a batch that was marked as ours, until the read-back has passed it.
+    marked: Option<Frontier<T>>,
     /// Being staged: its part was not sent yet. It may outlive `in_flight`, when the loss is seen first.
     staging: Option<Description<T>>,
 }
@@ -88,13 +94,15 @@ impl<T: Copy + Ord> State<T> {
             persist: Frontier::At(minimum),
             pending: None,
             in_flight: None,
+            marked: None,
             staging: None,
         }
     }
 
     /// Takes one input and appends what is to be done, in order. [`State::decide`] ends an activation.
     ///
-    /// Of what one activation brings, marks must be given before the frontier of the read-back.
+    /// Of what one activation brings, marks must be given before the frontier of the read-back, and that of desired
+    /// should be: a rival's batch can only be compared with what is complete.
     pub fn step(&mut self, input: Input<T>, effects: &mut Vec<Effect<T>>) {
         match input {
             Input::Started => self.started = true,
@@ -108,7 +116,8 @@ impl<T: Copy + Ord> State<T> {
             Input::Desired(frontier) => self.desired = self.desired.max(frontier),
             Input::Own(id) => {
                 let batch = self.in_flight.take_if(|batch| batch.id == id);
-                assert!(batch.is_some(), "a mark names the batch in flight");
+                let batch = batch.expect("a mark names the batch in flight");
+                self.marked = Some(batch.upper);
                 effects.push(Effect::SettleOwn(id));
             }
             Input::Persist(frontier) => {
@@ -119,6 +128,13 @@ impl<T: Copy + Ord> State<T> {
                         .take_if(|batch| frontier.is_complete(&batch.lower))
                     {
                         effects.push(Effect::SettleLost(lost.id));
+                    }
+                    let rival = self.marked.take() != Some(frontier);
+                    if let Frontier::At(time) = frontier
+                        && rival
+                        && self.desired >= frontier
+                    {
+                        effects.push(Effect::CheckRival(time));
                     }
                     effects.push(Effect::Advance(frontier));
                 }

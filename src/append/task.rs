@@ -77,12 +77,9 @@ impl<T: Timestamp> Task<T> {
         };
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("commit", error);
-        let Some(appended) = self
-            .worker
-            .stop
-            .or_grace(self.shard.append(append, &stalled))
-            .await
-        else {
+        let append = self.shard.append(append, &stalled);
+        let append = self.worker.patiently("commit", append);
+        let Some(appended) = self.worker.stop.or_grace(append).await else {
             return Ok(Outcome::Cancelled);
         };
         let appended = appended?;

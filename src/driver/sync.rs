@@ -16,7 +16,7 @@ use crate::channel::{
 };
 use crate::description::{Description, Part};
 use crate::error::Error;
-use crate::mint::{self, Bump, Watch};
+use crate::mint::{self, Order, Watch};
 use crate::wake::{Replies, Waker, replies};
 use crate::worker::Worker;
 use crate::write::{self, Batch};
@@ -28,10 +28,10 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
 ) -> Logic<T> {
     let worker = operator.worker().clone();
     let (upstream, inbox) = replies(&waker);
-    let (bumps, requests) = mpsc::unbounded_channel();
-    let mut bumps = operator.mints().then_some(bumps);
+    let (orders, received) = mpsc::unbounded_channel();
+    let mut orders = operator.mints().then_some(orders);
     if operator.mints() {
-        worker.spawn(mint_task(worker.clone(), requests, upstream));
+        worker.spawn(mint_task(worker.clone(), received, upstream));
     }
     Box::new(move |frontiers| {
         let awake = waker.awake();
@@ -41,14 +41,14 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
         }
         let mut inputs = Vec::new();
         inbox.drain(&awake, |input| inputs.push(input));
-        for bump in operator.activate(inputs, frontiers) {
-            if let Some(bumps) = &bumps {
+        for order in operator.activate(inputs, frontiers) {
+            if let Some(orders) = &orders {
                 // A task that is gone has failed the sink.
-                let _ = bumps.send(bump);
+                let _ = orders.send(order);
             }
         }
         if !operator.mints() {
-            bumps = None;
+            orders = None;
         }
         false
     })
@@ -56,7 +56,7 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
 
 async fn mint_task<T: Timestamp>(
     worker: Worker,
-    mut bumps: mpsc::UnboundedReceiver<Bump<T>>,
+    mut orders: mpsc::UnboundedReceiver<Order<T>>,
     replies: Replies<mint::Input<T>>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
@@ -65,10 +65,13 @@ async fn mint_task<T: Timestamp>(
         loop {
             let input = tokio::select! {
                 input = watch.next() => input?,
-                bump = bumps.recv() => match bump {
-                    Some(bump) => watch.bump(bump).await?,
-                    None => return Ok(()),
-                },
+                order = orders.recv() => {
+                    let Some(order) = order else { return Ok(()) };
+                    match watch.follow(order).await? {
+                        Some(input) => input,
+                        None => continue,
+                    }
+                }
             };
             let last = input == mint::Input::Upper(Frontier::Empty);
             // An operator that is gone has closed its requests too.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mvsink_persist::{Codec, CommitId, StagedFile};
+use mvsink_persist::{Codec, CommitId, Frontier, StagedFile};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -12,12 +12,15 @@ use timely::progress::frontier::MutableAntichain;
 
 use super::task::{Batch, Settle, Store};
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_of, hash_data, hash_error, meet, route};
+use crate::bounds::{
+    Data, Diff, Timestamp, frontier_from_i64, frontier_of, hash_data, hash_error, meet, route,
+};
 use crate::description::{Content, Description, Part};
 use crate::driver::{ExchangedInput, LocalInput, Output, sync};
 use crate::dyncfg::FULL_READ_BACK;
 use crate::mint::Minted;
 use crate::source::{Mark, OwnCommits, Read};
+use crate::status::Phase;
 use crate::target::Mode;
 use crate::worker::Worker;
 
@@ -40,6 +43,8 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     persist_err: ExchangedInput<T, (E, T, R)>,
     marks_in: LocalInput<T, Mark>,
     parts_out: Output<T, Part<T, StagedFile>>,
+    as_of: Frontier<T>,
+    hydrated: bool,
     state: State<T>,
     effects: Vec<Effect<T>>,
     /// For the parts that are still to be sent.
@@ -63,7 +68,7 @@ pub(crate) fn render<'s, D, E, T, R>(
     inputs: Inputs<'s, D, E, T, R>,
     codec: Codec<D, E>,
     mode: Mode,
-    as_of: T,
+    as_of: Frontier<T>,
 ) -> StreamVec<'s, T, Part<T, StagedFile>>
 where
     D: Data,
@@ -102,6 +107,8 @@ where
         persist_err,
         marks_in,
         parts_out: Output::from(parts_out),
+        as_of,
+        hydrated: false,
         state: State::new(T::minimum()),
         effects: Vec::new(),
         capabilities: BTreeMap::new(),
@@ -144,7 +151,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             }
         });
 
-        // The order matters: marks come before the frontier that passes them.
+        // The order matters: marks come before the frontier that passes them, and a rival's batch is compared with what
+        // is complete.
         let mut step = |input| self.state.step(input, &mut self.effects);
         for mark in marks {
             match mark {
@@ -156,18 +164,43 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             }
         }
         let frontier = |input: usize| frontier_of(&frontiers[input]);
+        let desired = meet(frontier(1), frontier(2));
+        step(Input::Desired(desired));
         let persist = meet(meet(frontier(3), frontier(4)), frontier(5));
         step(Input::Persist(persist));
-        step(Input::Desired(meet(frontier(1), frontier(2))));
         for description in descriptions {
             step(Input::Description(description));
         }
         self.state.decide(&mut self.effects);
+        let taken_in = batch.desired_updates();
+        self.report(taken_in, desired, persist);
         let write = self.interpret(&mut batch);
         Orders {
             batch: (!batch.is_empty()).then_some(batch),
             write,
         }
+    }
+
+    /// Reports how far the hydration is, until it is over.
+    fn report(&mut self, taken_in: usize, desired: Frontier<T>, persist: Frontier<T>) {
+        if self.hydrated {
+            return;
+        }
+        let past = |frontier: Frontier<T>| frontier > self.as_of || frontier.is_empty();
+        let phase = if !past(desired) {
+            Some(Phase::Computing)
+        } else if past(persist) {
+            None
+        } else {
+            let shard = self.worker.instance.shard.get();
+            let upper = shard.map(|shard| shard.progress().upper);
+            match upper.and_then(|upper| frontier_from_i64(upper).ok()) {
+                Some(upper) if past(upper) => Some(Phase::Comparing),
+                _ => Some(Phase::Writing),
+            }
+        };
+        self.hydrated = phase.is_none();
+        self.worker.instance.hydrating(taken_in, phase);
     }
 
     /// The part of this description was staged. An activation follows, or the winding up.
@@ -207,6 +240,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                     self.own.forget(&id);
                     batch.settle = Some(Settle::Lost);
                 }
+                Effect::CheckRival(time) => batch.check_rival = Some(time),
                 Effect::Advance(frontier) => batch.advance = Some(frontier),
                 Effect::Write(description) => {
                     debug_assert!(write.is_none(), "one batch an activation");

@@ -6,13 +6,14 @@ use mvsink_persist::{
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
-use crate::channel::Weigh;
+use crate::channel::{Held, Weigh};
 use crate::corrections::{Corrections, Drained};
 use crate::description::Description;
 use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
 use crate::target::Mode;
 use crate::worker::Worker;
+use crate::write::disputes::Disputes;
 
 /// All that one activation of the operator saw.
 pub(crate) struct Batch<D, E, T, R> {
@@ -22,6 +23,8 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
     /// What became of the batch in flight.
     pub(crate) settle: Option<Settle>,
+    /// A rival moved the shard's upper here, and desired is complete up to here.
+    pub(crate) check_rival: Option<T>,
     /// The new frontier of the read-back.
     pub(crate) advance: Option<Frontier<T>>,
 }
@@ -43,6 +46,7 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             persist_ok: Vec::new(),
             persist_err: Vec::new(),
             settle: None,
+            check_rival: None,
             advance: None,
         }
     }
@@ -52,17 +56,23 @@ impl<D, E, T, R> Batch<D, E, T, R> {
     pub(crate) fn is_empty(&self) -> bool {
         self.settle.is_none() && self.advance.is_none() && self.updates() == 0
     }
+
+    pub(crate) fn desired_updates(&self) -> usize {
+        count(&self.desired_ok) + count(&self.desired_err)
+    }
+
+    fn persist_updates(&self) -> usize {
+        count(&self.persist_ok) + count(&self.persist_err)
+    }
+}
+
+fn count<U>(containers: &[Vec<U>]) -> usize {
+    containers.iter().map(Vec::len).sum()
 }
 
 impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     fn updates(&self) -> usize {
-        fn count<U>(containers: &[Vec<U>]) -> usize {
-            containers.iter().map(Vec::len).sum()
-        }
-        count(&self.desired_ok)
-            + count(&self.desired_err)
-            + count(&self.persist_ok)
-            + count(&self.persist_err)
+        self.desired_updates() + self.persist_updates()
     }
 
     fn bytes(&self) -> usize {
@@ -79,6 +89,9 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     }
 }
 
+/// How many updates are not worth consolidating.
+const FEW: usize = 64;
+
 /// The rows and the errors of one batch.
 type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
 
@@ -88,16 +101,21 @@ pub(crate) struct Store<D, E, T, R> {
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
     in_flight: Option<Batched<D, E, T, R>>,
+    disputes: Disputes,
+    /// Rows of others were read since updates were last consolidated on purpose.
+    foreign: bool,
+    /// How many were left then, at the most.
+    consolidated: usize,
     /// In ingest mode, the frontier below which everything is sealed.
     sealed: Option<Frontier<T>>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// Empty, for a sink with this as-of.
-    pub(crate) fn new(mode: Mode, as_of: T) -> Self {
+    pub(crate) fn new(mode: Mode, as_of: Frontier<T>) -> Self {
         let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
         let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
-        if mode == Mode::View {
+        if let (Mode::View, Frontier::At(as_of)) = (mode, as_of) {
             // Nothing is written below the as-of: the rows of a snapshot need not be told apart by time.
             ok.advance(as_of);
             err.advance(as_of);
@@ -107,6 +125,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             ok,
             err,
             in_flight: None,
+            disputes: Disputes::default(),
+            foreign: false,
+            consolidated: 0,
             sealed: None,
         }
     }
@@ -127,11 +148,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         updates <= few && self.len() + self.in_flight_len() <= few.saturating_mul(64)
     }
 
-    /// Takes in a batch: what was in flight is settled first, then updates come in, then times advance.
-    fn apply(&mut self, batch: Batch<D, E, T, R>) {
+    /// Takes in a batch: what was in flight is settled first, then updates come in, then a rival's batch is compared
+    /// with ours, then times advance. Gives what was found out about rivals, if that is news.
+    fn apply(&mut self, batch: Batch<D, E, T, R>) -> Option<Disputes> {
         match batch.settle {
             None => {}
-            Some(Settle::Own) => self.in_flight = None,
+            Some(Settle::Own) => {
+                self.disputes.committed(self.in_flight_len());
+                self.in_flight = None;
+            }
             Some(Settle::Lost) => {
                 if let Some((ok, err)) = self.in_flight.take() {
                     self.ok.give_back(ok);
@@ -139,6 +164,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                 }
             }
         }
+        self.foreign |= batch.persist_updates() > 0;
         batch
             .desired_ok
             .into_iter()
@@ -155,12 +181,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             .persist_err
             .into_iter()
             .for_each(|errors| self.err.insert_negated(errors));
+        let news = self.check_rival(batch.check_rival);
         match self.mode {
             Mode::View => {
                 // An empty frontier leaves no time to advance to, and nothing to write either.
                 if let Some(Frontier::At(since)) = batch.advance {
                     self.ok.advance(since);
                     self.err.advance(since);
+                    self.consolidate();
                 }
             }
             Mode::Ingest => {
@@ -171,6 +199,31 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                     self.err.discard_before(sealed);
                 }
             }
+        }
+        news
+    }
+
+    /// Counts what a rival's commit has left to be corrected before this time.
+    fn check_rival(&mut self, time: Option<T>) -> Option<Disputes> {
+        let before =
+            Frontier::At(time.filter(|_| self.mode == Mode::View && self.disputes.is_due())?);
+        let (ok, err) = (self.ok.drain(before), self.err.drain(before));
+        let known = self.disputes.clone();
+        self.disputes.compared(ok.len() + err.len());
+        self.ok.give_back(ok);
+        self.err.give_back(err);
+        (self.disputes != known).then(|| self.disputes.clone())
+    }
+
+    /// Adds up what others have written with what was to be written here. Who writes does that with every batch; who
+    /// only reads must do it on purpose, whenever what is held has doubled.
+    fn consolidate(&mut self) {
+        self.consolidated = self.consolidated.min(self.len());
+        if self.foreign && self.in_flight.is_none() && self.len() > 2 * self.consolidated + FEW {
+            self.ok.consolidate();
+            self.err.consolidate();
+            self.consolidated = self.len();
+            self.foreign = false;
         }
     }
 
@@ -194,6 +247,7 @@ pub(crate) struct Task<D, E, T, R> {
     codec: Codec<D, E>,
     /// `None` only while a closure on the pool has it.
     store: Option<Store<D, E, T, R>>,
+    held: Held,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -208,6 +262,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         };
         Ok(Some(Task {
             shard: shard?,
+            held: Held::new(&worker.instance.meter),
             worker,
             codec,
             store: Some(store),
@@ -247,8 +302,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     pub(crate) async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
         let updates = batch.updates();
         let little = self.is_little(|store, few| store.is_little(updates, few));
-        self.with_store(little, move |store| store.apply(batch))
-            .await
+        let work = move |store: &mut Store<D, E, T, R>| (store.apply(batch), store.len());
+        let (news, held) = self.with_store(little, work).await?;
+        self.held.set(held);
+        if let Some(disputes) = news {
+            let instance = &self.worker.instance;
+            instance.disputed(self.worker.index, disputes);
+        }
+        Ok(())
     }
 
     /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
@@ -302,6 +363,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("stage", error);
         let put = self.shard.put_file(bytes, meta, &stalled);
+        let put = self.worker.patiently("stage", put);
         let Some(staged) = self.worker.stop.or_grace(put).await else {
             return Ok(None);
         };
@@ -370,7 +432,7 @@ mod tests {
     #[test]
     fn r02_what_is_in_flight_counts_as_work() {
         const FEW: usize = 4;
-        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, 0);
+        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, Frontier::At(0));
         let rows: Vec<_> = (0..64 * FEW as u64).map(|row| (row, 0, 1)).collect();
         store.apply(Batch {
             desired_ok: vec![rows],

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mvsink::append::{self, Effect as AppendEffect, Input as AppendInput};
 use mvsink::description::{Content, Description, Outcome, Part};
-use mvsink::mint::{self, Effect as MintEffect, Input as MintInput};
+use mvsink::mint::{self, Effect as MintEffect, Input as MintInput, Role};
+use mvsink::write::disputes::Disputes;
 use mvsink::write::{self, Effect as WriteEffect, Input as WriteInput};
 use mvsink::{Frontier, Mode};
 use mvsink_persist::CommitId;
@@ -22,7 +23,7 @@ enum ReadBack {
 
 #[derive(Debug)]
 enum Deed {
-    Bump(CommitId, Time, Time),
+    Bump(CommitId, Time, Frontier<Time>),
     Commit(usize, Description<Time>, Vec<FileId>),
     Report(usize, CommitId, Outcome),
     ReportBump(CommitId, Outcome),
@@ -36,6 +37,7 @@ struct Worker {
     corrections: BTreeMap<(u8, Time), i64>,
     since: Time,
     in_flight: Vec<Update>,
+    disputes: Disputes,
     desired: VecDeque<Update>,
     desired_frontier: Frontier<Time>,
     desired_seen: Frontier<Time>,
@@ -57,9 +59,11 @@ struct Worker {
 /// One instance.
 #[derive(Debug)]
 pub struct Instance {
-    mode: Mode,
-    full_read_back: bool,
+    setup: Setup,
     mint: mint::State<Time>,
+    role: Option<Role>,
+    /// How much of the log mint was told of.
+    told: usize,
     mint_frontier: Frontier<Time>,
     workers: Vec<Worker>,
     deeds: Vec<Deed>,
@@ -72,28 +76,25 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub fn new(setup: &Setup, shard: &Shard, as_of: Time, born: u128) -> Self {
-        let ingest = setup.mode == Mode::Ingest;
+    pub fn new(setup: &Setup, index: usize, shard: &Shard, born: u128) -> Self {
         // A source resumes at the shard's upper; a finished one has nothing to say.
-        let as_of = if ingest {
-            shard.upper.time().unwrap_or(Time::MAX - 1)
-        } else {
-            as_of
+        let as_of = match setup.mode {
+            Mode::View => setup.as_ofs[index],
+            Mode::Ingest => shard.upper.time().unwrap_or(Time::MAX - 1),
         };
-        let mut updates: Vec<Update> = match setup.mode {
-            Mode::View => setup
-                .updates
-                .iter()
-                .map(|(r, t, d)| (*r, *t.max(&as_of), *d))
-                .collect(),
-            Mode::Ingest => setup
-                .updates
-                .iter()
-                .filter(|(_, t, _)| *t >= as_of)
-                .copied()
-                .collect(),
-        };
+        let differing: &[Update] = if index == 1 { &setup.differing } else { &[] };
+        let mut updates: Vec<Update> = setup.updates.iter().chain(differing).copied().collect();
+        match setup.mode {
+            Mode::View => updates
+                .iter_mut()
+                .for_each(|(_, time, _)| *time = as_of.max(*time)),
+            Mode::Ingest => updates.retain(|(_, time, _)| *time >= as_of),
+        }
         updates.sort_by_key(|(_, time, _)| *time);
+        let as_of = match setup.mode {
+            Mode::View => setup.round_up_frontier(Frontier::At(as_of)),
+            Mode::Ingest => Frontier::At(as_of),
+        };
         let count = setup.workers;
         let worker = |index: usize| Worker {
             write: write::State::new(0),
@@ -101,6 +102,7 @@ impl Instance {
             corrections: BTreeMap::new(),
             since: 0,
             in_flight: Vec::new(),
+            disputes: Disputes::default(),
             desired: updates
                 .iter()
                 .filter(|(r, ..)| usize::from(*r) % count == index)
@@ -121,15 +123,18 @@ impl Instance {
             own: BTreeSet::new(),
             alive: true,
         };
+        let mut mint = mint::State::new(setup.mode, as_of, 0, count, born);
+        mint.step(MintInput::Standby(setup.standby), &mut Vec::new());
         Instance {
-            mode: setup.mode,
-            full_read_back: setup.full_read_back,
-            mint: mint::State::new(setup.mode, as_of, 0, count, born),
+            setup: setup.clone(),
+            mint,
+            role: None,
+            told: shard.log.len(),
             mint_frontier: Frontier::At(0),
             workers: (0..count).map(worker).collect(),
             deeds: Vec::new(),
             last_minted: None,
-            read_only: false,
+            read_only: true,
             minted: 0,
             parts_sent: 0,
             put: Vec::new(),
@@ -137,9 +142,18 @@ impl Instance {
         }
     }
 
-    pub fn set_read_only(&mut self, read_only: bool) {
+    pub fn set_read_only(&mut self, read_only: bool, clock: u64) {
         self.read_only = read_only;
-        self.mint(MintInput::ReadOnly(read_only));
+        if self.workers[0].alive {
+            self.mint(MintInput::Clock(clock));
+            self.mint(MintInput::ReadOnly(read_only));
+        }
+    }
+
+    /// True if a worker found that the replicas compute different results.
+    pub fn is_disputed(&self) -> bool {
+        let disputes = |worker: &Worker| worker.disputes.is_disputed();
+        self.workers.iter().any(disputes)
     }
 
     /// Tears one worker down: its capabilities go, its queues stop.
@@ -189,20 +203,26 @@ impl Instance {
     }
 
     /// Does one thing, if the one drawn can be done.
-    pub fn step(&mut self, rng: &mut StdRng, shard: &mut Shard) {
+    pub fn step(&mut self, clock: u64, rng: &mut StdRng, shard: &mut Shard) {
         if self.failed {
             return;
         }
         let index = rng.random_range(0..self.workers.len());
         match rng.random_range(0..9) {
-            0 if self.workers[0].alive => self.mint(MintInput::Upper(shard.upper)),
+            0 if self.workers[0].alive => {
+                self.mint(MintInput::Clock(clock));
+                for id in shard.log[self.told..].iter().filter_map(|entry| entry.id) {
+                    self.mint(MintInput::Committed(id));
+                }
+                self.told = shard.log.len();
+                self.mint(MintInput::Upper(shard.upper));
+            }
             1 if self.workers[0].alive => {
-                let desired = self
-                    .workers
-                    .iter()
-                    .map(|worker| worker.desired_frontier)
-                    .min();
-                self.mint(MintInput::Desired(desired.expect("there is a worker")));
+                let workers = self.workers.iter();
+                let desired = workers.map(|worker| worker.desired_frontier).min();
+                let desired = desired.expect("there is a worker");
+                self.mint(MintInput::Clock(clock));
+                self.mint(MintInput::Desired(self.setup.round_up_frontier(desired)));
             }
             2 => {
                 // The desired collection is computed a little further.
@@ -266,7 +286,8 @@ impl Instance {
     fn perform(&mut self, deed: Deed, shard: &mut Shard) {
         match deed {
             Deed::Bump(id, lower, upper) => {
-                let won = shard.append(id, lower, Frontier::At(upper), &[]);
+                let won = shard.append(id, lower, upper, &[]);
+                self.check_role(won);
                 let outcome = if won { Outcome::Done } else { Outcome::Lost };
                 self.deeds.push(Deed::ReportBump(id, outcome));
             }
@@ -275,6 +296,7 @@ impl Instance {
                     id, lower, upper, ..
                 } = description;
                 let won = shard.append(id, lower, upper, &files);
+                self.check_role(won);
                 if won {
                     shard.check(lower, upper);
                 }
@@ -286,6 +308,13 @@ impl Instance {
             }
             Deed::ReportBump(id, outcome) => self.mint(MintInput::Bumped(id, outcome)),
         }
+    }
+
+    fn check_role(&self, won: bool) {
+        assert!(
+            !won || self.role != Some(Role::ReadOnly),
+            "who is read-only has nothing outstanding"
+        );
     }
 
     fn mint(&mut self, input: MintInput<Time>) {
@@ -305,6 +334,8 @@ impl Instance {
                         "lowers strictly increase"
                     );
                     self.last_minted = Some(description.lower);
+                    let upper = self.setup.round_up_frontier(description.upper);
+                    assert_eq!(description.upper, upper, "uppers are times of the schedule");
                     for worker in &mut self.workers {
                         worker.descriptions.push_back(description.clone());
                         worker.to_append.push_back(description.clone());
@@ -315,6 +346,8 @@ impl Instance {
                 }
                 MintEffect::Downgrade(frontier) => self.mint_frontier = frontier,
                 MintEffect::Gap { .. } => self.failed = true,
+                MintEffect::Wake(_) => {}
+                MintEffect::Role(role) => self.role = Some(role),
             }
         }
     }
@@ -345,7 +378,7 @@ impl Instance {
                 None => files.extend(entry.files.iter().filter(|file| mine(file))),
             }
         }
-        if self.mode == Mode::Ingest {
+        if self.setup.mode == Mode::Ingest {
             return;
         }
         for (row, time, diff) in files.iter().flat_map(|file| &shard.files[file]) {
@@ -373,8 +406,8 @@ impl Instance {
                 ReadBack::Rows(updates) => rows.extend(updates),
             }
         }
+        inputs.push(WriteInput::Desired(self.setup.round_up_frontier(desired)));
         inputs.push(WriteInput::Persist(persist.expect("there is a worker")));
-        inputs.push(WriteInput::Desired(desired));
         for description in worker.descriptions.drain(..) {
             worker.held.insert(description.lower);
             inputs.push(WriteInput::Description(description));
@@ -392,12 +425,13 @@ impl Instance {
         let (writes, settles): (Vec<_>, Vec<_>) = effects
             .into_iter()
             .partition(|effect| matches!(effect, WriteEffect::Write(_)));
-        let mut advance = None;
+        let (mut compare, mut advance) = (None, None);
         let mut sends = Vec::new();
         for effect in settles {
             match effect {
                 WriteEffect::SettleOwn(id) => {
                     worker.own.remove(&id);
+                    worker.disputes.committed(worker.in_flight.len());
                     worker.in_flight.clear();
                 }
                 WriteEffect::SettleLost(id) => {
@@ -406,6 +440,7 @@ impl Instance {
                         *worker.corrections.entry((row, time)).or_default() += diff;
                     }
                 }
+                WriteEffect::CheckRival(time) => compare = Some(time),
                 WriteEffect::Advance(frontier) => advance = Some(frontier),
                 WriteEffect::Send(description) => {
                     let files = worker.ready.remove(&description.id).expect("it was staged");
@@ -421,15 +456,29 @@ impl Instance {
             .desired
             .pop_front_if(|(_, time, _)| desired.is_complete(time))
         {
-            *worker.corrections.entry((row, time)).or_default() += diff;
+            if let Some(time) = self.setup.round_up(time) {
+                *worker.corrections.entry((row, time)).or_default() += diff;
+            }
         }
         for (row, time, diff) in rows {
             *worker.corrections.entry((row, time)).or_default() -= diff;
         }
+        if let Some(time) = compare.filter(|_| worker.disputes.is_due()) {
+            let mut left: BTreeMap<(u8, Time), i64> = BTreeMap::new();
+            for ((row, at), diff) in worker
+                .corrections
+                .range(..)
+                .filter(|((_, at), _)| *at < time)
+            {
+                *left.entry((*row, worker.since.max(*at))).or_default() += diff;
+            }
+            let left = left.values().filter(|diff| **diff != 0).count();
+            worker.disputes.compared(left);
+        }
         if let Some(Frontier::At(since)) = advance {
             worker.since = since;
         }
-        match self.mode {
+        match self.setup.mode {
             Mode::View => {
                 for ((row, time), diff) in std::mem::take(&mut worker.corrections) {
                     *worker
@@ -447,7 +496,7 @@ impl Instance {
             let WriteEffect::Write(description) = write else {
                 unreachable!()
             };
-            if !self.full_read_back {
+            if !self.setup.full_read_back {
                 worker.own.insert(description.id);
             }
             assert!(worker.in_flight.is_empty(), "one batch in flight");
