@@ -37,14 +37,6 @@ pub enum Error {
         /// Why.
         error: std::sync::Arc<Error>,
     },
-    /// The flag that chooses the driver is off, and there is no other driver.
-    #[error(
-        "the sink {name} cannot be rendered: enable_sync_mv_sink is off, and the synchronous driver is the only one of this version"
-    )]
-    NoDriver {
-        /// The name of the sink.
-        name: String,
-    },
     /// The sink was given up before the time that was waited for.
     #[error("the sink {name} was cancelled")]
     Cancelled {

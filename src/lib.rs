@@ -109,6 +109,7 @@ mod bounds;
 mod channel;
 mod context;
 pub mod corrections;
+mod count;
 pub mod description;
 mod driver;
 pub mod dyncfg;

@@ -5,7 +5,7 @@ use mvsink_persist::{Codec, Open};
 
 use crate::bounds::{Data, Diff, Timestamp};
 use crate::context::Context;
-use crate::dyncfg::ENABLE_SYNC_MV_SINK;
+use crate::driver::Driver;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::mint::{self, Desired};
@@ -24,8 +24,8 @@ use crate::{append, write};
 ///
 /// # Errors
 ///
-/// If `D` or `E` has no schema, or the driver that the flags ask for does not exist. What goes wrong later
-/// (the store, another schema, a gap) is in the status of the handle.
+/// If `D` or `E` has no schema. What goes wrong later (the store, another schema, a gap) is in the status of the
+/// handle.
 pub fn persist_sink<'s, D, E, T, R>(
     cx: &Context,
     name: &str,
@@ -41,11 +41,7 @@ where
     R: Diff,
 {
     // Read once, so that a change while the sink is rendered changes nothing of it.
-    if !ENABLE_SYNC_MV_SINK.get(cx.configs()) {
-        return Err(Error::NoDriver {
-            name: name.to_owned(),
-        });
-    }
+    let driver = Driver::of(cx.configs());
     let target = target.into();
     let codec = Codec::<D, E>::new()?;
     let scope = ok.inner.scope();
@@ -67,7 +63,16 @@ where
         err: err.inner,
     };
     let nonce = cx.client().random_u128();
-    let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, nonce);
+    let minted = mint::render(
+        &worker,
+        driver,
+        scope,
+        desired,
+        target.mode,
+        as_of,
+        minter,
+        nonce,
+    );
     let own = OwnCommits::default();
     let reading = Reading {
         codec: codec.clone(),
@@ -83,8 +88,8 @@ where
         persist,
         own,
     };
-    let parts = write::render(&worker, scope, inputs, codec, target.mode, as_of);
-    append::render(&worker, scope, descriptions, parts);
+    let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);
+    append::render(&worker, driver, scope, descriptions, parts);
     Ok(Handle::new(worker))
 }
 

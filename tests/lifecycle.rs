@@ -9,15 +9,15 @@ use std::time::Duration;
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Mode, Status, Target, no_errors, persist_sink, persist_source};
 use support::{
-    Program, Row, assert_exact, at, context, execute, oracle, read, runtime, step_until, words,
+    Driver, Program, Row, assert_exact, at, context, execute, oracle, read, runtime, step_until,
+    words,
 };
 use timely::{CommunicationConfig, Config, WorkerConfig};
 use tokio::sync::watch;
 
-#[test]
-fn r05_a_dropped_sink_never_reports_the_empty_frontier() {
+fn r05_a_dropped_sink_never_reports_the_empty_frontier(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let updates = words(47, 300, 30);
     for (round, first) in [0usize, 1].into_iter().enumerate() {
         let url = format!("memory://dropped-{round}");
@@ -71,12 +71,12 @@ fn r05_a_dropped_sink_never_reports_the_empty_frontier() {
     }
 }
 
-#[test]
-fn r08_a_read_only_sink_writes_nothing_until_it_is_promoted() {
+fn r08_a_read_only_sink_writes_nothing_until_it_is_promoted(driver: Driver) {
     let runtime = runtime();
     let updates = words(53, 200, 20);
     let (signal, read_only) = watch::channel(true);
     let cx = Context::builder(runtime.handle().clone())
+        .configs(driver.configs())
         .read_only(read_only)
         .build();
     let (check, program) = (cx.clone(), updates.clone());
@@ -139,10 +139,9 @@ fn copy(cx: &Context, workers: usize, from: &'static str, to: &'static str, as_o
     guards.unwrap().join().into_iter().next().unwrap().unwrap()
 }
 
-#[test]
-fn a_view_on_a_view_has_the_same_contents() {
+fn a_view_on_a_view_has_the_same_contents(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let updates = words(59, 400, 40);
     execute(
         2,
@@ -190,10 +189,9 @@ fn a_source_without_a_shard_says_so_and_holds_its_frontier() {
     });
 }
 
-#[test]
-fn errors_are_rows_of_their_own() {
+fn errors_are_rows_of_their_own(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let sink = cx.clone();
     timely::execute_directly(move |worker| {
         let (mut ok, mut err, handle) = worker.dataflow(|scope| {
@@ -250,8 +248,7 @@ fn errors_are_rows_of_their_own() {
     );
 }
 
-#[test]
-fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
+fn an_ingest_sink_resumes_at_the_upper_of_its_shard(driver: Driver) {
     let runtime = runtime();
     let updates: Vec<_> = words(61, 300, 30)
         .into_iter()
@@ -261,7 +258,7 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
     let url = "memory://shared";
     let target = Target::new(url).mode(Mode::Ingest);
     for until in [Frontier::At(7), Frontier::At(19), Frontier::Empty] {
-        let cx = &support::contexts(&runtime, 1, store.clone())[0];
+        let cx = &driver.contexts(&runtime, 1, store.clone())[0];
         let resume = match runtime.block_on(cx.client().open_existing(url)) {
             Ok(shard) => u64::try_from(shard.progress().upper.time().unwrap()).unwrap(),
             Err(_) => 0,
@@ -301,7 +298,7 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
             assert!(!matches!(status, Status::Failed { .. }), "{status}");
         }
     }
-    let cx = &support::contexts(&runtime, 1, store)[0];
+    let cx = &driver.contexts(&runtime, 1, store)[0];
     let (upper, stored) = read(cx, url);
     assert_eq!(upper, Frontier::Empty);
     let mut expected: Vec<(Row, u64)> = updates
@@ -317,8 +314,7 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
     assert_eq!(found, expected);
 }
 
-#[test]
-fn a_cluster_of_processes_keeps_one_shard() {
+fn a_cluster_of_processes_keeps_one_shard(driver: Driver) {
     let runtime = runtime();
     let updates = words(67, 400, 40);
     let dir = tempfile::tempdir().unwrap();
@@ -335,7 +331,7 @@ fn a_cluster_of_processes_keeps_one_shard() {
     std::thread::scope(|scope| {
         for process in 0..2 {
             // Each process has a context of its own.
-            let (cx, program) = (context(&runtime), Program::new(updates.clone()));
+            let (cx, program) = (driver.context(&runtime), Program::new(updates.clone()));
             let (addresses, target) = (addresses.clone(), Target::new(url.clone()));
             scope.spawn(move || {
                 let communication = CommunicationConfig::Cluster {
@@ -359,7 +355,16 @@ fn a_cluster_of_processes_keeps_one_shard() {
             });
         }
     });
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     assert_exact(&cx, &url, &updates, 0);
     assert_eq!(at(&read(&cx, &url).1, 39), oracle(&updates, 39));
+}
+
+on_both_drivers! {
+    r05_a_dropped_sink_never_reports_the_empty_frontier,
+    r08_a_read_only_sink_writes_nothing_until_it_is_promoted,
+    a_view_on_a_view_has_the_same_contents,
+    errors_are_rows_of_their_own,
+    an_ingest_sink_resumes_at_the_upper_of_its_shard,
+    a_cluster_of_processes_keeps_one_shard,
 }

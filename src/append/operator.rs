@@ -4,11 +4,10 @@ use mvsink_persist::{Frontier, StagedFile};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
-use timely::progress::frontier::MutableAntichain;
 
-use crate::bounds::{Timestamp, frontier_of};
+use crate::bounds::Timestamp;
 use crate::description::{Description, Part};
-use crate::driver::{ExchangedInput, sync};
+use crate::driver::{Driver, ExchangedInput, asynchronous, sync};
 use crate::worker::Worker;
 
 /// One worker's operator.
@@ -30,6 +29,7 @@ pub(crate) struct Seen<T> {
 /// Renders append on one worker.
 pub(crate) fn render<'s, T: Timestamp>(
     worker: &Worker,
+    driver: Driver,
     scope: Scope<'s, T>,
     descriptions: StreamVec<'s, T, (usize, Description<T>)>,
     parts: StreamVec<'s, T, Part<T, StagedFile>>,
@@ -44,7 +44,11 @@ pub(crate) fn render<'s, T: Timestamp>(
         parts_in: builder.new_input(parts, by_appender),
         known: Frontier::At(T::minimum()),
     };
-    builder.build_reschedule_typed(move |_capabilities| sync::append(operator));
+    let waker = worker.waker(&scope, &builder.operator_info());
+    builder.build_reschedule_typed(move |_capabilities| match driver {
+        Driver::Sync => sync::append(operator),
+        Driver::Async => asynchronous::append(operator, waker),
+    });
 }
 
 impl<T: Timestamp> Operator<T> {
@@ -54,14 +58,14 @@ impl<T: Timestamp> Operator<T> {
     }
 
     /// Takes in all that has arrived.
-    pub(crate) fn activate(&mut self, frontiers: &[MutableAntichain<T>]) -> Seen<T> {
+    pub(crate) fn activate(&mut self, frontier: impl Fn(usize) -> Frontier<T>) -> Seen<T> {
         let mut descriptions = Vec::new();
         self.descriptions_in.for_each(|_, data| {
             descriptions.extend(data.drain(..).map(|(_, description)| description));
         });
         let mut parts = Vec::new();
         self.parts_in.for_each(|_, data| parts.append(data));
-        let frontier = frontier_of(&frontiers[1]);
+        let frontier = frontier(1);
         let moved = frontier > self.known;
         self.known = frontier;
         Seen {
@@ -69,5 +73,11 @@ impl<T: Timestamp> Operator<T> {
             parts,
             frontier: moved.then_some(frontier),
         }
+    }
+
+    /// Takes in all that has arrived for nothing: there is nobody left to look at it.
+    pub(crate) fn discard(&mut self) {
+        self.descriptions_in.for_each(|_, _| ());
+        self.parts_in.for_each(|_, _| ());
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Logic;
 use crate::append;
-use crate::bounds::{Data, Diff, Timestamp};
+use crate::bounds::{Data, Diff, Timestamp, frontier_of};
 use crate::channel::{
     AppendCommand, AppendReceiver, WriteCommand, WriteReceiver, append_channel, write_channel,
 };
@@ -41,7 +41,7 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
         }
         let mut inputs = Vec::new();
         inbox.drain(&awake, |input| inputs.push(input));
-        for bump in operator.activate(inputs, frontiers) {
+        for bump in operator.activate(inputs, |input| frontier_of(&frontiers[input])) {
             if let Some(bumps) = &bumps {
                 // A task that is gone has failed the sink.
                 let _ = bumps.send(bump);
@@ -102,7 +102,7 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
         let ended = inbox.drain(&awake, |(id, files)| operator.staged(id, files));
         match &mut commands {
             Some(commands) => {
-                let orders = operator.activate(frontiers);
+                let orders = operator.activate(|input| frontier_of(&frontiers[input]));
                 commands
                     .activation()
                     .batch(orders.batch)
@@ -136,6 +136,7 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
                 let Some(files) = task.write(description).await? else {
                     return Ok(());
                 };
+                // An operator that is gone sends nothing any more.
                 if let Err((_, files)) = replies.send((id, files)) {
                     task.discard(&files).await;
                 }
@@ -151,7 +152,7 @@ pub(crate) fn append<T: Timestamp>(mut operator: append::Operator<T>) -> Logic<T
     let (mut commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
     worker.spawn(append_task(worker.clone(), receiver));
     Box::new(move |frontiers| {
-        let seen = operator.activate(frontiers);
+        let seen = operator.activate(|input| frontier_of(&frontiers[input]));
         // Also when the sink was stopped: the files of the parts that still come are somebody's to commit
         // or to delete. The task ends with this operator, once no part can come any more.
         commands

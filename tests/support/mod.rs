@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::input::InputSession;
+use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
 use mvsink_persist::{Codec, Shard, decode_file};
 use timely::Config;
@@ -217,21 +218,73 @@ pub fn assert_exact(cx: &Context, url: &str, program: &[Update], since: u64) {
     }
 }
 
-/// A context over stores in memory, which a test can share between contexts.
-pub fn context(runtime: &tokio::runtime::Runtime) -> Context {
-    Context::new(runtime.handle().clone())
+/// Who runs the operators of the sinks of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    Sync,
+    Async,
 }
 
-/// Contexts as separate processes would have them, over one store in memory.
+impl Driver {
+    /// The flags that choose it.
+    pub fn configs(self) -> ConfigSet {
+        let configs = ConfigSet::new();
+        self.choose(&configs);
+        configs
+    }
+
+    /// Has sinks that are rendered from now on run like this.
+    pub fn choose(self, configs: &ConfigSet) {
+        let sync = self == Driver::Sync;
+        let set = configs.set("enable_sync_mv_sink", &sync.to_string());
+        set.unwrap();
+    }
+
+    /// A context over stores in memory, which a test can share between contexts.
+    pub fn context(self, runtime: &tokio::runtime::Runtime) -> Context {
+        let builder = Context::builder(runtime.handle().clone());
+        builder.configs(self.configs()).build()
+    }
+
+    /// Contexts as separate processes would have them, over one store in memory.
+    pub fn contexts(
+        self,
+        runtime: &tokio::runtime::Runtime,
+        count: usize,
+        store: Arc<dyn object_store::ObjectStore>,
+    ) -> Vec<Context> {
+        let context = |_| {
+            let cx = self.context(runtime);
+            cx.client().mount("shared", Arc::clone(&store));
+            cx
+        };
+        (0..count).map(context).collect()
+    }
+}
+
+/// Makes a test for each driver of each function that takes one.
+#[macro_export]
+macro_rules! on_both_drivers {
+    ($($test:ident),* $(,)?) => {
+        mod on_sync {
+            $(#[test] fn $test() { super::$test(super::support::Driver::Sync) })*
+        }
+        mod on_async {
+            $(#[test] fn $test() { super::$test(super::support::Driver::Async) })*
+        }
+    };
+}
+
+/// A context over stores in memory, with the default driver.
+pub fn context(runtime: &tokio::runtime::Runtime) -> Context {
+    Driver::Sync.context(runtime)
+}
+
+/// Contexts as separate processes would have them, over one store in memory, with the default driver.
 pub fn contexts(
     runtime: &tokio::runtime::Runtime,
     count: usize,
     store: Arc<dyn object_store::ObjectStore>,
 ) -> Vec<Context> {
-    let context = |_| {
-        let cx = context(runtime);
-        cx.client().mount("shared", Arc::clone(&store));
-        cx
-    };
-    (0..count).map(context).collect()
+    Driver::Sync.contexts(runtime, count, store)
 }
