@@ -37,6 +37,16 @@ pub enum Error {
         /// Why.
         error: std::sync::Arc<Error>,
     },
+    /// The sink failed in another process of the same dataflow, and therefore here too.
+    #[error("the sink {name} failed on worker {worker}: {message}")]
+    Elsewhere {
+        /// The name of the sink.
+        name: String,
+        /// A worker of that process.
+        worker: usize,
+        /// What went wrong there.
+        message: String,
+    },
     /// The sink was given up before the time that was waited for.
     #[error("the sink {name} was cancelled")]
     Cancelled {

@@ -117,6 +117,7 @@ mod error;
 mod handle;
 mod maintenance;
 pub mod mint;
+mod signal;
 mod sink;
 mod source;
 mod status;

@@ -12,7 +12,7 @@ use crate::mint::{self, Desired};
 use crate::source::{self, OwnCommits, Reading};
 use crate::target::{Mode, Target};
 use crate::worker::{Opening, Worker};
-use crate::{append, write};
+use crate::{append, signal, write};
 
 /// Keeps a shard equal to a collection, durably and exactly once.
 ///
@@ -89,7 +89,8 @@ where
         own,
     };
     let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);
-    append::render(&worker, driver, scope, descriptions, parts);
+    let signals = append::render(&worker, driver, scope, descriptions.clone(), parts);
+    signal::listen(&worker, scope, descriptions, signals);
     Ok(Handle::new(worker))
 }
 

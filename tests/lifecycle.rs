@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use support::{
     Driver, Program, Row, assert_exact, at, context, execute, oracle, read, runtime, step_until,
     words,
 };
-use timely::{CommunicationConfig, Config, WorkerConfig};
+use timely::Config;
 use tokio::sync::watch;
 
 fn r05_a_dropped_sink_never_reports_the_empty_frontier(driver: Driver) {
@@ -314,57 +313,10 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard(driver: Driver) {
     assert_eq!(found, expected);
 }
 
-fn a_cluster_of_processes_keeps_one_shard(driver: Driver) {
-    let runtime = runtime();
-    let updates = words(67, 400, 40);
-    let dir = tempfile::tempdir().unwrap();
-    let url = dir.path().join("view").to_str().unwrap().to_owned();
-    // Free ports: bound, and given up just before the cluster takes them.
-    let listeners: Vec<_> = (0..2)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<_> = listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().to_string())
-        .collect();
-    drop(listeners);
-    std::thread::scope(|scope| {
-        for process in 0..2 {
-            // Each process has a context of its own.
-            let (cx, program) = (driver.context(&runtime), Program::new(updates.clone()));
-            let (addresses, target) = (addresses.clone(), Target::new(url.clone()));
-            scope.spawn(move || {
-                let communication = CommunicationConfig::Cluster {
-                    threads: 2,
-                    process,
-                    addresses,
-                    report: false,
-                    zerocopy: false,
-                };
-                let config = Config {
-                    communication,
-                    worker: WorkerConfig::default(),
-                };
-                let run = move |worker: &mut timely::worker::Worker| {
-                    program.run(worker, &cx, target.clone())
-                };
-                for status in timely::execute(config, run).unwrap().join() {
-                    let status = status.unwrap();
-                    assert!(matches!(status, Status::Finished), "{status}");
-                }
-            });
-        }
-    });
-    let cx = driver.context(&runtime);
-    assert_exact(&cx, &url, &updates, 0);
-    assert_eq!(at(&read(&cx, &url).1, 39), oracle(&updates, 39));
-}
-
 on_both_drivers! {
     r05_a_dropped_sink_never_reports_the_empty_frontier,
     r08_a_read_only_sink_writes_nothing_until_it_is_promoted,
     a_view_on_a_view_has_the_same_contents,
     errors_are_rows_of_their_own,
     an_ingest_sink_resumes_at_the_upper_of_its_shard,
-    a_cluster_of_processes_keeps_one_shard,
 }

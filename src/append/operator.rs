@@ -1,13 +1,15 @@
-//! The operator of `append`: takes in what arrives, in order.
+//! The operator of `append`: takes in what arrives, in order, and signals what came of it.
 
 use mvsink_persist::{Frontier, StagedFile};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 
+use super::Input;
 use crate::bounds::Timestamp;
 use crate::description::{Description, Part};
-use crate::driver::{Driver, ExchangedInput, asynchronous, sync};
+use crate::driver::{Driver, ExchangedInput, Output, asynchronous, sync};
+use crate::signal::{Signal, Speaker};
 use crate::worker::Worker;
 
 /// One worker's operator.
@@ -15,6 +17,7 @@ pub(crate) struct Operator<T: Timestamp> {
     worker: Worker,
     descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
     parts_in: ExchangedInput<T, Part<T, StagedFile>>,
+    speaker: Speaker<T>,
     known: Frontier<T>,
 }
 
@@ -26,29 +29,49 @@ pub(crate) struct Seen<T> {
     pub(crate) frontier: Option<Frontier<T>>,
 }
 
-/// Renders append on one worker.
+impl<T> Seen<T> {
+    /// All of it, in order.
+    pub(crate) fn inputs(self) -> impl Iterator<Item = Input<T, StagedFile>> {
+        let descriptions = self.descriptions.into_iter().map(Input::Description);
+        let parts = self.parts.into_iter().map(Input::Part);
+        let frontier = self.frontier.into_iter().map(Input::Parts);
+        descriptions.chain(parts).chain(frontier)
+    }
+}
+
+/// Renders append on one worker; gives its signals.
 pub(crate) fn render<'s, T: Timestamp>(
     worker: &Worker,
     driver: Driver,
     scope: Scope<'s, T>,
     descriptions: StreamVec<'s, T, (usize, Description<T>)>,
     parts: StreamVec<'s, T, Part<T, StagedFile>>,
-) {
+) -> StreamVec<'s, T, (usize, Signal<T>)> {
     let name = format!("mvsink::append({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
     let by_target = Exchange::new(|(target, _): &(usize, Description<T>)| *target as u64);
     let by_appender = Exchange::new(|part: &Part<T, StagedFile>| part.description.appender as u64);
-    let operator = Operator {
-        worker: worker.clone(),
-        descriptions_in: builder.new_input(descriptions, by_target),
-        parts_in: builder.new_input(parts, by_appender),
-        known: Frontier::At(T::minimum()),
-    };
+    let descriptions_in = builder.new_input(descriptions, by_target);
+    let parts_in = builder.new_input(parts, by_appender);
+    // Signals follow commits and failures, not what arrives.
+    let (signals_out, signals) = builder.new_output_connection([]);
     let waker = worker.waker(&scope, &builder.operator_info());
-    builder.build_reschedule_typed(move |_capabilities| match driver {
-        Driver::Sync => sync::append(operator),
-        Driver::Async => asynchronous::append(operator, waker),
+    let worker = worker.clone();
+    builder.build_reschedule_typed(move |mut capabilities| {
+        let capability = capabilities.pop().expect("one output");
+        let operator = Operator {
+            descriptions_in,
+            parts_in,
+            speaker: Speaker::new(&worker, Output::from(signals_out), capability),
+            known: Frontier::At(T::minimum()),
+            worker,
+        };
+        match driver {
+            Driver::Sync => sync::append(operator, waker),
+            Driver::Async => asynchronous::append(operator, waker),
+        }
     });
+    signals
 }
 
 impl<T: Timestamp> Operator<T> {
@@ -75,9 +98,23 @@ impl<T: Timestamp> Operator<T> {
         }
     }
 
-    /// Takes in all that has arrived for nothing: there is nobody left to look at it.
-    pub(crate) fn discard(&mut self) {
-        self.descriptions_in.for_each(|_, _| ());
-        self.parts_in.for_each(|_, _| ());
+    /// A commit has moved the shard's upper.
+    pub(crate) fn committed(&mut self, upper: Frontier<T>) {
+        self.speaker.tell(&Signal::Upper(upper));
+    }
+
+    /// The sink was stopped: if it has failed, everybody is told.
+    pub(crate) fn stopped(&mut self) {
+        self.speaker.alarm();
+    }
+
+    /// True once no part can come any more.
+    pub(crate) fn has_all_parts(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// No part will come, and the last commit has ended.
+    pub(crate) fn finish(&mut self) {
+        self.speaker.let_go();
     }
 }

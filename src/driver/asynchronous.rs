@@ -10,12 +10,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use mvsink_persist::Codec;
+use mvsink_persist::{Codec, Frontier};
 
 use super::Logic;
 use super::body::{Body, Turns};
 use crate::append;
-use crate::bounds::{Data, Diff, Timestamp};
+use crate::bounds::{Data, Diff, Timestamp, frontier_of};
 use crate::error::Error;
 use crate::mint::{self, Watch};
 use crate::wake::Waker;
@@ -146,8 +146,16 @@ pub(crate) fn append<T: Timestamp>(operator: append::Operator<T>, waker: Arc<Wak
     });
     Box::new(move |frontiers| {
         let busy = body.turn(frontiers);
+        let mut operator = operator.borrow_mut();
+        if body.is_stopped() {
+            operator.stopped();
+        }
         if body.has_ended() {
-            operator.borrow_mut().discard();
+            // What still comes is for nobody.
+            operator.activate(|input| frontier_of(&frontiers[input]));
+            if operator.has_all_parts() {
+                operator.finish();
+            }
         }
         busy
     })
@@ -167,14 +175,14 @@ async fn append_body<T: Timestamp>(
         let seen = operator
             .borrow_mut()
             .activate(|input| turns.frontier(input));
-        for description in seen.descriptions {
-            task.step(append::Input::Description(description)).await?;
+        let last = seen.frontier == Some(Frontier::Empty);
+        for input in seen.inputs() {
+            if let Some(upper) = task.step(input).await? {
+                operator.borrow_mut().committed(upper);
+            }
         }
-        for part in seen.parts {
-            task.step(append::Input::Part(part)).await?;
-        }
-        if let Some(frontier) = seen.frontier {
-            task.step(append::Input::Parts(frontier)).await?;
+        if last {
+            return Ok(());
         }
     }
 }

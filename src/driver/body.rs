@@ -118,15 +118,20 @@ impl<T: Timestamp> Body<T> {
         self.future.is_none()
     }
 
+    /// True if the sink was stopped when this turn began.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.now.stopped.get()
+    }
+
     /// Gives the body a turn; true while the operator must not be shut down.
     pub(super) fn turn(&mut self, frontiers: &[MutableAntichain<T>]) -> bool {
         let awake = self.waker.awake();
-        let Some((future, _)) = &mut self.future else {
-            return false;
-        };
         let now = &self.now;
         now.turn.set(now.turn.get() + 1);
         now.stopped.set(self.worker.stop.is_stopped(&awake));
+        let Some((future, _)) = &mut self.future else {
+            return false;
+        };
         now.idle.set(false);
         let mut seen = now.frontiers.borrow_mut();
         seen.clear();

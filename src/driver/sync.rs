@@ -147,19 +147,37 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
 }
 
 /// Drives append.
-pub(crate) fn append<T: Timestamp>(mut operator: append::Operator<T>) -> Logic<T> {
+pub(crate) fn append<T: Timestamp>(
+    mut operator: append::Operator<T>,
+    waker: Arc<Waker>,
+) -> Logic<T> {
     let worker = operator.worker().clone();
-    let (mut commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(append_task(worker.clone(), receiver));
+    let (upstream, inbox) = replies(&waker);
+    let (commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
+    worker.spawn(append_task(worker.clone(), receiver, upstream));
+    let mut commands = Some(commands);
     Box::new(move |frontiers| {
+        let awake = waker.awake();
         let seen = operator.activate(|input| frontier_of(&frontiers[input]));
         // Also when the sink was stopped: the files of the parts that still come are somebody's to commit
-        // or to delete. The task ends with this operator, once no part can come any more.
-        commands
-            .activation()
-            .descriptions(seen.descriptions)
-            .parts(seen.parts)
-            .frontier(seen.frontier);
+        // or to delete. The task ends once no part can come any more.
+        if let Some(commands) = &mut commands {
+            commands
+                .activation()
+                .descriptions(seen.descriptions)
+                .parts(seen.parts)
+                .frontier(seen.frontier);
+        }
+        if operator.has_all_parts() {
+            commands = None;
+        }
+        let ended = inbox.drain(&awake, |upper| operator.committed(upper));
+        if worker.stop.is_stopped(&awake) {
+            operator.stopped();
+        }
+        if ended && operator.has_all_parts() {
+            operator.finish();
+        }
         false
     })
 }
@@ -169,27 +187,28 @@ type AppendCommands<T> = AppendReceiver<Description<T>, Part<T, StagedFile>, Fro
 async fn append_task<T: Timestamp>(
     worker: Worker,
     mut commands: AppendCommands<T>,
+    replies: Replies<Frontier<T>>,
 ) -> Result<(), Error> {
     let Some(mut task) = append::Task::open(worker).await? else {
         return Ok(());
     };
     while let Some(command) = commands.recv().await {
-        match command {
-            AppendCommand::Descriptions(descriptions) => {
-                for description in descriptions {
-                    task.step(append::Input::Description(description)).await?;
-                }
-            }
-            AppendCommand::Parts(parts) => {
-                for part in parts {
-                    task.step(append::Input::Part(part)).await?;
-                }
-            }
-            AppendCommand::Frontier(frontier) => {
-                task.step(append::Input::Parts(frontier)).await?;
+        let inputs: Vec<_> = match command {
+            AppendCommand::Descriptions(descriptions) => descriptions
+                .into_iter()
+                .map(append::Input::Description)
+                .collect(),
+            AppendCommand::Parts(parts) => parts.into_iter().map(append::Input::Part).collect(),
+            AppendCommand::Frontier(frontier) => vec![append::Input::Parts(frontier)],
+        };
+        for input in inputs {
+            if let Some(upper) = task.step(input).await? {
+                // An operator that is gone tells nobody.
+                let _ = replies.send(upper);
             }
         }
     }
     // The operator is gone, and no part will come: what waits for one cannot complete.
-    task.step(append::Input::Parts(Frontier::Empty)).await
+    task.step(append::Input::Parts(Frontier::Empty)).await?;
+    Ok(())
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -287,4 +288,76 @@ pub fn contexts(
     store: Arc<dyn object_store::ObjectStore>,
 ) -> Vec<Context> {
     Driver::Sync.contexts(runtime, count, store)
+}
+
+/// Runs a function on every worker of a cluster of processes, which are threads here, each with its own context;
+/// gives what the workers returned, in their order.
+pub fn cluster<O: Send + 'static>(
+    contexts: &[Context],
+    threads: usize,
+    run: impl Fn(&mut Worker, &Context) -> O + Clone + Send + Sync + 'static,
+) -> Vec<O> {
+    let addresses = free_addresses(contexts.len());
+    let processes: Vec<_> = (0..contexts.len())
+        .map(|process| {
+            let config = process_config(process, threads, addresses.clone());
+            let (cx, run) = (contexts[process].clone(), run.clone());
+            std::thread::spawn(move || {
+                let guards = timely::execute(config, move |worker| run(worker, &cx)).unwrap();
+                let outputs = guards.join().into_iter().map(Result::unwrap);
+                outputs.collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let outputs = processes.into_iter().map(|process| process.join().unwrap());
+    outputs.flatten().collect()
+}
+
+/// Free addresses: bound, and given up just before a cluster takes them.
+pub fn free_addresses(count: usize) -> Vec<String> {
+    let listener = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let listeners: Vec<_> = (0..count).map(listener).collect();
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    listeners.iter().map(address).collect()
+}
+
+/// How one process of a cluster runs.
+pub fn process_config(process: usize, threads: usize, addresses: Vec<String>) -> Config {
+    let communication = timely::CommunicationConfig::Cluster {
+        threads,
+        process,
+        addresses,
+        report: false,
+        zerocopy: false,
+    };
+    Config {
+        communication,
+        worker: timely::WorkerConfig::default(),
+    }
+}
+
+/// Steps until it is so. What never happens fails the test instead of hanging it.
+pub fn step_until_so(worker: &mut Worker, what: &str, mut so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !so() {
+        worker.step_or_park(Some(Duration::from_millis(1)));
+        assert!(begun.elapsed() < Duration::from_secs(120), "never: {what}");
+    }
+}
+
+/// The names of the files in a memory store that belong to the shard beside its log, and that its log does not
+/// refer to.
+pub fn unreferenced(cx: &Context, url: &str, store: &dyn object_store::ObjectStore) -> Vec<String> {
+    use futures::TryStreamExt;
+    cx.client().handle().clone().block_on(async {
+        let shard = cx.client().open_existing(url).await.unwrap();
+        shard.refresh().await.unwrap();
+        let live: Vec<String> = shard.pin().files().map(|file| file.path.clone()).collect();
+        let stored: Vec<_> = store.list(None).try_collect().await.unwrap();
+        let names = stored.into_iter().map(|object| object.location.to_string());
+        let left = |name: &String| {
+            !name.contains("_delta_log") && !live.iter().any(|live| name.ends_with(live.as_str()))
+        };
+        names.filter(left).collect()
+    })
 }
