@@ -40,8 +40,8 @@ impl Places {
         let noted = store.hold(1, Side::Before, move |call, path| {
             if writes(call, path) {
                 let thread = std::thread::current();
-                let timely = thread.name().is_some_and(|name| name.starts_with("timely"));
-                let place = if timely { "worker" } else { "task" };
+                let task = thread.name().is_some_and(|name| name.starts_with("tokio"));
+                let place = if task { "task" } else { "worker" };
                 places.lock().unwrap().insert(place);
             }
             // Nothing stops.
