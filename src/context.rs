@@ -7,6 +7,7 @@ use mvsink_persist::{Client, ClientOptions};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::count::{Count, One};
 use crate::dyncfg::ConfigSet;
 use crate::error::Error;
 use crate::status::{Instance, Kind};
@@ -28,8 +29,8 @@ struct Inner {
     /// What the workers of this process share, by the place of the sink in the dataflow, which is the same
     /// on all of them.
     instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, Weak<Instance>>>,
-    /// The tasks that run.
-    tasks: watch::Sender<usize>,
+    /// What runs for any sink or source.
+    running: Count,
     warned_of_runtime: AtomicBool,
 }
 
@@ -69,28 +70,21 @@ impl Context {
         &self.inner.client
     }
 
-    /// True if no task of any sink or source of this context runs. A host that has dropped its handles steps
-    /// its workers until then, so that parts that are under way get to their appenders: what was being written
-    /// is then written, and what was lost is deleted.
+    /// True if nothing runs for any sink or source of this context: no task, and no operator that awaits. A host that
+    /// has dropped its handles steps its workers until then, so that parts that are under way get to their appenders:
+    /// what was being written is then written, and what was lost is deleted.
     pub fn is_settled(&self) -> bool {
-        *self.inner.tasks.borrow() == 0
+        self.inner.running.is_zero()
     }
 
     /// Waits until [`Context::is_settled`].
     pub async fn settled(&self) {
-        // The sender lives as long as `self`.
-        let _ = self
-            .inner
-            .tasks
-            .subscribe()
-            .wait_for(|tasks| *tasks == 0)
-            .await;
+        self.inner.running.zero().await;
     }
 
-    /// Counts one more task, until what it gives is dropped.
-    pub(crate) fn task(&self) -> TaskCount {
-        self.inner.tasks.send_modify(|tasks| *tasks += 1);
-        TaskCount(self.clone())
+    /// Counts one more thing that runs, until what it gives is dropped.
+    pub(crate) fn running(&self) -> One {
+        self.inner.running.one()
     }
 
     pub(crate) fn read_only(&self) -> watch::Receiver<bool> {
@@ -143,15 +137,6 @@ impl Context {
     }
 }
 
-/// One task that runs.
-pub(crate) struct TaskCount(Context);
-
-impl Drop for TaskCount {
-    fn drop(&mut self) {
-        self.0.inner.tasks.send_modify(|tasks| *tasks -= 1);
-    }
-}
-
 /// Builds a [`Context`].
 #[derive(Debug)]
 pub struct ContextBuilder {
@@ -188,7 +173,7 @@ impl ContextBuilder {
                 configs: self.configs,
                 read_only: self.read_only,
                 instances: Default::default(),
-                tasks: watch::Sender::new(0),
+                running: Count::default(),
                 warned_of_runtime: AtomicBool::new(false),
             }),
         }

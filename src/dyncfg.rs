@@ -10,12 +10,12 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Chooses the driver of a sink when it is rendered: operators with tasks (on), or operators that await
-/// (off; not in this version, where it is an error).
+/// Chooses the driver of a sink when it is rendered: operators that never wait, each with a task (on), or operators
+/// that await in place (off). Workers and processes that read it at different moments fit together.
 pub const ENABLE_SYNC_MV_SINK: Config<bool> = Config::new(
     "enable_sync_mv_sink",
     Default::Bool(true),
-    "render sinks as synchronous operators, each with a task; read once per sink and worker",
+    "render sinks as synchronous operators, each with a task, instead of operators that await in place; read once per sink and worker",
 );
 
 /// How much a sink puts into one data file.

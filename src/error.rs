@@ -55,13 +55,15 @@ pub enum Error {
         /// Why.
         error: std::sync::Arc<Error>,
     },
-    /// The flag that chooses the driver is off, and there is no other driver.
-    #[error(
-        "the sink {name} cannot be rendered: enable_sync_mv_sink is off, and the synchronous driver is the only one of this version"
-    )]
-    NoDriver {
+    /// The sink failed in another process of the same dataflow, and therefore here too.
+    #[error("the sink {name} failed on worker {worker}: {message}")]
+    Elsewhere {
         /// The name of the sink.
         name: String,
+        /// A worker of that process.
+        worker: usize,
+        /// What went wrong there.
+        message: String,
     },
     /// The sink was given up before the time that was waited for.
     #[error("the sink {name} was cancelled")]

@@ -171,15 +171,12 @@ impl<T: Timestamp> Handle<T> {
             .block_on(self.wait_for(time))
     }
 
-    /// Cancels this worker's share and waits until its tasks have ended. The worker must go on being stepped
+    /// Cancels this worker's share and waits until nothing runs for it any more. The worker must go on being stepped
     /// meanwhile, or have dropped the dataflow.
     pub async fn close(self) {
-        let tasks = self.worker.take_tasks();
+        let count = self.worker.count().clone();
         drop(self);
-        for task in tasks {
-            // A task that panicked has failed the sink, and said so.
-            drop(task.await);
-        }
+        count.zero().await;
     }
 }
 

@@ -69,8 +69,15 @@
 //!   stages its part of each batch.
 //! - [`append`], on one worker for each description, waits for a part of every worker and commits them as one.
 //!
-//! Each is a pure state, a synchronous operator that never waits, and a Tokio task that never touches Timely. Long
-//! computations run on a bounded pool ([`mvsink_persist::CpuPool`]), never inline on a task.
+//! Each is a pure state and an operator, which one of two drivers runs, as the flag
+//! [`ENABLE_SYNC_MV_SINK`](dyncfg::ENABLE_SYNC_MV_SINK) says when the sink is rendered: the *synchronous* driver, whose
+//! operators never wait, and each of which has a Tokio task that never touches Timely; or the *asynchronous* one,
+//! whose operators are bodies that await in place. Both build the same operators and send the same messages, so that
+//! workers and processes may differ in it. Long computations run on a bounded pool ([`mvsink_persist::CpuPool`]), never
+//! inline on a task or on a Timely thread.
+//!
+//! Workers of several processes tell each other beside this when one of them has moved the shard's upper, so that the
+//! others need not wait until they next poll the log; and when the sink has failed, so that it fails everywhere.
 //!
 //! What a sink wrote itself it does not read back: every worker registers a batch's identity with its own read-back
 //! before it sends its part. When the read-back meets that identity in the log it says "own" instead of the rows;
@@ -78,7 +85,7 @@
 //!
 //! # The invariants
 //!
-//! Of the channels between an operator and its task:
+//! Of the channels between an operator and its task, and of the order of the statements where there is none:
 //!
 //! 1. To mint come strictly increasing frontiers from one producer, the empty frontier last.
 //! 2. All that one activation of write saw goes into one command, and only then may the order to write follow. So a
@@ -109,6 +116,7 @@ mod bounds;
 mod channel;
 mod context;
 pub mod corrections;
+mod count;
 pub mod description;
 mod driver;
 pub mod dyncfg;
@@ -119,6 +127,7 @@ pub mod mint;
 mod read_only;
 mod refresh;
 mod schedule;
+mod signal;
 mod sink;
 mod source;
 mod status;

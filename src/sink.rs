@@ -5,7 +5,7 @@ use mvsink_persist::{Codec, Frontier, Open};
 
 use crate::bounds::{Data, Diff, Timestamp};
 use crate::context::Context;
-use crate::dyncfg::ENABLE_SYNC_MV_SINK;
+use crate::driver::Driver;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::mint::{self, Desired};
@@ -14,7 +14,7 @@ use crate::schedule;
 use crate::source::{self, OwnCommits, Reading};
 use crate::target::{Mode, Target};
 use crate::worker::{Opening, Worker};
-use crate::{append, write};
+use crate::{append, signal, write};
 
 /// Keeps a shard equal to a collection, durably and exactly once.
 ///
@@ -28,8 +28,8 @@ use crate::{append, write};
 ///
 /// # Errors
 ///
-/// If `D` or `E` has no schema, an ingest sink has a refresh schedule, or the driver that the flags ask for does not exist. What goes wrong later
-/// (the store, another schema, a gap) is in the status of the handle.
+/// If `D` or `E` has no schema, or an ingest sink has a refresh schedule. What goes wrong later (the store, another
+/// schema, a gap) is in the status of the handle.
 pub fn persist_sink<'s, D, E, T, R>(
     cx: &Context,
     name: &str,
@@ -45,11 +45,7 @@ where
     R: Diff,
 {
     // Read once, so that a change while the sink is rendered changes nothing of it.
-    if !ENABLE_SYNC_MV_SINK.get(cx.configs()) {
-        return Err(Error::NoDriver {
-            name: name.to_owned(),
-        });
-    }
+    let driver = Driver::of(cx.configs());
     let target = target.into();
     let schedule = Schedule {
         refresh: target.refresh,
@@ -86,7 +82,16 @@ where
         err: schedule::render(scope.clone(), name, err.inner, &schedule),
     };
     let nonce = cx.client().random_u128();
-    let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, nonce);
+    let minted = mint::render(
+        &worker,
+        driver,
+        scope,
+        desired,
+        target.mode,
+        as_of,
+        minter,
+        nonce,
+    );
     let own = OwnCommits::default();
     let reading = Reading {
         codec: codec.clone(),
@@ -102,8 +107,9 @@ where
         persist,
         own,
     };
-    let parts = write::render(&worker, scope, inputs, codec, target.mode, as_of);
-    append::render(&worker, scope, descriptions, parts);
+    let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);
+    let signals = append::render(&worker, driver, scope, descriptions.clone(), parts);
+    signal::listen(&worker, scope, descriptions, signals);
     Ok(Handle::new(worker))
 }
 

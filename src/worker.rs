@@ -1,7 +1,8 @@
 //! What the operators and tasks of one sink or source share on one worker.
 
+use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mvsink_persist::{Error as ShardError, Open, Shard, StagedFile};
@@ -9,9 +10,9 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Timestamp;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::context::Context;
+use crate::count::{Count, One};
 use crate::dyncfg::STALL_AFTER_MS;
 use crate::error::Error;
 use crate::maintenance;
@@ -38,7 +39,7 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) peers: usize,
     opening: Arc<Opening>,
-    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    count: Count,
 }
 
 impl Worker {
@@ -67,7 +68,7 @@ impl Worker {
             index: scope.index(),
             peers: scope.peers(),
             opening: Arc::new(opening),
-            tasks: Arc::default(),
+            count: Count::default(),
         }
     }
 
@@ -183,34 +184,56 @@ impl Worker {
     {
         let handle = self.cx.client().handle().clone();
         let worker = self.clone();
-        let count = self.cx.task();
-        let owner = handle.clone().spawn(async move {
-            let _count = count;
+        let running = self.running();
+        handle.clone().spawn(async move {
             match handle.spawn(task).await {
-                Ok(Ok(())) => {}
-                // The host's runtime ends, and the sink with it.
-                Ok(Err(Error::Shard(ShardError::Shutdown))) => worker.instance.cancelled(),
-                Ok(Err(error)) => worker.instance.fail(error),
+                Ok(ended) => worker.ended(ended),
                 Err(join) => {
                     if let Ok(panic) = join.try_into_panic() {
-                        worker.instance.fail(Error::Panicked {
-                            name: worker.instance.name.clone(),
-                            message: panic_message(panic.as_ref()),
-                        });
+                        worker.panicked(panic.as_ref());
                     }
                 }
             }
+            drop(running);
         });
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(owner);
     }
 
-    /// The tasks of this worker, to wait for their end.
-    pub(crate) fn take_tasks(&self) -> Vec<JoinHandle<()>> {
-        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Counts something that runs for this share, until what it gives is dropped.
+    pub(crate) fn running(&self) -> Running {
+        Running {
+            _share: self.count.one(),
+            _context: self.cx.running(),
+        }
     }
+
+    /// What runs for this share.
+    pub(crate) fn count(&self) -> &Count {
+        &self.count
+    }
+
+    /// Something that ran for this share has ended like this.
+    pub(crate) fn ended(&self, ended: Result<(), Error>) {
+        match ended {
+            Ok(()) => {}
+            // The host's runtime ends, and the sink with it.
+            Err(Error::Shard(ShardError::Shutdown)) => self.instance.cancelled(),
+            Err(error) => self.instance.fail(error),
+        }
+    }
+
+    /// Something that ran for this share has panicked.
+    pub(crate) fn panicked(&self, panic: &(dyn Any + Send)) {
+        self.instance.fail(Error::Panicked {
+            name: self.instance.name.clone(),
+            message: panic_message(panic),
+        });
+    }
+}
+
+/// One thing that runs, counted by its share and by the context.
+pub(crate) struct Running {
+    _share: One,
+    _context: One,
 }
 
 /// Has the status say what the signals do, in a process in which mint does not.
@@ -235,7 +258,7 @@ impl fmt::Debug for Worker {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())

@@ -35,8 +35,13 @@ impl<T: Timestamp> Task<T> {
         }))
     }
 
-    /// Steps the state, and does what it asks for, until it asks for nothing more.
-    pub(crate) async fn step(&mut self, input: Input<T, StagedFile>) -> Result<(), Error> {
+    /// Steps the state, and does what it asks for, until it asks for nothing more. Gives the shard's new upper, if
+    /// it was moved.
+    pub(crate) async fn step(
+        &mut self,
+        input: Input<T, StagedFile>,
+    ) -> Result<Option<Frontier<T>>, Error> {
+        let mut moved = None;
         let mut next = Some(input);
         while let Some(input) = next.take() {
             self.state.step(input, &mut self.effects);
@@ -44,15 +49,16 @@ impl<T: Timestamp> Task<T> {
                 match effect {
                     Effect::Commit { description, files } => {
                         debug_assert!(next.is_none(), "one part completes one batch");
-                        let id = description.id;
+                        let (id, upper) = (description.id, description.upper);
                         let outcome = self.commit(description, files).await?;
+                        moved = (outcome == Outcome::Done).then_some(upper);
                         next = Some(Input::Committed(id, outcome));
                     }
                     Effect::Delete(files) => self.worker.delete_staged(&self.shard, &files).await,
                 }
             }
         }
-        Ok(())
+        Ok(moved)
     }
 
     async fn commit(

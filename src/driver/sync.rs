@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Logic;
 use crate::append;
-use crate::bounds::{Data, Diff, Timestamp};
+use crate::bounds::{Data, Diff, Timestamp, frontier_of};
 use crate::channel::{
     AppendCommand, AppendReceiver, WriteCommand, WriteReceiver, append_channel, write_channel,
 };
@@ -41,7 +41,7 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
         }
         let mut inputs = Vec::new();
         inbox.drain(&awake, |input| inputs.push(input));
-        for order in operator.activate(inputs, frontiers) {
+        for order in operator.activate(inputs, |input| frontier_of(&frontiers[input])) {
             if let Some(orders) = &orders {
                 // A task that is gone has failed the sink.
                 let _ = orders.send(order);
@@ -105,7 +105,7 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
         let ended = inbox.drain(&awake, |(id, files)| operator.staged(id, files));
         match &mut commands {
             Some(commands) => {
-                let orders = operator.activate(frontiers);
+                let orders = operator.activate(|input| frontier_of(&frontiers[input]));
                 commands
                     .activation()
                     .batch(orders.batch)
@@ -139,6 +139,7 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
                 let Some(files) = task.write(description).await? else {
                     return Ok(());
                 };
+                // An operator that is gone sends nothing any more.
                 if let Err((_, files)) = replies.send((id, files)) {
                     task.discard(&files).await;
                 }
@@ -149,19 +150,37 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
 }
 
 /// Drives append.
-pub(crate) fn append<T: Timestamp>(mut operator: append::Operator<T>) -> Logic<T> {
+pub(crate) fn append<T: Timestamp>(
+    mut operator: append::Operator<T>,
+    waker: Arc<Waker>,
+) -> Logic<T> {
     let worker = operator.worker().clone();
-    let (mut commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(append_task(worker.clone(), receiver));
+    let (upstream, inbox) = replies(&waker);
+    let (commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
+    worker.spawn(append_task(worker.clone(), receiver, upstream));
+    let mut commands = Some(commands);
     Box::new(move |frontiers| {
-        let seen = operator.activate(frontiers);
+        let awake = waker.awake();
+        let seen = operator.activate(|input| frontier_of(&frontiers[input]));
         // Also when the sink was stopped: the files of the parts that still come are somebody's to commit
-        // or to delete. The task ends with this operator, once no part can come any more.
-        commands
-            .activation()
-            .descriptions(seen.descriptions)
-            .parts(seen.parts)
-            .frontier(seen.frontier);
+        // or to delete. The task ends once no part can come any more.
+        if let Some(commands) = &mut commands {
+            commands
+                .activation()
+                .descriptions(seen.descriptions)
+                .parts(seen.parts)
+                .frontier(seen.frontier);
+        }
+        if operator.has_all_parts() {
+            commands = None;
+        }
+        let ended = inbox.drain(&awake, |upper| operator.committed(upper));
+        if worker.stop.is_stopped(&awake) {
+            operator.stopped();
+        }
+        if ended && operator.has_all_parts() {
+            operator.finish();
+        }
         false
     })
 }
@@ -171,27 +190,28 @@ type AppendCommands<T> = AppendReceiver<Description<T>, Part<T, StagedFile>, Fro
 async fn append_task<T: Timestamp>(
     worker: Worker,
     mut commands: AppendCommands<T>,
+    replies: Replies<Frontier<T>>,
 ) -> Result<(), Error> {
     let Some(mut task) = append::Task::open(worker).await? else {
         return Ok(());
     };
     while let Some(command) = commands.recv().await {
-        match command {
-            AppendCommand::Descriptions(descriptions) => {
-                for description in descriptions {
-                    task.step(append::Input::Description(description)).await?;
-                }
-            }
-            AppendCommand::Parts(parts) => {
-                for part in parts {
-                    task.step(append::Input::Part(part)).await?;
-                }
-            }
-            AppendCommand::Frontier(frontier) => {
-                task.step(append::Input::Parts(frontier)).await?;
+        let inputs: Vec<_> = match command {
+            AppendCommand::Descriptions(descriptions) => descriptions
+                .into_iter()
+                .map(append::Input::Description)
+                .collect(),
+            AppendCommand::Parts(parts) => parts.into_iter().map(append::Input::Part).collect(),
+            AppendCommand::Frontier(frontier) => vec![append::Input::Parts(frontier)],
+        };
+        for input in inputs {
+            if let Some(upper) = task.step(input).await? {
+                // An operator that is gone tells nobody.
+                let _ = replies.send(upper);
             }
         }
     }
     // The operator is gone, and no part will come: what waits for one cannot complete.
-    task.step(append::Input::Parts(Frontier::Empty)).await
+    task.step(append::Input::Parts(Frontier::Empty)).await?;
+    Ok(())
 }

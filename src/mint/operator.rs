@@ -6,12 +6,11 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
-use timely::progress::frontier::MutableAntichain;
 
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_of, meet};
+use crate::bounds::{Data, Diff, Timestamp, meet};
 use crate::description::Description;
-use crate::driver::{LocalInput, Output, sync};
+use crate::driver::{Driver, LocalInput, Output, asynchronous, sync};
 use crate::dyncfg::{STANDBY, STANDBY_SILENCE_MS};
 use crate::error::Error;
 use crate::target::Mode;
@@ -60,6 +59,7 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
 /// Renders mint. It decides on the worker that `minter` names, and passes `desired` through on all.
 pub(crate) fn render<'s, D, E, T, R>(
     worker: &Worker,
+    driver: Driver,
     scope: Scope<'s, T>,
     desired: Desired<'s, D, E, T, R>,
     mode: Mode,
@@ -101,7 +101,10 @@ where
             uppers: None,
             worker,
         };
-        sync::mint(operator, waker)
+        match driver {
+            Driver::Sync => sync::mint(operator, waker),
+            Driver::Async => asynchronous::mint(operator, waker),
+        }
     });
     Minted {
         descriptions,
@@ -135,11 +138,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             .for_each_time(|time, data| err_out.activate().session(&time).give_containers(data));
     }
 
-    /// Takes the inputs, then the frontier of the desired collection; gives what is to be done.
+    /// Takes the inputs, then the frontiers of the desired collection; gives what is to be done.
     pub(crate) fn activate(
         &mut self,
         inputs: impl IntoIterator<Item = Input<T>>,
-        frontiers: &[MutableAntichain<T>],
+        frontier: impl Fn(usize) -> Frontier<T>,
     ) -> Vec<Order<T>> {
         if !self.mints() {
             return Vec::new();
@@ -160,7 +163,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             }
             self.state.step(input, &mut self.effects);
         }
-        let desired = meet(frontier_of(&frontiers[0]), frontier_of(&frontiers[1]));
+        let desired = meet(frontier(0), frontier(1));
         self.state.step(Input::Desired(desired), &mut self.effects);
 
         let mut orders = Vec::new();

@@ -8,15 +8,12 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
-use timely::progress::frontier::MutableAntichain;
 
 use super::task::{Batch, Settle, Store};
 use super::{Effect, Input, State};
-use crate::bounds::{
-    Data, Diff, Timestamp, frontier_from_i64, frontier_of, hash_data, hash_error, meet, route,
-};
+use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, hash_data, hash_error, meet, route};
 use crate::description::{Content, Description, Part};
-use crate::driver::{ExchangedInput, LocalInput, Output, sync};
+use crate::driver::{Driver, ExchangedInput, LocalInput, Output, asynchronous, sync};
 use crate::dyncfg::FULL_READ_BACK;
 use crate::mint::Minted;
 use crate::source::{Mark, OwnCommits, Read};
@@ -64,6 +61,7 @@ pub(crate) struct Orders<D, E, T, R> {
 /// Renders write on one worker; gives the parts, routed by nothing yet.
 pub(crate) fn render<'s, D, E, T, R>(
     worker: &Worker,
+    driver: Driver,
     scope: Scope<'s, T>,
     inputs: Inputs<'s, D, E, T, R>,
     codec: Codec<D, E>,
@@ -118,7 +116,11 @@ where
     builder.build_reschedule_typed(move |_capabilities| {
         // No part is sent without a description, whose capability it takes.
         drop(_capabilities);
-        sync::write(operator, waker, codec, Store::new(mode, as_of))
+        let store = Store::new(mode, as_of);
+        match driver {
+            Driver::Sync => sync::write(operator, waker, codec, store),
+            Driver::Async => asynchronous::write(operator, waker, codec, store),
+        }
     });
     parts
 }
@@ -130,7 +132,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
     }
 
     /// Takes in all that has arrived; gives what is to be done.
-    pub(crate) fn activate(&mut self, frontiers: &[MutableAntichain<T>]) -> Orders<D, E, T, R> {
+    pub(crate) fn activate(
+        &mut self,
+        frontier: impl Fn(usize) -> Frontier<T>,
+    ) -> Orders<D, E, T, R> {
         let mut batch = Batch::default();
         self.desired_ok
             .for_each(|_, data| batch.desired_ok.push(std::mem::take(data)));
@@ -163,7 +168,6 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                 }
             }
         }
-        let frontier = |input: usize| frontier_of(&frontiers[input]);
         let desired = meet(frontier(1), frontier(2));
         step(Input::Desired(desired));
         let persist = meet(meet(frontier(3), frontier(4)), frontier(5));
@@ -203,10 +207,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.worker.instance.hydrating(taken_in, phase);
     }
 
-    /// The part of this description was staged. An activation follows, or the winding up.
+    /// The part of this description was staged: sends it. Another one may have waited for that, so an activation
+    /// follows, or the winding up.
     pub(crate) fn staged(&mut self, id: CommitId, files: Vec<StagedFile>) {
         self.staged.insert(id, files);
         self.state.step(Input::Staged(id), &mut self.effects);
+        self.interpret(&mut Batch::default());
     }
 
     /// Instead of an activation, once the sink was stopped: the part that is being staged is still sent, so that its
@@ -219,7 +225,6 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.persist_err.for_each(|_, _| ());
         self.marks_in.for_each(|_, _| ());
         self.descriptions_in.for_each(|_, _| ());
-        self.interpret(&mut Batch::default());
         let staging = self.state.staging().map(|staging| staging.id);
         self.capabilities
             .retain(|id, _| more && staging == Some(*id));
