@@ -16,7 +16,9 @@ use mvsink_persist::Shard;
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
+use crate::counters::Tally;
 use crate::error::Error;
+use crate::holding::Slot;
 use crate::wake::{Awake, Waker};
 
 /// How long a write that is under way may go on after its sink was stopped.
@@ -81,6 +83,10 @@ pub(crate) struct Instance {
     pub(crate) shard: OnceCell<Shard>,
     /// What waits in the command queues.
     pub(crate) meter: Arc<Meter>,
+    /// What was read of the shard.
+    pub(crate) tally: Tally,
+    /// The hold on what its read-back, or the source, has still to read.
+    pub(crate) holding: Slot,
     status: watch::Sender<Status>,
     inner: Mutex<Inner>,
 }
@@ -101,6 +107,8 @@ impl Instance {
             name: name.to_owned(),
             shard: OnceCell::new(),
             meter: Arc::default(),
+            tally: Tally::default(),
+            holding: Slot::default(),
             status: watch::Sender::new(Status::Starting),
             inner: Mutex::default(),
         })

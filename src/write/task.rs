@@ -7,11 +7,16 @@ use mvsink_persist::{
     StagedFile,
 };
 
-use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
+use crate::bounds::{
+    Data, Diff, Timestamp, bucket, fingerprint_data, fingerprint_error, hash_data, hash_error,
+    time_to_i64,
+};
 use crate::channel::{Weigh, WriteCommand, WriteReceiver};
+use crate::comparison::{Buckets, DesiredEnd, Totals};
 use crate::corrections::{Corrections, Drained};
+use crate::counters::count;
 use crate::description::Description;
-use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
+use crate::dyncfg::{CHUNK_ROWS, FULL_READ_BACK, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
 use crate::target::Mode;
 use crate::wake::Replies;
@@ -25,6 +30,8 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
     /// What became of the batch in flight.
     pub(crate) settle: Option<Settle>,
+    /// Desired is complete at the cutoff, as of what is in this batch.
+    pub(crate) compare: bool,
     /// The new frontier of the read-back.
     pub(crate) advance: Option<Frontier<T>>,
 }
@@ -46,6 +53,7 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             persist_ok: Vec::new(),
             persist_err: Vec::new(),
             settle: None,
+            compare: false,
             advance: None,
         }
     }
@@ -53,7 +61,7 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
 
 impl<D, E, T, R> Batch<D, E, T, R> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.settle.is_none() && self.advance.is_none() && self.updates() == 0
+        self.settle.is_none() && !self.compare && self.advance.is_none() && self.updates() == 0
     }
 }
 
@@ -94,8 +102,34 @@ pub(super) struct Store<D, E, T, R> {
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
     in_flight: Option<Batched<D, E, T, R>>,
+    /// What desired holds at the cutoff, until that was compared.
+    comparing: Option<Comparing<T>>,
     /// In ingest mode, the frontier below which everything is sealed.
     sealed: Option<Frontier<T>>,
+}
+
+/// The fingerprints of desired's updates at times up to the cutoff.
+struct Comparing<T> {
+    cutoff: T,
+    totals: Totals,
+}
+
+impl<T: Timestamp> Comparing<T> {
+    fn add<D, R: Diff>(&mut self, updates: &[(D, T, R)], fingerprint: impl Fn(&D) -> u128) {
+        for (data, time, diff) in updates {
+            if *time <= self.cutoff {
+                self.totals.add(fingerprint(data), diff.to_i64());
+            }
+        }
+    }
+}
+
+/// How a comparison ended.
+#[derive(Clone, Copy, Debug)]
+struct Compared {
+    differing: Buckets,
+    rows_verified: i64,
+    rows_diffed: i64,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
@@ -113,7 +147,35 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             ok,
             err,
             in_flight: None,
+            comparing: None,
             sealed: None,
+        }
+    }
+
+    /// From now on sums up what is to be compared at the cutoff. Nothing is written before that was compared, nor at
+    /// times up to the cutoff: so they count as one.
+    fn begin(&mut self, cutoff: T) {
+        self.ok.advance(cutoff);
+        self.err.advance(cutoff);
+        self.comparing = Some(Comparing {
+            cutoff,
+            totals: Totals::new(),
+        });
+    }
+
+    /// Drops the updates up to the cutoff in those of these buckets in which they add up to what is held.
+    fn compare(&mut self, held: &Totals, among: Buckets) -> Compared {
+        let desired = self.comparing.take();
+        let desired = desired.map_or_else(Totals::new, |comparing| comparing.totals);
+        let differing = desired.differing(held, among);
+        let agrees = |hash: u64| !differing.contains(bucket(hash));
+        self.ok.discard_due(agrees);
+        self.err.discard_due(agrees);
+        let rows_diffed = desired.rows(differing);
+        Compared {
+            differing,
+            rows_verified: desired.rows(Buckets::ALL).wrapping_sub(rows_diffed),
+            rows_diffed,
         }
     }
 
@@ -143,6 +205,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                     self.ok.give_back(ok);
                     self.err.give_back(err);
                 }
+            }
+        }
+        if let Some(comparing) = &mut self.comparing {
+            for rows in &batch.desired_ok {
+                comparing.add(rows, fingerprint_data);
+            }
+            for errors in &batch.desired_err {
+                comparing.add(errors, fingerprint_error);
             }
         }
         batch
