@@ -115,6 +115,7 @@ mod context;
 pub mod corrections;
 mod counters;
 pub mod description;
+mod driver;
 pub mod dyncfg;
 mod error;
 mod handle;

@@ -1,6 +1,4 @@
-//! The task of `write`: keeps the corrections, drains them into batches, stages these.
-
-use std::sync::Arc;
+//! The work of `write`: keeps the corrections, drains them into batches, stages these.
 
 use mvsink_persist::{
     Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard,
@@ -11,7 +9,7 @@ use crate::bounds::{
     Data, Diff, Timestamp, bucket, fingerprint_data, fingerprint_error, hash_data, hash_error,
     time_to_i64,
 };
-use crate::channel::{Weigh, WriteCommand, WriteReceiver};
+use crate::channel::Weigh;
 use crate::comparison::{Buckets, DesiredEnd, Totals};
 use crate::corrections::{Corrections, Drained};
 use crate::counters::count;
@@ -19,7 +17,6 @@ use crate::description::Description;
 use crate::dyncfg::{CHUNK_ROWS, FULL_READ_BACK, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
 use crate::target::Mode;
-use crate::wake::Replies;
 use crate::worker::Worker;
 
 /// All that one activation of the operator saw.
@@ -93,15 +90,14 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
 /// The rows and the errors of one batch.
 type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
 
-/// The commands of one worker's operator.
-type Commands<D, E, T, R> = WriteReceiver<Batch<D, E, T, R>, Description<T>>;
-
 /// The corrections of one worker, and what was drained from them for the batch in flight.
-pub(super) struct Store<D, E, T, R> {
+pub(crate) struct Store<D, E, T, R> {
     mode: Mode,
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
     in_flight: Option<Batched<D, E, T, R>>,
+    /// Until it has begun.
+    end: Option<DesiredEnd<T>>,
     /// What desired holds at the cutoff, until that was compared.
     comparing: Option<Comparing<T>>,
     /// In ingest mode, the frontier below which everything is sealed.
@@ -133,8 +129,8 @@ struct Compared {
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
-    /// Empty, for a sink with this as-of.
-    pub(super) fn new(mode: Mode, as_of: T) -> Self {
+    /// Empty, for a sink with this as-of, with its end of the comparison that a view begins with.
+    pub(crate) fn new(mode: Mode, as_of: T, end: Option<DesiredEnd<T>>) -> Self {
         let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
         let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
         if mode == Mode::View {
@@ -147,6 +143,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             ok,
             err,
             in_flight: None,
+            end,
             comparing: None,
             sealed: None,
         }
@@ -163,11 +160,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         });
     }
 
-    /// Drops the updates up to the cutoff in those of these buckets in which they add up to what is held.
-    fn compare(&mut self, held: &Totals, among: Buckets) -> Compared {
+    /// Drops the updates up to the cutoff in those of these buckets in which they add up to what is held; or in those
+    /// that do not count as `differing`, if that is given.
+    fn compare(
+        &mut self,
+        held: &Totals,
+        among: Buckets,
+        differing: Option<Buckets>,
+    ) -> Compared {
         let desired = self.comparing.take();
         let desired = desired.map_or_else(Totals::new, |comparing| comparing.totals);
-        let differing = desired.differing(held, among);
+        let differing = differing.unwrap_or_else(|| desired.differing(held, among));
         let agrees = |hash: u64| !differing.contains(bucket(hash));
         self.ok.discard_due(agrees);
         self.err.discard_due(agrees);
@@ -263,45 +266,45 @@ struct Position {
     errors: usize,
 }
 
-struct Task<D, E, T, R> {
+/// The corrections, and the shard that what is drained from them is staged for.
+pub(crate) struct Task<D, E, T, R> {
     worker: Worker,
     shard: Shard,
     codec: Codec<D, E>,
     /// `None` only while a closure on the pool has it.
     store: Option<Store<D, E, T, R>>,
-    replies: Replies<(CommitId, Vec<StagedFile>)>,
-}
-
-/// Runs the task until its operator is gone, or the sink stops.
-pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
-    worker: Worker,
-    codec: Codec<D, E>,
-    store: Store<D, E, T, R>,
-    mut commands: Commands<D, E, T, R>,
-    replies: Replies<(CommitId, Vec<StagedFile>)>,
-) -> Result<(), Error> {
-    let stop = Arc::clone(&worker.stop);
-    let Some(shard) = stop.or_stop(worker.shard("open")).await else {
-        return Ok(());
-    };
-    let mut task = Task {
-        worker,
-        shard: shard?,
-        codec,
-        store: Some(store),
-        replies,
-    };
-    // A stop interrupts the waiting, not the work.
-    while let Some(Some(command)) = stop.or_stop(commands.recv()).await {
-        match command {
-            WriteCommand::Batch(batch) => task.apply(batch).await?,
-            WriteCommand::WriteBatch(description) => task.write(description).await?,
-        }
-    }
-    Ok(())
+    /// Until it was compared.
+    end: Option<DesiredEnd<T>>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
+    /// Opens the shard, and waits for what is to be compared; `None` if the sink stops first.
+    pub(crate) async fn open(
+        worker: Worker,
+        codec: Codec<D, E>,
+        mut store: Store<D, E, T, R>,
+    ) -> Result<Option<Self>, Error> {
+        let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
+            return Ok(None);
+        };
+        let mut end = store.end.take();
+        if let Some(end) = &mut end {
+            match worker.stop.or_stop(&mut end.cutoff).await {
+                Some(Ok(Some(cutoff))) => store.begin(cutoff),
+                Some(Ok(None)) => {}
+                // The read-back has failed.
+                None | Some(Err(_)) => return Ok(None),
+            }
+        }
+        Ok(Some(Task {
+            shard: shard?,
+            worker,
+            codec,
+            store: Some(store),
+            end,
+        }))
+    }
+
     /// Runs a closure on the corrections: here if there is little to do, else on the pool.
     async fn with_store<O: Send + 'static>(
         &mut self,
@@ -331,14 +334,62 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.store.as_ref().is_some_and(|store| little(store, few))
     }
 
-    async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
+    /// Takes in what one activation of the operator saw.
+    pub(crate) async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
         let updates = batch.updates();
+        let compare = batch.compare;
         let little = self.is_little(|store, few| store.is_little(updates, few));
         self.with_store(little, move |store| store.apply(batch))
-            .await
+            .await?;
+        match self.end.take_if(|_| compare) {
+            Some(end) => self.compare(end).await,
+            None => Ok(()),
+        }
     }
 
-    async fn write(&mut self, description: Description<T>) -> Result<(), Error> {
+    /// Compares with what is held, once that is known, and says what differs.
+    async fn compare(&mut self, end: DesiredEnd<T>) -> Result<(), Error> {
+        let Some(Ok(held)) = self.worker.stop.or_stop(end.held).await else {
+            // The sink stops, or has failed.
+            return Ok(());
+        };
+        let mine = Buckets::of_worker(self.worker.index, self.worker.peers);
+        let differing = FULL_READ_BACK
+            .get(self.worker.cx.configs())
+            .then_some(mine);
+        let little = self.is_little(|store, few| store.is_little(0, few));
+        let compared = self
+            .with_store(little, move |store| {
+                store.compare(&held, mine, differing)
+            })
+            .await?;
+        let Compared {
+            differing,
+            rows_verified,
+            rows_diffed,
+        } = compared;
+        let instance = &self.worker.instance;
+        let tally = &instance.tally;
+        let buckets = (mine.len() - differing.len(), differing.len());
+        // What is there less than no times is no row.
+        count(&tally.rows_verified, rows_verified.max(0) as u64);
+        count(&tally.rows_diffed, rows_diffed.max(0) as u64);
+        count(&tally.buckets_verified, buckets.0 as u64);
+        count(&tally.buckets_differing, buckets.1 as u64);
+        tracing::debug!(
+            sink = %instance.name, rows_verified, rows_diffed,
+            buckets_verified = buckets.0, buckets_differing = buckets.1, "compared"
+        );
+        // A read-back that is gone has failed the sink.
+        let _ = end.differing.send(differing);
+        Ok(())
+    }
+
+    /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
+    pub(crate) async fn write(
+        &mut self,
+        description: Description<T>,
+    ) -> Result<Option<Vec<StagedFile>>, Error> {
         let Description {
             id, lower, upper, ..
         } = description;
@@ -364,16 +415,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 None => {
                     // Stopped, and the store does not answer.
                     self.worker.delete_staged(&self.shard, &files).await;
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
         tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
-        if let Err((_, files)) = self.replies.send((id, files)) {
-            // The operator is gone: nobody will commit these.
-            self.worker.delete_staged(&self.shard, &files).await;
-        }
-        Ok(())
+        Ok(Some(files))
+    }
+
+    /// Deletes what was staged for an operator that is gone: nobody will commit it.
+    pub(crate) async fn discard(&self, files: &[StagedFile]) {
+        self.worker.delete_staged(&self.shard, files).await;
     }
 
     /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
@@ -452,7 +504,7 @@ mod tests {
     #[test]
     fn r02_what_is_in_flight_counts_as_work() {
         const FEW: usize = 4;
-        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, 0);
+        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, 0, None);
         let rows: Vec<_> = (0..64 * FEW as u64).map(|row| (row, 0, 1)).collect();
         store.apply(Batch {
             desired_ok: vec![rows],
