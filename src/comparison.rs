@@ -54,10 +54,6 @@ impl Buckets {
         self.iter().count()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Buckets::default()
-    }
-
     /// True if one of them has a sum other than zero.
     pub(crate) fn meet(&self, sums: &Sums) -> bool {
         sums.buckets().any(|(bucket, _)| self.contains(bucket))
@@ -184,7 +180,7 @@ mod tests {
             assert_eq!(seen, BUCKETS);
         }
         assert_eq!(Buckets::of_worker(0, 1), Buckets::ALL);
-        assert!(Buckets::of_worker(299, 300).is_empty());
+        assert!(Buckets::of_worker(299, 300) == Buckets::default());
     }
 
     #[test]
@@ -198,7 +194,7 @@ mod tests {
         }
         let mut held = Totals::new();
         held.add_sums(&sums);
-        assert!(totals.differing(&held, Buckets::ALL).is_empty());
+        assert_eq!(totals.differing(&held, Buckets::ALL), Buckets::default());
         assert_eq!(totals.rows(Buckets::ALL), 6);
         held.add(hash(200, 1), 1);
         let mut expected = Buckets::default();
@@ -207,6 +203,7 @@ mod tests {
         assert_eq!(totals.rows(expected), 5);
         assert!(expected.meet(&sums) && !Buckets::default().meet(&sums));
         // What is not looked at does not count.
-        assert!(totals.differing(&held, Buckets::of_worker(1, 2)).is_empty());
+        let odd = Buckets::of_worker(1, 2);
+        assert_eq!(totals.differing(&held, odd), Buckets::default());
     }
 }

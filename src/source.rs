@@ -4,7 +4,8 @@
 //! capabilities at `lower`, and only then lets the frontier pass to `upper`. Which rows fall to it depends on who reads:
 //!
 //! - of a *collection* for users each file is read by one worker, named by a hash of its path. Its rows come in
-//!   whatever distribution the files have.
+//!   whatever distribution the files have. The workers of a process start from one version, since a file of one
+//!   may be merged into another in the next; and they cannot skip a part of the log, unless there is but one.
 //! - the *read-back of a view* reads on each worker the rows of its own buckets. They need no exchange, since the
 //!   rows of desired are routed by bucket too; and workers may start from different versions, or skip a part of the
 //!   log, each by itself. It begins with a [comparison](crate::comparison), and reads where that finds a difference.

@@ -30,9 +30,10 @@ fn setup() -> impl Strategy<Value = Setup> {
         .prop_map(
             |((seed, mode, workers, rivals), updates, held, as_ofs, flags)| {
                 let [tear_down, restart, read_only, full_read_back, jumps] = flags;
-                let (mut wrong, mut right, held_upper) = held;
+                let (mut wrong, mut right, mut held_upper) = held;
                 // A jump takes what is beyond its start for new: nothing may have been there before.
                 if jumps {
+                    held_upper = held_upper.max(1);
                     wrong.retain(|(_, time, _)| *time < held_upper);
                 }
                 // An ingest shard has nothing to be compared with: it begins empty.

@@ -74,8 +74,13 @@ pub(super) struct Taking {
     pub(super) floor: i64,
 }
 
-/// Updates of rows, and of errors.
-pub(super) type Decoded<D, E, T, R> = (Vec<(D, T, R)>, Vec<(E, T, R)>);
+/// What was taken from a batch.
+pub(super) struct Taken<D, E, T, R> {
+    pub(super) rows: Vec<(D, T, R)>,
+    pub(super) errors: Vec<(E, T, R)>,
+    /// The latest of their times.
+    pub(super) last: i64,
+}
 
 impl Taking {
     /// The updates of a batch that are wanted.
@@ -83,18 +88,22 @@ impl Taking {
         &self,
         codec: &Codec<D, E>,
         batch: &RecordBatch,
-    ) -> Result<Decoded<D, E, T, R>, Error> {
+    ) -> Result<Taken<D, E, T, R>, Error> {
         let updates = codec.decode(batch)?;
-        let ok = self.typed(updates.ok, hash_data)?;
-        Ok((ok, self.typed(updates.err, hash_error)?))
+        let mut last = i64::MIN;
+        let rows = self.typed(updates.ok, hash_data, &mut last)?;
+        let errors = self.typed(updates.err, hash_error, &mut last)?;
+        Ok(Taken { rows, errors, last })
     }
 
     fn typed<D, T: Timestamp, R: Diff>(
         &self,
         updates: Vec<(D, i64, i64)>,
         hash: impl Fn(&D) -> u64,
+        last: &mut i64,
     ) -> Result<Vec<(D, T, R)>, Error> {
         let update = |(data, time, diff): (D, i64, i64)| {
+            *last = time.max(*last);
             let time: T = time_from_i64(time.max(self.floor))?;
             let signed = match self.sign {
                 Sign::Plus => Some(diff),

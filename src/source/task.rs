@@ -2,13 +2,14 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use mvsink_persist::{
-    Codec, DataFile, Entry, Error as ShardError, Frontier, Pinned, Progress, Shard, Summed,
+    Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Shard, Summed,
 };
 use tokio::sync::{Semaphore, oneshot};
 
-use super::files::{Decoded, OpenFile, Sign, Taking, Wanted};
+use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
 use super::{Mark, Message, OwnCommits};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
 use crate::comparison::{Buckets, HeldEnd};
@@ -73,6 +74,8 @@ pub(super) struct Task<D, E, T, R> {
     share: Share,
     /// Earlier times count as this.
     floor: i64,
+    /// The latest time of a row that was read.
+    last: AtomicI64,
     holding: Option<Holding>,
     credits: Arc<Semaphore>,
     replies: Replies<Message<D, E, T, R>>,
@@ -112,6 +115,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
                 Purpose::Ingest => Share::Nothing,
             },
             floor,
+            last: AtomicI64::new(i64::MIN),
             holding: None,
             credits,
             replies,
@@ -130,7 +134,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// Sends what there is at a version; returns that.
     async fn start(&mut self, purpose: Purpose<T>) -> Result<Progress, Error> {
         self.hold().await?;
-        let pinned = self.shard.pin();
+        let pinned = match self.share {
+            // A file of one version may be merged into another of the next: all read the same.
+            Share::Files => {
+                let Worker { instance, .. } = &self.worker;
+                instance.first(self.worker.peers, || self.shard.pin())
+            }
+            Share::Buckets | Share::Nothing => self.shard.pin(),
+        };
         match purpose {
             Purpose::Collection { .. } => {
                 pinned.check_readable(self.floor)?;
@@ -183,7 +194,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let entry = match self.shard.entry(version).await {
                 Ok(entry) => entry,
                 Err(ShardError::EntryGone { .. }) => {
-                    progress = self.jump(progress.upper).await?;
+                    progress = self.jump(progress).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -233,12 +244,22 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
 
     /// Goes on from the newest version, since the log was cleaned up beyond what was read: takes all rows at or
     /// beyond the upper that was passed. There are no marks for what is skipped: a sink's own rows come as anybody's.
-    async fn jump(&self, passed: Frontier<i64>) -> Result<Progress, Error> {
-        let pinned: Pinned = self.shard.pin();
+    async fn jump(&self, passed: Progress) -> Result<Progress, Error> {
+        let pinned = self.shard.pin();
         let progress = pinned.progress;
-        let from = passed.time().unwrap_or(i64::MAX);
+        let from = passed.upper.time().unwrap_or(i64::MAX);
         // At a since of `from` itself, what was read before may have been moved there.
         pinned.check_readable((from - 1).max(0))?;
+        // Rows that another program has put beyond the upper were read, and would be again. Of several workers that share
+        // files, others may have read from a file what lies in another one here.
+        let ahead = self.last.load(Ordering::Relaxed) >= from;
+        if ahead || self.share == Share::Files && self.worker.peers > 1 {
+            return Err(ShardError::EntryGone {
+                url: self.shard.url().to_owned(),
+                version: passed.version + 1,
+            }
+            .into());
+        }
         tracing::info!(
             shard = self.shard.url(),
             version = progress.version,
@@ -322,10 +343,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let mut open = OpenFile::read(&self.worker, &self.shard, file).await?;
         loop {
             let codec = self.codec.clone();
-            let decoded = open.next(move |batch| taking.take(&codec, &batch)).await?;
-            let Some((rows, errors)): Option<Decoded<D, E, T, R>> = decoded else {
-                return Ok(());
-            };
+            let taken = open.next(move |batch| taking.take(&codec, &batch)).await?;
+            let Some(taken) = taken else { return Ok(()) };
+            let Taken { rows, errors, last } = taken;
+            self.last.fetch_max(last, Ordering::Relaxed);
             let updates = (rows.len() + errors.len()) as u64;
             count(&self.worker.instance.tally.rows_read_back, updates);
             if !rows.is_empty() {
