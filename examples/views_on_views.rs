@@ -15,6 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use timely::worker::Worker;
 
+/// The input.
+type Words = InputSession<u64, String, isize>;
 /// The first view: of words.
 type Counts = (String, i64);
 /// The second: of counts.
@@ -22,7 +24,10 @@ type Lengths = (i64, i64, i64);
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::args().nth(1).unwrap_or("data/views".into());
-    let (counts, lengths) = (format!("{directory}/counts"), format!("{directory}/lengths"));
+    let (counts, lengths) = (
+        format!("{directory}/counts"),
+        format!("{directory}/lengths"),
+    );
     let runtime = tokio::runtime::Runtime::new()?;
     let cx = Context::new(runtime.handle().clone());
     let (context, urls) = (cx.clone(), [counts.clone(), lengths.clone()]);
@@ -40,7 +45,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // It reads the shard of the first, which need not be complete, but must be there.
         step_until(worker, || first.frontier() > mvsink::Frontier::At(0));
         let (_source, second) = measure_counts(worker, &context, counts, lengths)?;
-        step_until(worker, || first.status().is_final() && second.status().is_final());
+        step_until(worker, || {
+            first.status().is_final() && second.status().is_final()
+        });
         Ok::<_, Error>((first.status(), second.status()))
     })?;
     for statuses in workers.join() {
@@ -50,7 +57,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     runtime.block_on(async {
         let client = cx.client();
-        let shards = [client.open_existing(&counts).await?, client.open_existing(&lengths).await?];
+        let shards = [
+            client.open_existing(&counts).await?,
+            client.open_existing(&lengths).await?,
+        ];
         let common = common_time(&shards, 0, Duration::from_secs(60)).await?;
         println!("both at {}:", common.time());
         print::<Counts>(&shards[0], common.time()).await?;
@@ -64,7 +74,7 @@ fn count_words(
     worker: &mut Worker,
     cx: &Context,
     to: &str,
-) -> Result<(InputSession<u64, String, isize>, Handle<u64>), Error> {
+) -> Result<(Words, Handle<u64>), Error> {
     worker.dataflow(|scope| {
         let mut input = InputSession::new();
         let counts = input.to_collection(scope).count();
@@ -74,18 +84,30 @@ fn count_words(
     })
 }
 
-fn measure_counts(worker: &mut Worker, cx: &Context, from: &str, to: &str) -> Result<(Handle<u64>, Handle<u64>), Error> {
+fn measure_counts(
+    worker: &mut Worker,
+    cx: &Context,
+    from: &str,
+    to: &str,
+) -> Result<(Handle<u64>, Handle<u64>), Error> {
     worker.dataflow(|scope| {
         let source = persist_source::<Counts, String, u64, isize>(cx, scope, "counts", from, 0)?;
         let lengths = source.ok.map(|(word, count)| (word.len() as i64, count));
         let lengths = lengths.reduce(|_, counts, output| {
             let words: isize = counts.iter().map(|(_, times)| times).sum();
-            let occurrences: i64 = counts.iter().map(|(count, times)| **count * *times as i64).sum();
+            let occurrences: i64 = counts
+                .iter()
+                .map(|(count, times)| **count * *times as i64)
+                .sum();
             output.push(((words as i64, occurrences), 1));
         });
-        let lengths = lengths.map(|(length, (words, occurrences))| -> Lengths { (length, words, occurrences) });
+        let lengths = lengths
+            .map(|(length, (words, occurrences))| -> Lengths { (length, words, occurrences) });
         // The source lives as long as its handle.
-        Ok((source.handle, persist_sink(cx, "lengths", to, lengths, source.err, 0)?))
+        Ok((
+            source.handle,
+            persist_sink(cx, "lengths", to, lengths, source.err, 0)?,
+        ))
     })
 }
 

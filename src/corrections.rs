@@ -188,7 +188,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             |entry| unwanted(unmix(entry.hash)) && (all || payload.time(entry.place) == since),
             |entry| taken.push(entry.place.container),
         );
-        taken.into_iter().for_each(|container| payload.release(container));
+        taken
+            .into_iter()
+            .for_each(|container| payload.release(container));
         self.consolidated = false;
         self.rewrite_if_sparse();
     }

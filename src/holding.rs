@@ -203,7 +203,10 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // The hold itself releases itself.
-        let keeper = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let keeper = self
+            .keeper
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(keeper) = keeper.take() {
             keeper.abort();
         }

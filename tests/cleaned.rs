@@ -10,8 +10,8 @@ use std::time::Duration;
 use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, persist_source};
 use mvsink_persist::{
-    Append, Appended, Client, ClientOptions, Codec, CommitId, CompactOptions, FileEncoder, FileMeta,
-    Frontier, GcOptions, Open, Shard,
+    Append, Appended, Client, ClientOptions, Codec, CommitId, CompactOptions, FileEncoder,
+    FileMeta, Frontier, GcOptions, Open, Shard,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -93,9 +93,7 @@ impl Slow {
         configs.set("mvsink_chunk_rows", "1").unwrap();
         configs.set("mvsink_hold_lease_s", hold_lease_s).unwrap();
         configs.set("mvsink_compaction", "false").unwrap();
-        configs
-            .set("mvsink_garbage_collection", "false")
-            .unwrap();
+        configs.set("mvsink_garbage_collection", "false").unwrap();
         let cx = Context::builder(runtime.handle().clone())
             .client_options(client_options())
             .configs(configs)
@@ -172,7 +170,11 @@ fn a_source_behind_a_cleaned_log_goes_on_from_a_snapshot() {
         expected.insert((time, time), -1);
         expected.insert((ROWS + time, time), 1);
     }
-    assert_eq!(sums(seen.unwrap()), expected, "every update once, at its time");
+    assert_eq!(
+        sums(seen.unwrap()),
+        expected,
+        "every update once, at its time"
+    );
 }
 
 /// Merges everything, gives up the past, and deletes what was merged.
@@ -181,7 +183,9 @@ async fn tidy_up(shard: Shard) {
     shard.advance_since(far, &|_| ()).await.unwrap();
     let mut options = CompactOptions::default();
     options.full = true;
-    let merged = shard.compact(&options, &|_| ControlFlow::Continue(())).await;
+    let merged = shard
+        .compact(&options, &|_| ControlFlow::Continue(()))
+        .await;
     assert_eq!(merged.unwrap().files_in, 2);
     let mut options = GcOptions::default();
     options.removed_grace = Duration::ZERO;
@@ -200,7 +204,11 @@ fn r17_a_source_keeps_what_it_has_still_to_read_and_lets_it_go() {
             assert!(seen.unwrap_err().contains("is missing"));
             continue;
         }
-        assert_eq!(slow.shard.progress().since, Frontier::At(0), "held at the as-of");
+        assert_eq!(
+            slow.shard.progress().since,
+            Frontier::At(0),
+            "held at the as-of"
+        );
         let first = (0..10).map(|number| ((number, 0), 1));
         let expected = first.chain([((10, 1), 1), ((11, 1), 1)]).collect();
         assert_eq!(sums(seen.unwrap()), expected);

@@ -349,7 +349,12 @@ fn r24_an_ingest_sink_reports_what_another_program_edits() {
     assert!(!matches!(status, Status::Failed { .. }), "{status}");
     // While it runs,
     let shard = path.clone();
-    let edits = move || edit(&shard, &[foreign_file(&shard, &[(("bogus".to_owned(), 0), 1)])]);
+    let edits = move || {
+        edit(
+            &shard,
+            &[foreign_file(&shard, &[(("bogus".to_owned(), 0), 1)])],
+        )
+    };
     let status = ingest(&context(&runtime), url, edits);
     let expected = format!("the data of the shard {url} was edited by another program in version");
     assert!(status.to_string().contains(&expected), "{status}");
@@ -358,7 +363,10 @@ fn r24_an_ingest_sink_reports_what_another_program_edits() {
     let path = dir.path().join("events");
     let url = path.to_str().unwrap();
     ingest(&context(&runtime), url, || ());
-    edit(&path, &[foreign_file(&path, &[(("bogus".to_owned(), 0), 1)])]);
+    edit(
+        &path,
+        &[foreign_file(&path, &[(("bogus".to_owned(), 0), 1)])],
+    );
     let status = ingest(&context(&runtime), url, || ());
     let expected = format!("the data of the shard {url} was edited by another program in version");
     assert!(status.to_string().contains(&expected), "{status}");
@@ -366,7 +374,10 @@ fn r24_an_ingest_sink_reports_what_another_program_edits() {
     let cx = context(&runtime);
     runtime.block_on(async {
         let shard = cx.client().open_existing(url).await.unwrap();
-        shard.advance_since(shard.progress().upper, &|_| ()).await.unwrap();
+        shard
+            .advance_since(shard.progress().upper, &|_| ())
+            .await
+            .unwrap();
         assert_eq!(shard.edited(), None);
     });
 }

@@ -20,7 +20,9 @@ const URL: &str = "memory://shared/view";
 
 fn number(name: &str, default: u64) -> u64 {
     let given = std::env::var(name).ok();
-    given.and_then(|given| given.parse().ok()).unwrap_or(default)
+    given
+        .and_then(|given| given.parse().ok())
+        .unwrap_or(default)
 }
 
 fn row(n: u64) -> Row {
@@ -96,7 +98,11 @@ impl Collection {
     fn assert_held(&self, cx: &Context, time: u64) {
         let (upper, updates) = read(cx, URL);
         assert!(upper.is_complete(&time));
-        assert_eq!(at(&updates, time), self.contents(time), "the view at {time}");
+        assert_eq!(
+            at(&updates, time),
+            self.contents(time),
+            "the view at {time}"
+        );
     }
 }
 
@@ -140,8 +146,16 @@ fn a_restart_over_a_right_shard_reads_no_data_file() {
                 let known = collection.contents(as_of.max(upper - 1));
                 known.len() as u64
             });
-            assert_eq!((counters.buckets_verified, counters.buckets_differing), (256, 0), "{case}");
-            assert_eq!((counters.rows_diffed, counters.rows_read_back), (0, 0), "{case}");
+            assert_eq!(
+                (counters.buckets_verified, counters.buckets_differing),
+                (256, 0),
+                "{case}"
+            );
+            assert_eq!(
+                (counters.rows_diffed, counters.rows_read_back),
+                (0, 0),
+                "{case}"
+            );
             assert_eq!(counters.data_files_read, 0, "{case}");
             upper = until;
         }
@@ -205,12 +219,23 @@ fn restart_over_tampered(rows: u64, tampered: u64, workers: usize) {
     let differing: BTreeSet<u8> = changes.iter().map(|(n, _)| bucket_of(*n)).collect();
     let in_them = |n: &u64| differing.contains(&bucket_of(*n));
     let diffed = collection.contents(14).into_keys();
-    let diffed = diffed.filter(|(_, n)| in_them(&u64::try_from(*n).unwrap())).count() as u64;
-    let held = [0, 7, 8].into_iter().flat_map(|time| collection.changes(time));
-    let held = held.chain(changes.iter().copied()).filter(|(n, _)| in_them(n)).count() as u64;
+    let diffed = diffed
+        .filter(|(_, n)| in_them(&u64::try_from(*n).unwrap()))
+        .count() as u64;
+    let held = [0, 7, 8]
+        .into_iter()
+        .flat_map(|time| collection.changes(time));
+    let held = held
+        .chain(changes.iter().copied())
+        .filter(|(n, _)| in_them(n))
+        .count() as u64;
     let case = format!("{workers} workers: {counters:?}");
     assert_eq!(counters.buckets_differing, differing.len() as u64, "{case}");
-    assert_eq!(counters.buckets_verified, 256 - differing.len() as u64, "{case}");
+    assert_eq!(
+        counters.buckets_verified,
+        256 - differing.len() as u64,
+        "{case}"
+    );
     assert_eq!(counters.rows_diffed, diffed, "{case}");
     assert_eq!(counters.rows_verified, rows - diffed, "{case}");
     assert_eq!(counters.rows_read_back, held, "{case}");
@@ -284,11 +309,23 @@ fn a_table_with_more_columns_than_the_rows_is_read() {
     };
     runtime.block_on(async {
         let codec = Codec::<Wide, String>::new().unwrap();
-        let shard = cx.client().open_or_create(URL, Open::new(codec.schema())).await.unwrap();
+        let shard = cx
+            .client()
+            .open_or_create(URL, Open::new(codec.schema()))
+            .await
+            .unwrap();
         let mut staged = Vec::new();
         // Many files of few rows, so that each has few buckets.
-        for rows in collection.contents(9).into_keys().collect::<Vec<_>>().chunks(100) {
-            let rows: Vec<Wide> = rows.iter().map(|(text, n)| (text.clone(), *n, Some(*n))).collect();
+        for rows in collection
+            .contents(9)
+            .into_keys()
+            .collect::<Vec<_>>()
+            .chunks(100)
+        {
+            let rows: Vec<Wide> = rows
+                .iter()
+                .map(|(text, n)| (text.clone(), *n, Some(*n)))
+                .collect();
             let mut file = FileEncoder::new(codec.schema()).unwrap();
             let batch = codec.encode(rows.iter().map(|row| (row, 0, 1))).unwrap();
             file.write(&batch).unwrap();
@@ -306,7 +343,10 @@ fn a_table_with_more_columns_than_the_rows_is_read() {
         shard.append(append, &|_| ()).await.unwrap();
     });
     let counters = collection.sink(&process(&runtime, &store), 2, 9, 12);
-    assert_eq!((counters.buckets_verified, counters.buckets_differing), (256, 0));
+    assert_eq!(
+        (counters.buckets_verified, counters.buckets_differing),
+        (256, 0)
+    );
     assert!(counters.data_files_read > 0, "{counters:?}");
     collection.assert_held(&process(&runtime, &store), 11);
     let (_, updates) = read(&cx, URL);

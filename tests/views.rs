@@ -20,7 +20,11 @@ fn expected(updates: &[Update], time: u64) -> [BTreeMap<Row, i64>; 3] {
     let letters = oracle(updates, time);
     let total: i64 = letters.keys().map(|(_, count)| count).sum();
     let totals = BTreeMap::from([(("total".to_owned(), total), 1)]);
-    let totals = if letters.is_empty() { BTreeMap::new() } else { totals };
+    let totals = if letters.is_empty() {
+        BTreeMap::new()
+    } else {
+        totals
+    };
     let both = letters.clone().into_iter().chain(totals.clone()).collect();
     [letters, totals, both]
 }
@@ -39,7 +43,10 @@ fn chain(worker: &mut Worker, cx: &Context) -> (InputSession<u64, String, i64>, 
         let mut input = InputSession::new();
         let view = support::view(input.to_collection(scope));
         let errors = no_errors::<u64, String, i64>(scope);
-        (input, persist_sink(cx, "letters", URLS[0], view, errors, 0).unwrap())
+        (
+            input,
+            persist_sink(cx, "letters", URLS[0], view, errors, 0).unwrap(),
+        )
     });
     let mut handles = vec![letters];
     // A source finds its shard, or fails.
@@ -93,7 +100,11 @@ fn chain_is_consistent(workers: usize) {
                 assert_common(&context, &program, until);
             }
             // All of them get there.
-            wait(worker, || handles.iter().all(|handle| handle.frontier() >= Frontier::At(until)));
+            wait(worker, || {
+                handles
+                    .iter()
+                    .all(|handle| handle.frontier() >= Frontier::At(until))
+            });
         }
         drop(handles);
         for index in worker.installed_dataflows() {
@@ -110,7 +121,10 @@ fn chain_is_consistent(workers: usize) {
 fn assert_common(cx: &Context, updates: &[Update], until: u64) -> u64 {
     let client = cx.client();
     let opened = URLS.map(|url| client.handle().block_on(client.open_existing(url)).unwrap());
-    let common = client.handle().block_on(common_time(&opened, 0, LEASE)).unwrap();
+    let common = client
+        .handle()
+        .block_on(common_time(&opened, 0, LEASE))
+        .unwrap();
     let time = u64::try_from(common.time()).unwrap();
     assert!(time < until);
     let give_up = |shard: &Shard| {

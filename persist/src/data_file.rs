@@ -171,7 +171,9 @@ impl DataFile {
         // Statistics, which other programs write, say nothing of nulls.
         let tagged = |tag| self.tags.contains_key(tag);
         let times = match (self.min_time, self.max_time) {
-            (Some(min), Some(max)) if tagged(MIN_TIME_TAG) && tagged(MAX_TIME_TAG) => Some((min, max)),
+            (Some(min), Some(max)) if tagged(MIN_TIME_TAG) && tagged(MAX_TIME_TAG) => {
+                Some((min, max))
+            }
             _ if self.rows == Some(0) => None,
             _ => return None,
         };

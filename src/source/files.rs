@@ -131,9 +131,7 @@ impl<'a> OpenFile<'a> {
         shard: &Shard,
         file: &DataFile,
     ) -> Result<Self, Error> {
-        let bytes = worker
-            .retry("read", || shard.read_file(&file.path))
-            .await?;
+        let bytes = worker.retry("read", || shard.read_file(&file.path)).await?;
         count(&worker.instance.tally.data_files_read, 1);
         let rows = CHUNK_ROWS.get(worker.cx.configs()).max(1);
         let path = file.path.clone();

@@ -162,12 +162,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
 
     /// Drops the updates up to the cutoff in those of these buckets in which they add up to what is held; or in those
     /// that do not count as `differing`, if that is given.
-    fn compare(
-        &mut self,
-        held: &Totals,
-        among: Buckets,
-        differing: Option<Buckets>,
-    ) -> Compared {
+    fn compare(&mut self, held: &Totals, among: Buckets, differing: Option<Buckets>) -> Compared {
         let desired = self.comparing.take();
         let desired = desired.map_or_else(Totals::new, |comparing| comparing.totals);
         let differing = differing.unwrap_or_else(|| desired.differing(held, among));
@@ -354,14 +349,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             return Ok(());
         };
         let mine = Buckets::of_worker(self.worker.index, self.worker.peers);
-        let differing = FULL_READ_BACK
-            .get(self.worker.cx.configs())
-            .then_some(mine);
+        let differing = FULL_READ_BACK.get(self.worker.cx.configs()).then_some(mine);
         let little = self.is_little(|store, few| store.is_little(0, few));
         let compared = self
-            .with_store(little, move |store| {
-                store.compare(&held, mine, differing)
-            })
+            .with_store(little, move |store| store.compare(&held, mine, differing))
             .await?;
         let Compared {
             differing,

@@ -393,9 +393,8 @@ impl Instance {
             } => {
                 let (cutoff, upper, differ) = (*cutoff, *upper, std::mem::take(differ));
                 let rows = std::mem::take(rows);
-                let differs = |(row, time, _): &Update| {
-                    *time > cutoff || differ.contains(&self.bucket(*row))
-                };
+                let differs =
+                    |(row, time, _): &Update| *time > cutoff || differ.contains(&self.bucket(*row));
                 let rows: Vec<Update> = rows.into_iter().filter(differs).collect();
                 shard.rows_read_at_start += rows.len();
                 let worker = &mut self.workers[index];

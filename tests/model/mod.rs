@@ -265,7 +265,11 @@ impl World {
             }
             instance.abandon(&mut shard);
         }
-        assert_eq!(shard.files.len(), shard.live().count(), "no file is left behind");
+        assert_eq!(
+            shard.files.len(),
+            shard.live().count(),
+            "no file is left behind"
+        );
         shard.check(Time::MAX - 1, Frontier::Empty);
         Ran {
             trace: shard.trace,
