@@ -151,6 +151,13 @@ pub const STALL_AFTER_MS: Config<usize> = Config::new(
     "how many milliseconds a sink waits for an answer of the store before it counts as stalled",
 );
 
+/// How long a reader that has died keeps a shard's past.
+pub const HOLD_LEASE_S: Config<usize> = Config::new(
+    "mvsink_hold_lease_s",
+    Default::Usize(120),
+    "how many seconds a reader's hold on a shard's past outlives it; 0 takes none; read as reading begins",
+);
+
 /// The default of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -314,6 +321,7 @@ impl ConfigSet {
         .with(&STANDBY)
         .with(&STANDBY_SILENCE_MS)
         .with(&STALL_AFTER_MS)
+        .with(&HOLD_LEASE_S)
     }
 
     /// The same set with one more flag, such as one of the host's own.

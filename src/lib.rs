@@ -83,6 +83,9 @@
 //! before it sends its part. When the read-back meets that identity in the log it says "own" instead of the rows;
 //! when it passes the batch's lower without, the batch was lost and is given back to the corrections.
 //!
+//! Nor does it read what a shard holds already when it starts. Sums of the fingerprints of all rows, by bucket of the hash,
+//! are in the log; it sums those of `desired` and reads only buckets that differ. [`Counters`] says how many did.
+//!
 //! # The invariants
 //!
 //! Of the channels between an operator and its task, and of the order of the statements where there is none:
@@ -114,14 +117,17 @@
 pub mod append;
 mod bounds;
 mod channel;
+mod comparison;
 mod context;
 pub mod corrections;
 mod count;
+mod counters;
 pub mod description;
 mod driver;
 pub mod dyncfg;
 mod error;
 mod handle;
+mod holding;
 mod maintenance;
 pub mod mint;
 mod read_only;
@@ -139,6 +145,7 @@ pub mod write;
 
 pub use bounds::{Data, Diff, Timestamp};
 pub use context::{Context, ContextBuilder};
+pub use counters::Counters;
 pub use error::Error;
 pub use handle::{Disputed, Handle, Pressure};
 pub use refresh::Refresh;

@@ -4,6 +4,7 @@ use differential_dataflow::VecCollection;
 use mvsink_persist::{Codec, Frontier, Open};
 
 use crate::bounds::{Data, Diff, Timestamp};
+use crate::comparison::comparison;
 use crate::context::Context;
 use crate::driver::Driver;
 use crate::error::Error;
@@ -11,7 +12,7 @@ use crate::handle::Handle;
 use crate::mint::{self, Desired};
 use crate::refresh::Schedule;
 use crate::schedule;
-use crate::source::{self, OwnCommits, Reading};
+use crate::source::{self, OwnCommits, Purpose, Reading};
 use crate::target::{Mode, Target};
 use crate::worker::{Opening, Worker};
 use crate::{append, signal, write};
@@ -93,11 +94,17 @@ where
         nonce,
     );
     let own = OwnCommits::default();
+    let (purpose, comparison) = match target.mode {
+        Mode::View => {
+            let (end, comparison) = comparison();
+            (Purpose::View { as_of, end }, Some(comparison))
+        }
+        // A source's changes are not compared with what is there.
+        Mode::Ingest => (Purpose::Ingest, None),
+    };
     let reading = Reading {
         codec: codec.clone(),
-        as_of: None,
-        // A source's changes are not compared with what is there.
-        rows: target.mode == Mode::View,
+        purpose,
         own: own.clone(),
     };
     let persist = source::render(&worker, scope, reading);
@@ -106,6 +113,7 @@ where
         minted,
         persist,
         own,
+        comparison,
     };
     let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);
     let signals = append::render(&worker, driver, scope, descriptions.clone(), parts);

@@ -1,10 +1,13 @@
 //! The states of mint, write and append, several workers and two rival instances of them, over a model
 //! shard, under random schedules: slow channels, lost races, workers torn down, read-only instances,
-//! instances that restart elsewhere, and a shard that begins wrong.
+//! instances that restart elsewhere, a shard that begins right, wrong or partly wrong, and a log that is cleaned up
+//! under its readers.
 //!
 //! Each schedule is drawn from one seed, which proptest prints and shrinks; `PROPTEST_CASES` sets how many.
 
 mod model;
+
+use std::collections::BTreeSet;
 
 use model::{Setup, World};
 use mvsink::{Mode, Refresh};
@@ -34,18 +37,26 @@ fn setup() -> impl Strategy<Value = Setup> {
     (
         (any::<u64>(), mode, 1..4usize, 1..3usize),
         prop::collection::vec(update, 0..30),
-        before,
+        (before, 0..6usize),
         (schedule, standby),
         prop::collection::vec(0..8u64, 2),
-        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
+        prop::array::uniform5(any::<bool>()),
     )
         .prop_map(|(drawn, updates, before, modes, as_ofs, flags)| {
             let (seed, mode, workers, instances) = drawn;
-            let (wrong, since, upper) = before;
+            let ((mut wrong, since, mut held_upper), mut right) = before;
+            let [tear_down, restart, read_only, full_read_back, jumps] = flags;
             let ((refresh, until), standby) = modes;
             let is_view = mode == Mode::View;
-            let upper = if is_view { upper } else { 0 };
-            let within = |(row, time, diff)| (row, time % upper.max(1), diff);
+            // A jump takes what is beyond its start for new: nothing may have been there before.
+            if jumps {
+                held_upper = held_upper.max(1);
+                wrong.retain(|(_, time, _)| *time < held_upper);
+            }
+            // An ingest shard has nothing to be compared with: it begins empty.
+            if !is_view {
+                (wrong, right, held_upper) = (Vec::new(), 0, 0);
+            }
             Setup {
                 seed,
                 mode,
@@ -53,10 +64,10 @@ fn setup() -> impl Strategy<Value = Setup> {
                 instances,
                 updates,
                 differing: Vec::new(),
-                // An ingest shard has nothing to be compared with: it begins empty.
-                wrong: wrong.into_iter().map(within).collect(),
-                since: since.min(upper),
-                held_upper: upper,
+                wrong,
+                right,
+                since: since.min(held_upper),
+                held_upper,
                 refresh: if is_view {
                     refresh
                 } else {
@@ -64,11 +75,12 @@ fn setup() -> impl Strategy<Value = Setup> {
                 },
                 until,
                 as_ofs,
-                tear_down: flags.0,
-                restart: flags.1,
-                read_only: flags.2,
+                tear_down,
+                restart,
+                read_only,
                 standby,
-                full_read_back: flags.3,
+                full_read_back,
+                jumps,
             }
         })
 }
@@ -95,6 +107,7 @@ fn quiet(mode: Mode) -> Setup {
         updates: vec![(1, 0, 1), (2, 1, 1), (1, 3, -1), (3, 3, 2), (2, 7, -1)],
         differing: Vec::new(),
         wrong: Vec::new(),
+        right: 0,
         since: 0,
         held_upper: 0,
         refresh: Refresh::on_commit(),
@@ -105,6 +118,7 @@ fn quiet(mode: Mode) -> Setup {
         read_only: false,
         standby: None,
         full_read_back: false,
+        jumps: false,
     }
 }
 
@@ -164,6 +178,38 @@ fn r08_a_read_only_instance_writes_nothing_and_wakes_up() {
             ..quiet(Mode::View)
         });
     }
+}
+
+#[test]
+fn a_restart_over_a_right_shard_reads_none_of_it() {
+    for seed in 0..500 {
+        let ran = World::run(Setup {
+            seed,
+            instances: 2,
+            restart: true,
+            ..quiet(Mode::View)
+        });
+        assert_eq!(ran.rows_read_at_start, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_restart_over_a_partly_wrong_shard_reads_what_differs() {
+    let mut read = BTreeSet::new();
+    for seed in 0..500 {
+        let ran = World::run(Setup {
+            seed,
+            workers: 1,
+            updates: (0..8).map(|row| (row, 0, 1)).collect(),
+            right: 8,
+            held_upper: 1,
+            // The bucket of the odd rows.
+            wrong: vec![(3, 0, 1)],
+            ..quiet(Mode::View)
+        });
+        read.insert(ran.rows_read_at_start);
+    }
+    assert_eq!(read, BTreeSet::from([5]));
 }
 
 #[test]

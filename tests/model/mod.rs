@@ -30,8 +30,11 @@ pub struct Setup {
     pub updates: Vec<Update>,
     /// What the second instance computes beside it, if it is not deterministic.
     pub differing: Vec<Update>,
-    /// What the shard holds before anybody begins, at times from its since on.
+    /// What the shard holds before anybody begins and should not; what is at or beyond its upper then, another
+    /// program has put there.
     pub wrong: Vec<Update>,
+    /// How many of the collection's updates at time 0 the shard holds too, before anybody begins.
+    pub right: usize,
     /// The shard's since and upper before anybody begins.
     pub since: Time,
     pub held_upper: Time,
@@ -49,6 +52,8 @@ pub struct Setup {
     /// How long rivals may be silent, if instances stand by.
     pub standby: Option<u64>,
     pub full_read_back: bool,
+    /// Whether read-backs find the log cleaned up now and then.
+    pub jumps: bool,
 }
 
 impl Setup {
@@ -67,11 +72,14 @@ impl Setup {
 /// What a run has come to.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ran {
+    /// All appends, in order.
     pub trace: Vec<String>,
     /// Whether some instance found that the replicas compute different results.
     pub disputed: bool,
     /// Batches that were staged and lost.
     pub lost: usize,
+    /// The rows of the versions that read-backs started from which they read.
+    pub rows_read_at_start: usize,
 }
 
 /// One entry of the model's log.
@@ -94,6 +102,7 @@ pub struct Shard {
     mode: Mode,
     lost: usize,
     trace: Vec<String>,
+    pub rows_read_at_start: usize,
 }
 
 impl Shard {
@@ -157,10 +166,14 @@ impl Shard {
         true
     }
 
+    /// The files of all commits.
+    pub fn live(&self) -> impl Iterator<Item = FileId> {
+        self.log.iter().flat_map(|entry| &entry.files).copied()
+    }
+
     /// The rows of all commits up to time `at`, added up.
     fn contents(&self, at: Time) -> BTreeMap<u8, i64> {
-        let files = self.log.iter().flat_map(|entry| &entry.files);
-        sum(files.flat_map(|file| &self.files[file]), at)
+        sum(self.live().flat_map(|file| &self.files[&file]), at)
     }
 
     /// The times `lower ≤ t < upper` were sealed by a batch: they hold what they must.
@@ -207,10 +220,14 @@ impl World {
             mode: setup.mode,
             lost: 0,
             trace: Vec::new(),
+            rows_read_at_start: 0,
         };
-        if setup.held_upper > 0 {
-            let advanced = |(row, time, diff): &Update| (*row, setup.since.max(*time), *diff);
-            let file = shard.put(setup.wrong.iter().map(advanced).collect());
+        let at_0 = |(_, time, _): &&Update| *time == 0;
+        let right = setup.updates.iter().filter(at_0).take(setup.right);
+        let advanced = |(row, time, diff): &Update| (*row, setup.since.max(*time), *diff);
+        let held: Vec<Update> = right.chain(&setup.wrong).map(advanced).collect();
+        if setup.held_upper > 0 || !held.is_empty() {
+            let file = shard.put(held);
             shard.log.push(Entry {
                 id: None,
                 upper: shard.upper,
@@ -279,12 +296,11 @@ impl World {
             }
             instance.abandon(&mut shard);
         }
-        let referenced = shard
-            .log
-            .iter()
-            .map(|entry| entry.files.len())
-            .sum::<usize>();
-        assert_eq!(shard.files.len(), referenced, "no file is left behind");
+        assert_eq!(
+            shard.files.len(),
+            shard.live().count(),
+            "no file is left behind"
+        );
         // Who begins beyond the last time of the schedule ends the shard as it is.
         if (setup.as_ofs.iter()).all(|as_of| setup.round_up(*as_of).is_some()) {
             shard.check(Time::MAX - 1, Frontier::Empty);
@@ -293,6 +309,7 @@ impl World {
             trace: shard.trace,
             disputed,
             lost: shard.lost,
+            rows_read_at_start: shard.rows_read_at_start,
         }
     }
 }
