@@ -51,7 +51,7 @@ mod tests {
         let (host, on_host) = watch::channel(false);
         let (own, on_own) = watch::channel(true);
         let mut both = ReadOnly::new(on_host, Some(on_own));
-        let mut polled = |both: &mut ReadOnly| {
+        let polled = |both: &mut ReadOnly| {
             let mut context = Context::from_waker(Waker::noop());
             pin!(both.changed()).poll(&mut context)
         };
