@@ -19,6 +19,10 @@
 //! always whole. What lay between the upper and the as-of when the sink started repeats the contents before it. The
 //! frontier of a [`Handle`] is the upper, durable, the same on every worker.
 //!
+//! A [`Refresh`] schedule or an end ([`Target::until`]) has the sink see its input at other times: `D` is then what it sees.
+//! A sink writes while neither its host's signal nor its own ([`Target::read_only`]) says that it is read-only, and in
+//! standby ([`mint::standby`]) while no other replica keeps winning.
+//!
 //! In [`Mode::Ingest`] `desired` holds changes from the upper on, and nothing is compared with what is there.
 //!
 //! # An example

@@ -79,8 +79,8 @@ where
         Mode::Ingest => Frontier::At(as_of),
     };
     let desired = Desired {
-        ok: schedule::render(scope.clone(), name, ok.inner, &schedule),
-        err: schedule::render(scope.clone(), name, err.inner, &schedule),
+        ok: schedule::render(scope, name, ok.inner, &schedule),
+        err: schedule::render(scope, name, err.inner, &schedule),
     };
     let nonce = cx.client().random_u128();
     let minted = mint::render(

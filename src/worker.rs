@@ -104,7 +104,9 @@ impl Worker {
                     upkeep.await;
                     Ok(())
                 });
-                self.spawn(report_read_only(self.clone()));
+                if self.opening.create.is_some() {
+                    self.spawn(report_read_only(self.clone()));
+                }
                 Ok::<_, Error>(shard)
             })
             .await?;

@@ -1,6 +1,7 @@
 //! Promotion, demotion, and views that replace others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mvsink::{Frontier, Target};
 use mvsink_persist::testing::{GateStore, Side};
@@ -62,8 +63,9 @@ fn r08_a_demoted_sink_ends_what_it_began_and_says_that_it_is_read_only() {
         demote.send_replace(true);
         replica.insert("third");
         replica.advance(3);
+        // Long enough for mint to have heard of it; that it waits is the model's to prove.
         for _ in 0..100 {
-            worker.step();
+            worker.step_or_park(Some(Duration::from_millis(1)));
         }
         assert!(!replica.is_at("read-only"), "a commit is under way");
         let commit = cx.client().handle().block_on(reached).unwrap();
@@ -153,8 +155,6 @@ fn r08_corrections_stay_small_through_many_foreign_writes() {
             });
             most = most.max(reader.handle.pressure().held_updates);
         }
-        // It has read all that the other has written, and each of that makes two updates cancel.
-        until(worker, || reader.handle.pressure().held_updates <= 100);
         assert!(most <= 100, "{most} updates held");
         drop((writer, reader));
         contexts.clear();
