@@ -130,6 +130,13 @@ pub const MAINTENANCE_INTERVAL_MS: Config<usize> = Config::new(
     "how many milliseconds pass between two looks for files to merge, about",
 );
 
+/// How long a reader that has died keeps a shard's past.
+pub const HOLD_LEASE_S: Config<usize> = Config::new(
+    "mvsink_hold_lease_s",
+    Default::Usize(120),
+    "how many seconds a reader's hold on a shard's past outlives it; 0 takes none; read as reading begins",
+);
+
 /// The default of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -290,6 +297,7 @@ impl ConfigSet {
         .with(&ORPHAN_AGE_S)
         .with(&GARBAGE_INTERVAL_S)
         .with(&MAINTENANCE_INTERVAL_MS)
+        .with(&HOLD_LEASE_S)
     }
 
     /// The same set with one more flag, such as one of the host's own.

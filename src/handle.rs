@@ -7,6 +7,7 @@ use mvsink_persist::Frontier;
 use tokio::sync::watch;
 
 use crate::bounds::{Timestamp, frontier_from_i64};
+use crate::counters::Counters;
 use crate::error::Error;
 use crate::status::Status;
 use crate::worker::Worker;
@@ -83,6 +84,11 @@ impl<T: Timestamp> Handle<T> {
             queued_updates: meter.updates(),
             queued_bytes: meter.bytes(),
         }
+    }
+
+    /// How much of the shard had to be read, and how much was verified without.
+    pub fn counters(&self) -> Counters {
+        self.worker.instance.tally.counters()
     }
 
     /// Waits until `time` is complete in the shard, durably.

@@ -76,6 +76,9 @@
 //! before it sends its part. When the read-back meets that identity in the log it says "own" instead of the rows;
 //! when it passes the batch's lower without, the batch was lost and is given back to the corrections.
 //!
+//! Nor does it read what a shard holds already when it starts. Sums of the fingerprints of all rows, by bucket of the hash,
+//! are in the log; it sums those of `desired` and reads only buckets that differ. [`Counters`] says how many did.
+//!
 //! # The invariants
 //!
 //! Of the channels between an operator and its task:
@@ -107,13 +110,16 @@
 pub mod append;
 mod bounds;
 mod channel;
+mod comparison;
 mod context;
 pub mod corrections;
+mod counters;
 pub mod description;
 mod driver;
 pub mod dyncfg;
 mod error;
 mod handle;
+mod holding;
 mod maintenance;
 pub mod mint;
 mod sink;
@@ -127,6 +133,7 @@ pub mod write;
 
 pub use bounds::{Data, Diff, Timestamp};
 pub use context::{Context, ContextBuilder};
+pub use counters::Counters;
 pub use error::Error;
 pub use handle::{Handle, Pressure};
 pub use sink::{no_errors, persist_sink};

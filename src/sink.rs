@@ -4,12 +4,13 @@ use differential_dataflow::VecCollection;
 use mvsink_persist::{Codec, Open};
 
 use crate::bounds::{Data, Diff, Timestamp};
+use crate::comparison::comparison;
 use crate::context::Context;
 use crate::dyncfg::ENABLE_SYNC_MV_SINK;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::mint::{self, Desired};
-use crate::source::{self, OwnCommits, Reading};
+use crate::source::{self, OwnCommits, Purpose, Reading};
 use crate::target::{Mode, Target};
 use crate::worker::{Opening, Worker};
 use crate::{append, write};
@@ -69,11 +70,17 @@ where
     let nonce = cx.client().random_u128();
     let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, nonce);
     let own = OwnCommits::default();
+    let (purpose, comparison) = match target.mode {
+        Mode::View => {
+            let (end, comparison) = comparison();
+            (Purpose::View { as_of, end }, Some(comparison))
+        }
+        // A source's changes are not compared with what is there.
+        Mode::Ingest => (Purpose::Ingest, None),
+    };
     let reading = Reading {
         codec: codec.clone(),
-        as_of: None,
-        // A source's changes are not compared with what is there.
-        rows: target.mode == Mode::View,
+        purpose,
         own: own.clone(),
     };
     let persist = source::render(&worker, scope, reading);
@@ -82,6 +89,7 @@ where
         minted,
         persist,
         own,
+        comparison,
     };
     let parts = write::render(&worker, scope, inputs, codec, target.mode, as_of);
     append::render(&worker, scope, descriptions, parts);

@@ -12,11 +12,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use mvsink_persist::Shard;
+use mvsink_persist::{Pinned, Shard};
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
+use crate::counters::Tally;
 use crate::error::Error;
+use crate::holding::Slot;
 use crate::wake::{Awake, Waker};
 
 /// How long a write that is under way may go on after its sink was stopped.
@@ -81,6 +83,10 @@ pub(crate) struct Instance {
     pub(crate) shard: OnceCell<Shard>,
     /// What waits in the command queues.
     pub(crate) meter: Arc<Meter>,
+    /// What was read of the shard.
+    pub(crate) tally: Tally,
+    /// The hold on what its read-back, or the source, has still to read.
+    pub(crate) holding: Slot,
     status: watch::Sender<Status>,
     inner: Mutex<Inner>,
 }
@@ -91,6 +97,8 @@ struct Inner {
     /// What each task that has to wait waits for.
     stalls: BTreeMap<String, String>,
     stops: Vec<Weak<Stop>>,
+    /// The version that a source begins with, and how many of its workers have taken it.
+    first: Option<(Pinned, usize)>,
     failure: Option<Arc<Error>>,
 }
 
@@ -101,6 +109,8 @@ impl Instance {
             name: name.to_owned(),
             shard: OnceCell::new(),
             meter: Arc::default(),
+            tally: Tally::default(),
+            holding: Slot::default(),
             status: watch::Sender::new(Status::Starting),
             inner: Mutex::default(),
         })
@@ -114,6 +124,20 @@ impl Instance {
     /// The error that stopped the sink, if one has.
     pub(crate) fn failure(&self) -> Option<Arc<Error>> {
         self.lock().failure.clone()
+    }
+
+    /// The version that a source of `peers` workers begins with, on all that are in this process: that which the first
+    /// of them pins.
+    pub(crate) fn first(&self, peers: usize, pin: impl FnOnce() -> Pinned) -> Pinned {
+        let mut inner = self.lock();
+        let (pinned, taken) = inner.first.get_or_insert_with(|| (pin(), 0));
+        *taken += 1;
+        let (pinned, all) = (pinned.clone(), *taken == peers);
+        if all {
+            // Nobody else will ask.
+            inner.first = None;
+        }
+        pinned
     }
 
     /// A stop for one more worker.

@@ -1,10 +1,13 @@
 //! The states of mint, write and append, several workers and two rival instances of them, over a model
 //! shard, under random schedules: slow channels, lost races, workers torn down, read-only instances,
-//! instances that restart elsewhere, and a shard that begins wrong.
+//! instances that restart elsewhere, a shard that begins right, wrong or partly wrong, and a log that is cleaned up
+//! under its readers.
 //!
 //! Each schedule is drawn from one seed, which proptest prints and shrinks; `PROPTEST_CASES` sets how many.
 
 mod model;
+
+use std::collections::BTreeSet;
 
 use model::{Setup, World};
 use mvsink::Mode;
@@ -20,28 +23,39 @@ fn setup() -> impl Strategy<Value = Setup> {
     (
         (any::<u64>(), mode, 1..4usize, 1..3usize),
         prop::collection::vec(update.clone(), 0..30),
-        prop::collection::vec(update, 0..6),
+        (prop::collection::vec(update, 0..6), 0..6usize, 0..3u64),
         prop::collection::vec(0..6u64, 2),
-        (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()),
+        prop::array::uniform5(any::<bool>()),
     )
         .prop_map(
-            |((seed, mode, workers, rivals), updates, wrong, as_ofs, flags)| Setup {
-                seed,
-                mode,
-                workers,
-                instances: rivals,
-                updates,
+            |((seed, mode, workers, rivals), updates, held, as_ofs, flags)| {
+                let [tear_down, restart, read_only, full_read_back, jumps] = flags;
+                let (mut wrong, mut right, mut held_upper) = held;
+                // A jump takes what is beyond its start for new: nothing may have been there before.
+                if jumps {
+                    held_upper = held_upper.max(1);
+                    wrong.retain(|(_, time, _)| *time < held_upper);
+                }
                 // An ingest shard has nothing to be compared with: it begins empty.
-                wrong: if mode == Mode::View {
-                    wrong
-                } else {
-                    Vec::new()
-                },
-                as_ofs,
-                tear_down: flags.0,
-                restart: flags.1,
-                read_only: flags.2,
-                full_read_back: flags.3,
+                if mode == Mode::Ingest {
+                    (wrong, right) = (Vec::new(), 0);
+                }
+                Setup {
+                    seed,
+                    mode,
+                    workers,
+                    instances: rivals,
+                    updates,
+                    wrong,
+                    right,
+                    held_upper,
+                    as_ofs,
+                    tear_down,
+                    restart,
+                    read_only,
+                    full_read_back,
+                    jumps,
+                }
             },
         )
 }
@@ -65,11 +79,14 @@ fn quiet(mode: Mode) -> Setup {
         instances: 1,
         updates: vec![(1, 0, 1), (2, 1, 1), (1, 3, -1), (3, 3, 2), (2, 7, -1)],
         wrong: Vec::new(),
+        right: 0,
+        held_upper: 1,
         as_ofs: vec![0, 0],
         tear_down: false,
         restart: false,
         read_only: false,
         full_read_back: false,
+        jumps: false,
     }
 }
 
@@ -129,6 +146,37 @@ fn r08_a_read_only_instance_writes_nothing_and_wakes_up() {
             ..quiet(Mode::View)
         });
     }
+}
+
+#[test]
+fn a_restart_over_a_right_shard_reads_none_of_it() {
+    for seed in 0..500 {
+        let ran = World::run(Setup {
+            seed,
+            instances: 2,
+            restart: true,
+            ..quiet(Mode::View)
+        });
+        assert_eq!(ran.rows_read_at_start, 0, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_restart_over_a_partly_wrong_shard_reads_what_differs() {
+    let mut read = BTreeSet::new();
+    for seed in 0..500 {
+        let ran = World::run(Setup {
+            seed,
+            workers: 1,
+            updates: (0..8).map(|row| (row, 0, 1)).collect(),
+            right: 8,
+            // The bucket of the odd rows.
+            wrong: vec![(3, 0, 1)],
+            ..quiet(Mode::View)
+        });
+        read.insert(ran.rows_read_at_start);
+    }
+    assert_eq!(read, BTreeSet::from([5]));
 }
 
 #[test]

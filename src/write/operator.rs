@@ -13,9 +13,9 @@ use timely::progress::frontier::MutableAntichain;
 use super::task::{Batch, Settle, Store};
 use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_of, hash_data, hash_error, meet, route};
+use crate::comparison::DesiredEnd;
 use crate::description::{Content, Description, Part};
 use crate::driver::{ExchangedInput, LocalInput, Output, sync};
-use crate::dyncfg::FULL_READ_BACK;
 use crate::mint::Minted;
 use crate::source::{Mark, OwnCommits, Read};
 use crate::target::Mode;
@@ -27,6 +27,8 @@ pub(crate) struct Inputs<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) persist: Read<'s, D, E, T, R>,
     /// The identities that the read-back replaces by marks.
     pub(crate) own: OwnCommits,
+    /// A view's end of the comparison that its read-back begins with.
+    pub(crate) comparison: Option<DesiredEnd<T>>,
 }
 
 /// One worker's operator.
@@ -36,9 +38,9 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
     desired_ok: ExchangedInput<T, (D, T, R)>,
     desired_err: ExchangedInput<T, (E, T, R)>,
-    persist_ok: ExchangedInput<T, (D, T, R)>,
-    persist_err: ExchangedInput<T, (E, T, R)>,
-    marks_in: LocalInput<T, Mark>,
+    persist_ok: LocalInput<T, (D, T, R)>,
+    persist_err: LocalInput<T, (E, T, R)>,
+    marks_in: LocalInput<T, Mark<T>>,
     parts_out: Output<T, Part<T, StagedFile>>,
     state: State<T>,
     effects: Vec<Effect<T>>,
@@ -75,18 +77,19 @@ where
         minted,
         persist,
         own,
+        comparison,
     } = inputs;
     let name = format!("mvsink::write({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
-    // Desired and persist are routed alike, by the bucket of the row's hash, so that they meet.
-    let by_row = || Exchange::new(|(data, _, _): &(D, T, R)| route(hash_data(data)));
-    let by_error = || Exchange::new(|(error, _, _): &(E, T, R)| route(hash_error(error)));
+    // By the bucket of the row's hash: each worker's read-back reads those that are its own.
+    let by_row = Exchange::new(|(data, _, _): &(D, T, R)| route(hash_data(data)));
+    let by_error = Exchange::new(|(error, _, _): &(E, T, R)| route(hash_error(error)));
     let by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
     let descriptions_in = builder.new_input(minted.descriptions, by_target);
-    let desired_ok = builder.new_input(minted.desired.ok, by_row());
-    let desired_err = builder.new_input(minted.desired.err, by_error());
-    let persist_ok = builder.new_input(persist.ok, by_row());
-    let persist_err = builder.new_input(persist.err, by_error());
+    let desired_ok = builder.new_input(minted.desired.ok, by_row);
+    let desired_err = builder.new_input(minted.desired.err, by_error);
+    let persist_ok = builder.new_input(persist.ok, Pipeline);
+    let persist_err = builder.new_input(persist.err, Pipeline);
     let marks_in = builder.new_input(persist.marks, Pipeline);
     // Parts follow descriptions, and nothing else.
     let same = Antichain::from_elem(T::Summary::default());
@@ -111,7 +114,7 @@ where
     builder.build_reschedule_typed(move |_capabilities| {
         // No part is sent without a description, whose capability it takes.
         drop(_capabilities);
-        sync::write(operator, waker, codec, Store::new(mode, as_of))
+        sync::write(operator, waker, codec, Store::new(mode, as_of, comparison))
     });
     parts
 }
@@ -148,7 +151,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         let mut step = |input| self.state.step(input, &mut self.effects);
         for mark in marks {
             match mark {
-                Mark::Started => step(Input::Started),
+                Mark::Pinned(cutoff) => step(Input::Pinned(cutoff)),
+                Mark::Settled => step(Input::Settled),
                 Mark::Own(id) => {
                     step(Input::Own(id));
                     self.own.forget(&id);
@@ -208,11 +212,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                     batch.settle = Some(Settle::Lost);
                 }
                 Effect::Advance(frontier) => batch.advance = Some(frontier),
+                Effect::Compare => batch.compare = true,
                 Effect::Write(description) => {
                     debug_assert!(write.is_none(), "one batch an activation");
-                    if !FULL_READ_BACK.get(self.worker.cx.configs()) {
-                        self.own.register(description.id);
-                    }
+                    self.own.register(description.id);
                     write = Some(description);
                 }
                 Effect::Send(description) => {

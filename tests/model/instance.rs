@@ -15,9 +15,25 @@ use super::{FileId, Setup, Shard, Time, Update};
 
 #[derive(Debug)]
 enum ReadBack {
-    Started,
+    Pinned(Time),
+    Settled,
     Rows(Vec<Update>),
     Own(CommitId),
+}
+
+/// How far a read-back is.
+#[derive(Debug)]
+enum Reader {
+    Unpinned,
+    /// Waits for the verdict, with the rows of its buckets in the version that it has pinned.
+    Pinned {
+        cutoff: Time,
+        rows: Vec<Update>,
+        upper: Frontier<Time>,
+        /// The buckets that differ.
+        verdict: Option<BTreeSet<u8>>,
+    },
+    Following,
 }
 
 #[derive(Debug)]
@@ -46,8 +62,9 @@ struct Worker {
     held: BTreeSet<Time>,
     staged: Option<(CommitId, Vec<FileId>)>,
     ready: BTreeMap<CommitId, Vec<FileId>>,
+    /// The log entries that were read or skipped.
     read: usize,
-    started: bool,
+    reader: Reader,
     read_frontier: Frontier<Time>,
     inbox: VecDeque<ReadBack>,
     own: BTreeSet<CommitId>,
@@ -58,7 +75,9 @@ struct Worker {
 #[derive(Debug)]
 pub struct Instance {
     mode: Mode,
+    as_of: Time,
     full_read_back: bool,
+    jumps: bool,
     mint: mint::State<Time>,
     mint_frontier: Frontier<Time>,
     workers: Vec<Worker>,
@@ -115,7 +134,7 @@ impl Instance {
             staged: None,
             ready: BTreeMap::new(),
             read: 0,
-            started: false,
+            reader: Reader::Unpinned,
             read_frontier: Frontier::At(0),
             inbox: VecDeque::new(),
             own: BTreeSet::new(),
@@ -123,7 +142,9 @@ impl Instance {
         };
         Instance {
             mode: setup.mode,
+            as_of,
             full_read_back: setup.full_read_back,
+            jumps: setup.jumps,
             mint: mint::State::new(setup.mode, as_of, 0, count, born),
             mint_frontier: Frontier::At(0),
             workers: (0..count).map(worker).collect(),
@@ -219,7 +240,13 @@ impl Instance {
                 worker.desired_frontier = worker.desired_frontier.max(to);
             }
             3 if self.workers[index].alive => self.activate_write(index, rng, shard),
-            4 if self.workers[index].alive => self.read(index, shard),
+            4 if self.workers[index].alive => {
+                if self.jumps && rng.random_ratio(1, 8) {
+                    self.jump(index, shard);
+                } else {
+                    self.read(index, shard);
+                }
+            }
             5 if self.workers[index].alive => {
                 if let Some(description) = self.workers[index].to_append.pop_front() {
                     self.append(index, AppendInput::Description(description), shard);
@@ -319,41 +346,138 @@ impl Instance {
         }
     }
 
-    /// Reads one more entry of the log, or pins a version to start from.
-    fn read(&mut self, index: usize, shard: &Shard) {
+    /// The rows of these files that are routed to a worker.
+    fn local(&self, index: usize, shard: &Shard, files: &[FileId]) -> Vec<Update> {
         let count = self.workers.len();
-        let mine = |file: &FileId| usize::try_from(*file).expect("small") % count == index;
-        let mut files: Vec<FileId> = Vec::new();
+        let rows = files.iter().flat_map(|file| &shard.files[file]);
+        rows.filter(|(row, ..)| usize::from(*row) % count == index)
+            .copied()
+            .collect()
+    }
+
+    /// The bucket of a row: two for each worker, so that there are rows that share one.
+    fn bucket(&self, row: u8) -> u8 {
+        row % u8::try_from(2 * self.workers.len()).expect("few workers")
+    }
+
+    /// Pins a version to start from, sends what differs from it, or reads one more entry of the log.
+    fn read(&mut self, index: usize, shard: &mut Shard) {
         let worker = &mut self.workers[index];
-        if !worker.started {
-            worker.started = true;
-            worker.inbox.push_back(ReadBack::Started);
-            worker.read = shard.log.len();
-            worker.read_frontier = shard.upper;
-            files.extend(
-                shard
-                    .log
-                    .iter()
-                    .flat_map(|entry| &entry.files)
-                    .filter(|file| mine(file)),
-            );
-        } else if let Some(entry) = shard.log.get(worker.read) {
-            worker.read += 1;
-            worker.read_frontier = entry.upper;
-            match entry.id.filter(|id| worker.own.contains(id)) {
-                Some(id) => worker.inbox.push_back(ReadBack::Own(id)),
-                None => files.extend(entry.files.iter().filter(|file| mine(file))),
+        match &mut worker.reader {
+            Reader::Unpinned => {
+                worker.read = shard.log.len();
+                let files: Vec<FileId> = shard.live().collect();
+                let rows = self.local(index, shard, &files);
+                let worker = &mut self.workers[index];
+                if self.mode == Mode::Ingest || files.is_empty() {
+                    worker.read_frontier = shard.upper;
+                    worker.reader = Reader::Following;
+                    worker.inbox.push_back(ReadBack::Settled);
+                    return;
+                }
+                let last = shard.upper.time().map(|upper| upper.saturating_sub(1));
+                let cutoff = last.unwrap_or(0).max(self.as_of);
+                worker.inbox.push_back(ReadBack::Pinned(cutoff));
+                worker.reader = Reader::Pinned {
+                    cutoff,
+                    rows,
+                    upper: shard.upper,
+                    verdict: None,
+                };
+            }
+            Reader::Pinned {
+                cutoff,
+                rows,
+                upper,
+                verdict: Some(differ),
+            } => {
+                let (cutoff, upper, differ) = (*cutoff, *upper, std::mem::take(differ));
+                let rows = std::mem::take(rows);
+                let differs =
+                    |(row, time, _): &Update| *time > cutoff || differ.contains(&self.bucket(*row));
+                let rows: Vec<Update> = rows.into_iter().filter(differs).collect();
+                shard.rows_read_at_start += rows.len();
+                let worker = &mut self.workers[index];
+                worker.inbox.push_back(ReadBack::Rows(rows));
+                worker.inbox.push_back(ReadBack::Settled);
+                worker.read_frontier = upper;
+                worker.reader = Reader::Following;
+            }
+            Reader::Pinned { verdict: None, .. } => {}
+            Reader::Following => {
+                let Some(entry) = shard.log.get(worker.read) else {
+                    return;
+                };
+                worker.read += 1;
+                worker.read_frontier = entry.upper;
+                let message = match entry.id.filter(|id| worker.own.contains(id)) {
+                    Some(id) => ReadBack::Own(id),
+                    None if self.mode == Mode::Ingest => return,
+                    None => ReadBack::Rows(self.local(index, shard, &entry.files)),
+                };
+                self.workers[index].inbox.push_back(message);
             }
         }
-        if self.mode == Mode::Ingest {
+    }
+
+    /// Goes on from the newest version, as one whose next entry was cleaned up.
+    fn jump(&mut self, index: usize, shard: &Shard) {
+        let worker = &self.workers[index];
+        let (Reader::Following, Frontier::At(from)) = (&worker.reader, worker.read_frontier) else {
+            return;
+        };
+        if worker.read == shard.log.len() {
             return;
         }
-        for (row, time, diff) in files.iter().flat_map(|file| &shard.files[file]) {
-            let target = &mut self.workers[usize::from(*row) % count];
-            target
-                .inbox
-                .push_back(ReadBack::Rows(vec![(*row, *time, *diff)]));
+        let files: Vec<FileId> = shard.live().collect();
+        let mut rows = self.local(index, shard, &files);
+        rows.retain(|(_, time, _)| *time >= from);
+        let worker = &mut self.workers[index];
+        if self.mode == Mode::View {
+            worker.inbox.push_back(ReadBack::Rows(rows));
         }
+        worker.read = shard.log.len();
+        worker.read_frontier = shard.upper;
+    }
+
+    /// As the task does: drops what agrees, and tells the reader which buckets differ.
+    fn compare(&mut self, index: usize) {
+        let (bucket, full_read_back) = (|row| self.bucket(row), self.full_read_back);
+        let worker = &self.workers[index];
+        let Reader::Pinned { cutoff, rows, .. } = &worker.reader else {
+            panic!("a version is pinned");
+        };
+        let cutoff = *cutoff;
+        let mut differences: BTreeMap<u8, i64> = BTreeMap::new();
+        let desired = worker
+            .corrections
+            .iter()
+            .map(|((row, time), diff)| (row, time, *diff));
+        let held = rows.iter().map(|(row, time, diff)| (row, time, -diff));
+        for (row, time, diff) in desired.chain(held) {
+            if *time <= cutoff {
+                *differences.entry(*row).or_default() += diff;
+            }
+        }
+        let differ: BTreeSet<u8> = differences
+            .into_iter()
+            .filter(|(_, diff)| *diff != 0 || full_read_back)
+            .map(|(row, _)| bucket(row))
+            .collect();
+        let agreed: Vec<(u8, Time)> = worker
+            .corrections
+            .keys()
+            .filter(|(row, time)| *time <= cutoff && !differ.contains(&bucket(*row)))
+            .copied()
+            .collect();
+        let worker = &mut self.workers[index];
+        for key in agreed {
+            worker.corrections.remove(&key);
+        }
+        let Reader::Pinned { verdict, .. } = &mut worker.reader else {
+            unreachable!()
+        };
+        assert!(verdict.replace(differ).is_none(), "it compares once");
     }
 
     fn activate_write(&mut self, index: usize, rng: &mut StdRng, shard: &mut Shard) {
@@ -368,7 +492,8 @@ impl Instance {
         let mut rows = Vec::new();
         for message in worker.inbox.drain(..) {
             match message {
-                ReadBack::Started => inputs.push(WriteInput::Started),
+                ReadBack::Pinned(cutoff) => inputs.push(WriteInput::Pinned(cutoff)),
+                ReadBack::Settled => inputs.push(WriteInput::Settled),
                 ReadBack::Own(id) => inputs.push(WriteInput::Own(id)),
                 ReadBack::Rows(updates) => rows.extend(updates),
             }
@@ -388,11 +513,12 @@ impl Instance {
             worker.write.step(input, &mut effects);
         }
         worker.write.decide(&mut effects);
-        // As the task does: settle, take in, advance; then write.
+        // As the task does: settle, take in, compare, advance; then write.
         let (writes, settles): (Vec<_>, Vec<_>) = effects
             .into_iter()
             .partition(|effect| matches!(effect, WriteEffect::Write(_)));
         let mut advance = None;
+        let mut compares = false;
         let mut sends = Vec::new();
         for effect in settles {
             match effect {
@@ -407,6 +533,7 @@ impl Instance {
                     }
                 }
                 WriteEffect::Advance(frontier) => advance = Some(frontier),
+                WriteEffect::Compare => compares = true,
                 WriteEffect::Send(description) => {
                     let files = worker.ready.remove(&description.id).expect("it was staged");
                     sends.push((description, Content::Staged(files)));
@@ -426,6 +553,10 @@ impl Instance {
         for (row, time, diff) in rows {
             *worker.corrections.entry((row, time)).or_default() -= diff;
         }
+        if compares {
+            self.compare(index);
+        }
+        let worker = &mut self.workers[index];
         if let Some(Frontier::At(since)) = advance {
             worker.since = since;
         }

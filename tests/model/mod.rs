@@ -28,8 +28,13 @@ pub struct Setup {
     pub instances: usize,
     /// The collection, as every instance computes it.
     pub updates: Vec<Update>,
-    /// What the shard holds at time 0 before anybody begins.
+    /// What the shard holds before anybody begins and should not; what is at or beyond its upper then, another
+    /// program has put there.
     pub wrong: Vec<Update>,
+    /// How many of the collection's updates at time 0 the shard holds too, before anybody begins.
+    pub right: usize,
+    /// The upper of the shard before anybody begins, if it holds anything.
+    pub held_upper: Time,
     /// The as-of of each instance, in view mode.
     pub as_ofs: Vec<Time>,
     /// Whether workers of all instances but the last are torn down on the way.
@@ -39,6 +44,17 @@ pub struct Setup {
     /// Whether instances are read-only for a while.
     pub read_only: bool,
     pub full_read_back: bool,
+    /// Whether read-backs find the log cleaned up now and then.
+    pub jumps: bool,
+}
+
+/// What a run has come to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ran {
+    /// All appends, in order.
+    pub trace: Vec<String>,
+    /// The rows of the versions that read-backs started from which they read.
+    pub rows_read_at_start: usize,
 }
 
 /// One entry of the model's log.
@@ -60,6 +76,7 @@ pub struct Shard {
     truth: Vec<Update>,
     mode: Mode,
     trace: Vec<String>,
+    pub rows_read_at_start: usize,
 }
 
 impl Shard {
@@ -122,10 +139,14 @@ impl Shard {
         true
     }
 
+    /// The files of all commits.
+    pub fn live(&self) -> impl Iterator<Item = FileId> {
+        self.log.iter().flat_map(|entry| &entry.files).copied()
+    }
+
     /// The rows of all commits up to time `at`, added up.
     fn contents(&self, at: Time) -> BTreeMap<u8, i64> {
-        let files = self.log.iter().flat_map(|entry| &entry.files);
-        sum(files.flat_map(|file| &self.files[file]), at)
+        sum(self.live().flat_map(|file| &self.files[&file]), at)
     }
 
     /// The times `lower ≤ t < upper` were sealed by a batch: they hold what they must.
@@ -162,8 +183,8 @@ fn sum<'a>(updates: impl IntoIterator<Item = &'a Update>, at: Time) -> BTreeMap<
 pub struct World;
 
 impl World {
-    /// Runs a schedule to its end and checks everything; gives the trace of appends.
-    pub fn run(setup: Setup) -> Vec<String> {
+    /// Runs a schedule to its end and checks everything.
+    pub fn run(setup: Setup) -> Ran {
         let mut rng = StdRng::seed_from_u64(setup.seed);
         let mut shard = Shard {
             log: Vec::new(),
@@ -173,20 +194,19 @@ impl World {
             truth: setup.updates.clone(),
             mode: setup.mode,
             trace: Vec::new(),
+            rows_read_at_start: 0,
         };
-        if !setup.wrong.is_empty() {
-            let wrong = setup
-                .wrong
-                .iter()
-                .map(|(row, _, diff)| (*row, 0, *diff))
-                .collect();
-            let file = shard.put(wrong);
+        let at_0 = |(_, time, _): &&Update| *time == 0;
+        let right = setup.updates.iter().filter(at_0).take(setup.right);
+        let held: Vec<Update> = right.chain(&setup.wrong).copied().collect();
+        if !held.is_empty() {
+            let file = shard.put(held);
             shard.log.push(Entry {
                 id: None,
-                upper: Frontier::At(1),
+                upper: Frontier::At(setup.held_upper),
                 files: vec![file],
             });
-            shard.upper = Frontier::At(1);
+            shard.upper = Frontier::At(setup.held_upper);
         }
         let mut born = 0;
         let mut instances: Vec<Instance> = (0..setup.instances)
@@ -245,13 +265,15 @@ impl World {
             }
             instance.abandon(&mut shard);
         }
-        let referenced = shard
-            .log
-            .iter()
-            .map(|entry| entry.files.len())
-            .sum::<usize>();
-        assert_eq!(shard.files.len(), referenced, "no file is left behind");
+        assert_eq!(
+            shard.files.len(),
+            shard.live().count(),
+            "no file is left behind"
+        );
         shard.check(Time::MAX - 1, Frontier::Empty);
-        shard.trace
+        Ran {
+            trace: shard.trace,
+            rows_read_at_start: shard.rows_read_at_start,
+        }
     }
 }
