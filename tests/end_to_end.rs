@@ -300,3 +300,84 @@ fn r24_a_running_sink_repairs_what_another_program_edits() {
     let expected: std::collections::BTreeMap<_, _> = rows(1, 20).map(|row| (row, 1)).collect();
     assert_eq!(support::at(&stored, 49), expected);
 }
+
+/// Runs an ingest sink that inserts a word at each time from the shard's upper on; `edits` after the first.
+fn ingest(cx: &Context, url: &str, edits: impl FnOnce() + Send + Sync + 'static) -> Status {
+    use differential_dataflow::input::InputSession;
+    let (cx, target) = (cx.clone(), Target::new(url).mode(Mode::Ingest));
+    timely::execute_directly(move |worker| {
+        let client = cx.client();
+        let shard = client.handle().block_on(client.open_existing(&target.url));
+        let upper = shard.map_or(Some(0), |shard| shard.progress().upper.time());
+        let first = u64::try_from(upper.unwrap()).unwrap();
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::<u64, support::Row, i64>::new();
+            let rows = input.to_collection(scope);
+            let errors = mvsink::no_errors::<u64, String, i64>(scope);
+            let handle = mvsink::persist_sink(&cx, "events", target, rows, errors, first).unwrap();
+            (input, handle)
+        });
+        let mut edits = Some(edits);
+        let mut status = handle.status();
+        for time in first..first + 3 {
+            input.update_at((format!("event {time}"), 0), time, 1);
+            input.advance_to(time + 1);
+            input.flush();
+            status = support::step_until(worker, &handle, Frontier::At(time + 1));
+            if let Some(edits) = edits.take() {
+                edits();
+            }
+        }
+        // An edit is met at the latest with what is committed after it.
+        while !matches!(status, Status::Failed { .. }) && first == 3 {
+            worker.step_or_park(Some(std::time::Duration::from_millis(1)));
+            status = handle.status();
+        }
+        drop(handle);
+        worker.drop_dataflow(worker.installed_dataflows()[0]);
+        status
+    })
+}
+
+#[test]
+fn r24_an_ingest_sink_reports_what_another_program_edits() {
+    let runtime = runtime();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events");
+    let url = path.to_str().unwrap();
+    let status = ingest(&context(&runtime), url, || ());
+    assert!(!matches!(status, Status::Failed { .. }), "{status}");
+    // While it runs,
+    let shard = path.clone();
+    let edits = move || {
+        edit(
+            &shard,
+            &[foreign_file(&shard, &[(("bogus".to_owned(), 0), 1)])],
+        )
+    };
+    let status = ingest(&context(&runtime), url, edits);
+    let expected = format!("the data of the shard {url} was edited by another program in version");
+    assert!(status.to_string().contains(&expected), "{status}");
+    // and while nobody did.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events");
+    let url = path.to_str().unwrap();
+    ingest(&context(&runtime), url, || ());
+    edit(
+        &path,
+        &[foreign_file(&path, &[(("bogus".to_owned(), 0), 1)])],
+    );
+    let status = ingest(&context(&runtime), url, || ());
+    let expected = format!("the data of the shard {url} was edited by another program in version");
+    assert!(status.to_string().contains(&expected), "{status}");
+    // Whoever gives up the past accepts it.
+    let cx = context(&runtime);
+    runtime.block_on(async {
+        let shard = cx.client().open_existing(url).await.unwrap();
+        shard
+            .advance_since(shard.progress().upper, &|_| ())
+            .await
+            .unwrap();
+        assert_eq!(shard.edited(), None);
+    });
+}
