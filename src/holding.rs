@@ -17,9 +17,13 @@ use mvsink_persist::{Error as ShardError, Frontier, Hold, Shard};
 use tokio::task::AbortHandle;
 use tracing::Instrument;
 
+use crate::context::Context;
 use crate::dyncfg::HOLD_LEASE_S;
 use crate::error::Error;
 use crate::worker::Worker;
+
+/// How long the release of a hold may take before it is left to lapse.
+const RELEASE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What the workers of one process share.
 pub(crate) type Slot = tokio::sync::Mutex<Weak<Held>>;
@@ -27,7 +31,9 @@ pub(crate) type Slot = tokio::sync::Mutex<Weak<Held>>;
 /// A hold, and what is needed of it.
 #[derive(Debug)]
 pub(crate) struct Held {
-    hold: Hold,
+    cx: Context,
+    /// `None` only once this is dropped.
+    hold: Option<Hold>,
     needs: Mutex<Needs>,
     keeper: Mutex<Option<AbortHandle>>,
 }
@@ -71,7 +77,7 @@ impl Holding {
         from: i64,
     ) -> Result<Option<Holding>, Error> {
         let lease = Duration::from_secs(HOLD_LEASE_S.get(worker.cx.configs()) as u64);
-        if lease.is_zero() || *worker.cx.read_only().borrow() {
+        if lease.is_zero() || worker.read_only().get() {
             return Ok(None);
         }
         let mut slot = worker.instance.holding.lock().await;
@@ -84,7 +90,8 @@ impl Holding {
             return Ok(None);
         };
         let held = Arc::new(Held {
-            hold,
+            cx: worker.cx.clone(),
+            hold: Some(hold),
             needs: Mutex::new(Needs {
                 at,
                 pins: true,
@@ -165,7 +172,7 @@ impl Held {
     /// Has a task renew it, until it is dropped.
     fn keep(self: &Arc<Self>, worker: &Worker, shard: &Shard, lease: Duration) {
         let held = Arc::downgrade(self);
-        let span = tracing::debug_span!("hold", shard = shard.url(), name = self.hold.name());
+        let span = tracing::debug_span!("hold", shard = shard.url());
         let keeper = async move {
             loop {
                 tokio::time::sleep(lease / 3).await;
@@ -193,16 +200,18 @@ impl Held {
             needs.pins &= !unpin;
             (needs.at, unpin)
         };
+        let Some(hold) = &self.hold else {
+            return Ok(());
+        };
         if unpin {
-            self.hold.unpin().await?;
+            hold.unpin().await?;
         }
-        self.hold.advance(Frontier::At(at)).await
+        hold.advance(Frontier::At(at)).await
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        // The hold itself releases itself.
         let keeper = self
             .keeper
             .get_mut()
@@ -210,5 +219,16 @@ impl Drop for Held {
         if let Some(keeper) = keeper.take() {
             keeper.abort();
         }
+        let Some(hold) = self.hold.take() else { return };
+        // A host that waits for its tasks waits for this as well; what cannot be released now lapses.
+        let count = self.cx.running();
+        let release = async move {
+            let released = tokio::time::timeout(RELEASE_TIME_MAX, hold.release()).await;
+            if !matches!(released, Ok(Ok(()))) {
+                tracing::warn!("a hold is left to lapse");
+            }
+            drop(count);
+        };
+        self.cx.client().handle().spawn(release);
     }
 }
