@@ -15,7 +15,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub const ENABLE_SYNC_MV_SINK: Config<bool> = Config::new(
     "enable_sync_mv_sink",
     Default::Bool(true),
-    "render sinks as synchronous operators, each with a task, instead of operators that await in place; read once per sink and worker",
+    "render sinks as synchronous operators, each with a task; read once per sink and worker",
 );
 
 /// How much a sink puts into one data file.

@@ -4,11 +4,12 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use differential_dataflow::input::InputSession;
 use futures::FutureExt;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
-use mvsink_persist::testing::{Call, GateStore, Hold, Side};
+use mvsink_persist::testing::{Call, FaultyStore, GateStore, Hold, Side};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use support::{
@@ -227,8 +228,8 @@ fn r11_a_stop_winds_up_what_is_being_staged(driver: Driver) {
             hold.reached().now_or_never().is_some()
         });
         drop(handle);
-        for _ in 0..100 {
-            worker.step();
+        for _ in 0..200 {
+            worker.step_or_park(Some(Duration::from_millis(1)));
             assert!(!cx.is_settled(), "the sink ends before it has wound up");
         }
         hold.release();
@@ -262,6 +263,22 @@ fn a_panic_fails_the_sink_on_all_workers_and_nothing_else(driver: Driver) {
         );
         assert_eq!(frontier, Frontier::At(0));
     }
+}
+
+#[test]
+fn the_end_of_the_runtime_cancels_a_sink_that_awaits() {
+    let runtime = runtime();
+    // Nothing answers, so that it waits to try again.
+    let store = FaultyStore::new(Arc::new(InMemory::new()), 7, 100);
+    let cx = Driver::Async.contexts(&runtime, 1, store.clone())[0].clone();
+    let status = timely::execute_directly(move |worker| {
+        let (_input, handle) = render(worker, &cx, Driver::Async);
+        step_until_so(worker, "the store is asked", || store.trace().len() > 1);
+        runtime.shutdown_background();
+        step_until_so(worker, "the sink has ended", || handle.status().is_final());
+        handle.status()
+    });
+    assert!(matches!(status, Status::Cancelled), "{status}");
 }
 
 on_both_drivers! {

@@ -8,8 +8,7 @@ use std::time::Duration;
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Mode, Status, Target, no_errors, persist_sink, persist_source};
 use support::{
-    Driver, Program, Row, assert_exact, at, context, execute, oracle, read, runtime, step_until,
-    words,
+    Driver, Program, Row, assert_exact, context, execute, read, runtime, step_until, words,
 };
 use timely::Config;
 use tokio::sync::watch;

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
 
-use mvsink_persist::Frontier;
+use mvsink_persist::{Error as ShardError, Frontier};
 use timely::progress::frontier::MutableAntichain;
 
 use crate::bounds::{Timestamp, frontier_of};
@@ -72,7 +72,7 @@ impl<T: Timestamp> Turns<T> {
     }
 }
 
-type Future = Pin<Box<dyn std::future::Future<Output = Result<(), Error>>>>;
+type Boxed = Pin<Box<dyn Future<Output = Result<(), Error>>>>;
 
 /// A body, from the operator's side.
 pub(super) struct Body<T> {
@@ -81,7 +81,7 @@ pub(super) struct Body<T> {
     context: std::task::Waker,
     now: Rc<Now<T>>,
     /// `None` once it has ended.
-    future: Option<(Future, Running)>,
+    future: Option<(Boxed, Running)>,
 }
 
 impl<T: Timestamp> Body<T> {
@@ -92,7 +92,7 @@ impl<T: Timestamp> Body<T> {
         begin: impl FnOnce(Turns<T>) -> F,
     ) -> Self
     where
-        F: std::future::Future<Output = Result<(), Error>> + 'static,
+        F: Future<Output = Result<(), Error>> + 'static,
     {
         let now = Rc::new(Now {
             turn: Cell::new(0),
@@ -146,11 +146,20 @@ impl<T: Timestamp> Body<T> {
         match polled {
             Ok(Poll::Pending) => return !now.idle.get(),
             Ok(Poll::Ready(ended)) => self.worker.ended(ended),
+            // Timers panic when the host's runtime has ended, and the sink with it.
+            Err(_) if is_gone(&self.worker) => self.worker.ended(Err(ShardError::Shutdown.into())),
             Err(panic) => self.worker.panicked(panic.as_ref()),
         }
         self.future = None;
         false
     }
+}
+
+/// True if the runtime has ended: what is spawned on it is cancelled at once.
+fn is_gone(worker: &Worker) -> bool {
+    let mut probe = worker.cx.client().handle().spawn(async {});
+    let polled = Pin::new(&mut probe).poll(&mut Context::from_waker(std::task::Waker::noop()));
+    matches!(polled, Poll::Ready(Err(_)))
 }
 
 /// Makes the operator run.
