@@ -44,19 +44,21 @@ fn setup() -> impl Strategy<Value = Setup> {
     )
         .prop_map(|(drawn, updates, before, modes, as_ofs, flags)| {
             let (seed, mode, workers, instances) = drawn;
-            let ((mut wrong, since, mut held_upper), mut right) = before;
+            let ((mut wrong, mut since, mut held_upper), mut right) = before;
             let [tear_down, restart, read_only, full_read_back, jumps] = flags;
             let ((refresh, until), standby) = modes;
             let is_view = mode == Mode::View;
             // A jump takes what is beyond its start for new: nothing may have been there before.
             if jumps {
                 held_upper = held_upper.max(1);
+                since = since.min(held_upper - 1);
                 wrong.retain(|(_, time, _)| *time < held_upper);
             }
             // An ingest shard has nothing to be compared with: it begins empty.
             if !is_view {
                 (wrong, right, held_upper) = (Vec::new(), 0, 0);
             }
+            since = since.min(held_upper);
             Setup {
                 seed,
                 mode,
@@ -66,7 +68,7 @@ fn setup() -> impl Strategy<Value = Setup> {
                 differing: Vec::new(),
                 wrong,
                 right,
-                since: since.min(held_upper),
+                since,
                 held_upper,
                 refresh: if is_view {
                     refresh

@@ -400,14 +400,16 @@ impl Instance {
                 let files: Vec<FileId> = shard.live().collect();
                 let rows = self.local(index, shard, &files);
                 let worker = &mut self.workers[index];
-                if self.setup.mode == Mode::Ingest || files.is_empty() {
+                // Nothing is there to compare with, or nothing left to write.
+                let Some(upper) = (shard.upper.time())
+                    .filter(|_| self.setup.mode == Mode::View && !files.is_empty())
+                else {
                     worker.read_frontier = shard.upper;
                     worker.reader = Reader::Following;
                     worker.inbox.push_back(ReadBack::Settled);
                     return;
-                }
-                let last = shard.upper.time().map(|upper| upper.saturating_sub(1));
-                let cutoff = last.unwrap_or(0).max(self.as_of.time().unwrap_or(0));
+                };
+                let cutoff = upper.saturating_sub(1).max(self.as_of.time().unwrap_or(0));
                 worker.inbox.push_back(ReadBack::Pinned(cutoff));
                 worker.reader = Reader::Pinned {
                     cutoff,
