@@ -13,6 +13,8 @@
 //!
 //! Rows are a (u64 key, 40-byte string, u64, u64), made before the clock starts. The store is in memory unless said
 //! otherwise. Rows are fed in from the dataflow's own threads, so that feeding them is part of what is measured.
+//! Each workload runs with both drivers, side by side: the synchronous one, and, where the name says so, the
+//! asynchronous one.
 //!
 //! By the environment:
 //!
@@ -114,9 +116,10 @@ impl Measured {
             let Some(median) = self.median(group, name) else {
                 continue;
             };
+            let place = name.strip_suffix(ASYNC).unwrap_or(name);
             let floor = self
                 .median(group, "floor")
-                .or_else(|| self.median(group, &format!("floor, {name}")));
+                .or_else(|| self.median(group, &format!("floor, {place}")));
             let ratio = floor.map(|floor| median.as_secs_f64() / floor.as_secs_f64());
             let floor = floor.map_or("-".into(), |floor| format!("{floor:.2?}"));
             let ratio = ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"));
@@ -317,8 +320,39 @@ impl<'a> Floor<'a> {
     }
 }
 
-fn context(runtime: &Runtime) -> Context {
-    Context::new(runtime.handle().clone())
+/// Who runs the operators.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    Sync,
+    Async,
+}
+
+const DRIVERS: [Driver; 2] = [Driver::Sync, Driver::Async];
+
+/// What the names of the asynchronous driver's workloads end with.
+const ASYNC: &str = ", async";
+
+impl Driver {
+    fn name(self, workload: &str) -> String {
+        match self {
+            Driver::Sync => workload.to_owned(),
+            Driver::Async => format!("{workload}{ASYNC}"),
+        }
+    }
+
+    fn context(self, runtime: &Runtime) -> Context {
+        let cx = Context::new(runtime.handle().clone());
+        let sync = self == Driver::Sync;
+        let set = cx.configs().set("enable_sync_mv_sink", &sync.to_string());
+        set.expect("a flag");
+        cx
+    }
+}
+
+/// The workloads of several names with both drivers, each name beside itself.
+fn with_drivers<N: Copy>(names: &[(N, &str)]) -> Vec<(N, Driver, String)> {
+    let both = |(what, name): &(N, &str)| DRIVERS.map(|driver| (*what, driver, driver.name(name)));
+    names.iter().flat_map(both).collect()
 }
 
 fn group<'a>(c: &'a mut Criterion, name: &str, updates: usize) -> BenchmarkGroup<'a, WallTime> {
@@ -353,12 +387,12 @@ fn floor_of_rows(
 
 fn bulk(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc<Vec<Row>>) {
     let mut group = group(c, "bulk", rows.len());
-    for (workers, name) in [(1, "1 worker"), (2, "2 workers")] {
-        group.bench_function(name, |b| {
+    for (workers, driver, name) in with_drivers(&[(1, "1 worker"), (2, "2 workers")]) {
+        group.bench_function(&name, |b| {
             b.iter_custom(|iterations| {
                 let iteration = |_| {
                     snapshot(
-                        &context(runtime),
+                        &driver.context(runtime),
                         "memory://bulk",
                         workers,
                         rows,
@@ -366,7 +400,7 @@ fn bulk(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc<Ve
                         From::FirstRow,
                     )
                 };
-                measured.note("bulk", name, (0..iterations).map(iteration).collect())
+                measured.note("bulk", &name, (0..iterations).map(iteration).collect())
             });
         });
     }
@@ -375,14 +409,14 @@ fn bulk(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc<Ve
 
 fn restart(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc<Vec<Row>>) {
     let mut group = group(c, "restart", rows.len());
-    for (workers, name) in [(1, "1 worker"), (2, "2 workers")] {
+    for (workers, driver, name) in with_drivers(&[(1, "1 worker"), (2, "2 workers")]) {
         let store = Arc::new(InMemory::new());
         let url = "memory://restart";
         let upper = Cell::new(0);
-        group.bench_function(name, |b| {
+        group.bench_function(&name, |b| {
             b.iter_custom(|iterations| {
                 let again = |_| {
-                    let cx = context(runtime);
+                    let cx = driver.context(runtime);
                     cx.client().mount("restart", Arc::clone(&store) as _);
                     // The last time that is complete, as a host would have it after a stop.
                     let as_of = upper.get().max(1) - 1;
@@ -401,7 +435,7 @@ fn restart(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc
                     again(0);
                 }
                 let took = (0..iterations).map(again).collect();
-                measured.note("restart", name, took)
+                measured.note("restart", &name, took)
             });
         });
     }
@@ -423,13 +457,15 @@ fn tick(number: usize) -> Updates {
 fn steady(c: &mut Criterion, measured: &Measured, runtime: &Runtime) {
     let mut group = group(c, "steady", TICK_UPDATES);
     let count = |iterations: u64| iterations as usize + WARM_TICKS;
-    group.bench_function("1 worker", |b| {
-        b.iter_custom(|iterations| {
-            let updates = (0..count(iterations)).map(tick).collect();
-            let took = ticks(&context(runtime), "memory://steady", updates);
-            measured.note("steady", "1 worker", took)
+    for ((), driver, name) in with_drivers(&[((), "1 worker")]) {
+        group.bench_function(&name, |b| {
+            b.iter_custom(|iterations| {
+                let updates = (0..count(iterations)).map(tick).collect();
+                let took = ticks(&driver.context(runtime), "memory://steady", updates);
+                measured.note("steady", &name, took)
+            });
         });
-    });
+    }
     group.bench_function("floor", |b| {
         b.iter_custom(|iterations| {
             let mut floor = Floor::new(runtime, "memory://floor");
@@ -464,15 +500,19 @@ fn place(store: &str) -> (String, Option<tempfile::TempDir>) {
 fn latency(c: &mut Criterion, measured: &Measured, runtime: &Runtime) {
     let mut group = group(c, "latency", 1);
     for store in ["memory", "directory"] {
-        group.bench_function(store, |b| {
-            b.iter_custom(|iterations| {
-                let (url, _directory) = place(store);
-                let updates = (0..iterations + WARM_TICKS as u64)
-                    .map(|n| vec![(row(n), 1)])
-                    .collect();
-                measured.note("latency", store, ticks(&context(runtime), &url, updates))
+        for driver in DRIVERS {
+            let name = driver.name(store);
+            group.bench_function(&name, |b| {
+                b.iter_custom(|iterations| {
+                    let (url, _directory) = place(store);
+                    let updates = (0..iterations + WARM_TICKS as u64)
+                        .map(|n| vec![(row(n), 1)])
+                        .collect();
+                    let took = ticks(&driver.context(runtime), &url, updates);
+                    measured.note("latency", &name, took)
+                });
             });
-        });
+        }
         let name = format!("floor, {store}");
         group.bench_function(&name, |b| {
             b.iter_custom(|iterations| {

@@ -71,23 +71,38 @@ pub(crate) fn frontier_from_i64<T: Time>(stored: Frontier<i64>) -> Result<Fronti
     })
 }
 
-/// 64 bits of the fingerprint of a row.
+/// The fingerprint of a row.
 ///
 /// A row that cannot be serialized is an error where it is encoded; until then any hash will do.
+pub(crate) fn fingerprint_data<D: Serialize>(data: &D) -> u128 {
+    mvsink_persist::hash_data(data).unwrap_or(0)
+}
+
+/// The fingerprint of an error.
+pub(crate) fn fingerprint_error<E: Serialize>(error: &E) -> u128 {
+    mvsink_persist::hash_error(error).unwrap_or(0)
+}
+
+/// 64 bits of the fingerprint of a row.
 pub(crate) fn hash_data<D: Serialize>(data: &D) -> u64 {
-    mvsink_persist::hash_data(data).map_or(0, high_bits)
+    high_bits(fingerprint_data(data))
 }
 
 /// 64 bits of the fingerprint of an error.
 pub(crate) fn hash_error<E: Serialize>(error: &E) -> u64 {
-    mvsink_persist::hash_error(error).map_or(0, high_bits)
+    high_bits(fingerprint_error(error))
 }
 
 fn high_bits(hash: u128) -> u64 {
     (hash >> 64) as u64
 }
 
+/// The bucket of a row or error of which these are the 64 bits.
+pub(crate) fn bucket(hash: u64) -> u8 {
+    mvsink_persist::bucket(u128::from(hash) << 64)
+}
+
 /// Where a row of this hash goes: all rows of a bucket are on one worker, whoever sent them.
 pub(crate) fn route(hash: u64) -> u64 {
-    u64::from(mvsink_persist::bucket(u128::from(hash) << 64))
+    u64::from(bucket(hash))
 }

@@ -1,14 +1,16 @@
 //! What a host gives its sinks and sources, once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use mvsink_persist::{Client, ClientOptions};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::count::{Count, One};
 use crate::dyncfg::ConfigSet;
-use crate::status::Instance;
+use crate::error::Error;
+use crate::status::{Instance, Kind};
 
 /// The surroundings of the sinks and sources of one process: the Tokio runtime for their tasks, the open
 /// shards, the flags, and whether they may write.
@@ -26,9 +28,9 @@ struct Inner {
     read_only: watch::Receiver<bool>,
     /// What the workers of this process share, by the place of the sink in the dataflow, which is the same
     /// on all of them.
-    instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, std::sync::Weak<Instance>>>,
-    /// The tasks that run.
-    tasks: watch::Sender<usize>,
+    instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, Weak<Instance>>>,
+    /// What runs for any sink or source.
+    running: Count,
     warned_of_runtime: AtomicBool,
 }
 
@@ -68,22 +70,16 @@ impl Context {
         &self.inner.client
     }
 
-    /// True if no task of any sink or source of this context runs. A host that has dropped its handles steps
-    /// its workers until then, so that parts that are under way get to their appenders: what was being written
-    /// is then written, and what was lost is deleted.
+    /// True if nothing runs for any sink or source of this context: no task, and no operator that awaits. A host that
+    /// has dropped its handles steps its workers until then, so that parts that are under way get to their appenders:
+    /// what was being written is then written, and what was lost is deleted.
     pub fn is_settled(&self) -> bool {
-        *self.inner.tasks.borrow() == 0
+        self.inner.running.is_zero()
     }
 
     /// Waits until [`Context::is_settled`].
     pub async fn settled(&self) {
-        // The sender lives as long as `self`.
-        let _ = self
-            .inner
-            .tasks
-            .subscribe()
-            .wait_for(|tasks| *tasks == 0)
-            .await;
+        self.inner.running.zero().await;
     }
 
     /// Has the registry collect what the sinks and sources of this context count, by name and by their address in
@@ -103,30 +99,47 @@ impl Context {
         registry.register(Box::new(collector))
     }
 
-    /// Counts one more task, until what it gives is dropped.
-    pub(crate) fn task(&self) -> TaskCount {
-        self.inner.tasks.send_modify(|tasks| *tasks += 1);
-        TaskCount(self.clone())
+    /// Counts one more thing that runs, until what it gives is dropped.
+    pub(crate) fn running(&self) -> One {
+        self.inner.running.one()
     }
 
     pub(crate) fn read_only(&self) -> watch::Receiver<bool> {
         self.inner.read_only.clone()
     }
 
-    /// What all workers of this process share of the operator with this name at this place.
-    pub(crate) fn instance(&self, place: Vec<usize>, name: &str) -> Arc<Instance> {
+    /// What all workers of this process share of the operator with this name at this place. A second sink of one name
+    /// on one shard has failed from the start, on all its workers.
+    pub(crate) fn instance(
+        &self,
+        place: Vec<usize>,
+        name: &str,
+        kind: Kind,
+        url: &str,
+    ) -> Arc<Instance> {
+        // Of an address that is none the sink will say so when it opens the shard.
+        let shard = self.client().shard_key(url).unwrap_or(url.to_owned());
         let mut instances = self
             .inner
             .instances
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         instances.retain(|_, instance| instance.strong_count() > 0);
-        let entry = instances.entry((place, name.to_owned())).or_default();
-        entry.upgrade().unwrap_or_else(|| {
-            let instance = Instance::new(name);
-            *entry = Arc::downgrade(&instance);
-            instance
-        })
+        let key = (place, name.to_owned());
+        if let Some(instance) = instances.get(&key).and_then(Weak::upgrade) {
+            return instance;
+        }
+        let mut others = instances.values().filter_map(Weak::upgrade);
+        let duplicate = kind == Kind::Sink && others.any(|other| other.is_live_sink(name, &shard));
+        let instance = Instance::new(name, kind, shard);
+        if duplicate {
+            instance.fail(Error::Duplicate {
+                name: name.to_owned(),
+                url: url.to_owned(),
+            });
+        }
+        instances.insert(key, Arc::downgrade(&instance));
+        instance
     }
 
     /// Says once that tasks cannot run on a current-thread runtime that nobody drives.
@@ -155,15 +168,6 @@ impl Inner {
             ))
         });
         counted.collect()
-    }
-}
-
-/// One task that runs.
-pub(crate) struct TaskCount(Context);
-
-impl Drop for TaskCount {
-    fn drop(&mut self) {
-        self.0.inner.tasks.send_modify(|tasks| *tasks -= 1);
     }
 }
 
@@ -203,7 +207,7 @@ impl ContextBuilder {
                 configs: self.configs,
                 read_only: self.read_only,
                 instances: Default::default(),
-                tasks: watch::Sender::new(0),
+                running: Count::default(),
                 warned_of_runtime: AtomicBool::new(false),
             }),
         }

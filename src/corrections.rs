@@ -177,6 +177,24 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.rewrite_if_sparse();
     }
 
+    /// Forgets the updates whose time counts as the since, where `unwanted` says so by the hash of their data.
+    pub fn discard_due(&mut self, unwanted: impl Fn(u64) -> bool) {
+        let payload = &mut self.payload;
+        let Some(since) = payload.since() else { return };
+        // All that is due counts as the since, unless more was drained once than the since has come to.
+        let all = self.future.base() == offset(since).saturating_add(1);
+        let mut taken = Vec::new();
+        self.due.extract(
+            |entry| unwanted(unmix(entry.hash)) && (all || payload.time(entry.place) == since),
+            |entry| taken.push(entry.place.container),
+        );
+        taken
+            .into_iter()
+            .for_each(|container| payload.release(container));
+        self.consolidated = false;
+        self.rewrite_if_sparse();
+    }
+
     /// True if the since is not before `frontier`: every time then counts as one that is not either.
     fn nothing_before(&self, frontier: Frontier<T>) -> bool {
         self.payload
@@ -363,6 +381,14 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R>
 fn mix(hash: u64) -> u64 {
     // 2^64 divided by the golden ratio, made odd.
     (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// The inverse of [`mix`].
+#[inline]
+fn unmix(mixed: u64) -> u64 {
+    // The inverse of the factor, modulo 2^64.
+    let hash = mixed.wrapping_mul(0xF1DE_83E1_9937_733D);
+    hash ^ (hash >> 32)
 }
 
 /// The entries in the order of their rows: reading payloads in hash order would miss the cache for each one.

@@ -141,6 +141,13 @@ pub(crate) struct Metrics {
     pub(crate) files_deleted: Counter,
     pub(crate) files_swept: Counter,
     pub(crate) bytes_swept: Counter,
+    pub(crate) rows_verified: Counter,
+    pub(crate) rows_diffed: Counter,
+    pub(crate) rows_read_back: Counter,
+    pub(crate) buckets_verified: Counter,
+    pub(crate) buckets_differing: Counter,
+    pub(crate) data_files_read: Counter,
+    pub(crate) own_commits_read_back: Counter,
     pub(crate) commits: Histogram,
     /// The frontier of the input, as mint last saw it.
     desired: AtomicI64,
@@ -162,6 +169,13 @@ impl Default for Metrics {
             files_deleted: Counter::default(),
             files_swept: Counter::default(),
             bytes_swept: Counter::default(),
+            rows_verified: Counter::default(),
+            rows_diffed: Counter::default(),
+            rows_read_back: Counter::default(),
+            buckets_verified: Counter::default(),
+            buckets_differing: Counter::default(),
+            data_files_read: Counter::default(),
+            own_commits_read_back: Counter::default(),
             commits: Histogram::default(),
             desired: AtomicI64::new(i64::MIN),
         }
@@ -194,6 +208,13 @@ impl Metrics {
             files_deleted: self.files_deleted.get(),
             files_swept: self.files_swept.get(),
             bytes_swept: self.bytes_swept.get(),
+            rows_verified: self.rows_verified.get(),
+            rows_diffed: self.rows_diffed.get(),
+            rows_read_back: self.rows_read_back.get(),
+            buckets_verified: self.buckets_verified.get(),
+            buckets_differing: self.buckets_differing.get(),
+            data_files_read: self.data_files_read.get(),
+            own_commits_read_back: self.own_commits_read_back.get(),
             commits: self.commits.get(),
             queued_updates: queues.updates() as u64,
             queued_bytes: queues.bytes() as u64,
@@ -203,6 +224,9 @@ impl Metrics {
 }
 
 /// What the workers of this process have counted of one sink or source.
+///
+/// A restart over a shard that holds what it should verifies all rows and reads none; a sink that runs never reads
+/// back what it wrote itself.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Counters {
@@ -232,6 +256,20 @@ pub struct Counters {
     pub files_swept: u64,
     /// Their bytes.
     pub bytes_swept: u64,
+    /// Rows of the collection that the shard was found to hold by the sums of their fingerprints.
+    pub rows_verified: u64,
+    /// Rows of the collection whose sums were others than the shard's: they were compared one by one.
+    pub rows_diffed: u64,
+    /// Updates that were read from data files.
+    pub rows_read_back: u64,
+    /// Buckets of fingerprints, 256 in all, that were the same at the start.
+    pub buckets_verified: u64,
+    /// Buckets of fingerprints that were not.
+    pub buckets_differing: u64,
+    /// How often a data file was read.
+    pub data_files_read: u64,
+    /// Commits of the sink's own that it read like anybody's: 0, but for the flag that asks for it.
+    pub own_commits_read_back: u64,
     /// How long the commits took, lost ones included, of batches whose files were all staged.
     pub commits: Latencies,
     /// Updates that wait in the queues to the tasks now.

@@ -1,14 +1,21 @@
-//! What runs the operators of a sink.
+//! What runs the operators of a sink: one of two drivers around the same states.
 //!
-//! An operator is built once, whatever runs it: its inputs and outputs, how they are exchanged, and what travels on
-//! them; how that which one activation saw becomes steps of its state, messages to other operators, and *orders*:
-//! work that takes long. The driver does that work, and brings back what became of it:
+//! An operator is built once, whichever driver runs it: its inputs and outputs, how they are exchanged, and what
+//! travels on them; how that which one activation saw becomes steps of its state, messages to other operators, and
+//! *orders*: work that takes long. The drivers differ in who does that work, and in where what arrives meanwhile waits:
 //!
 //! ```text
-//!   sync:   operator ── orders, through one ordered channel ──▶ Tokio task
-//!                    ◀── replies, through one queue and one wake-up ──
+//!   sync:    operator ── orders, through one ordered channel ──▶ Tokio task
+//!                     ◀── replies, through one queue and one wake-up ──
+//!
+//!   async:   operator = body { look at what has arrived; do as ordered, awaiting it in place }
 //! ```
+//!
+//! So workers and processes that run different drivers fit together, and a sink may be rendered by another driver
+//! than the one before it on the same shard.
 
+pub(crate) mod asynchronous;
+mod body;
 pub(crate) mod sync;
 
 use timely::communication::Pull;
@@ -17,6 +24,28 @@ use timely::dataflow::channels::Message;
 use timely::dataflow::channels::pact::{LogPuller, ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 use timely::progress::frontier::MutableAntichain;
+
+use crate::dyncfg::{ConfigSet, ENABLE_SYNC_MV_SINK};
+
+/// Who runs the operators of one sink on one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Driver {
+    /// Operators that never wait, each with a task.
+    Sync,
+    /// Operators that await in place.
+    Async,
+}
+
+impl Driver {
+    /// The one that the flags ask for now.
+    pub(crate) fn of(configs: &ConfigSet) -> Self {
+        if ENABLE_SYNC_MV_SINK.get(configs) {
+            Driver::Sync
+        } else {
+            Driver::Async
+        }
+    }
+}
 
 /// An input whose records stay on their worker.
 pub(crate) type LocalInput<T, U> =

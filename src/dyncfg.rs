@@ -10,8 +10,8 @@ use std::marker::PhantomData;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Chooses the driver of a sink when it is rendered: operators with tasks (on), or operators that await
-/// (off; not in this version, where it is an error).
+/// Chooses the driver of a sink when it is rendered: operators that never wait, each with a task (on), or operators
+/// that await in place (off). Workers and processes that read it at different moments fit together.
 pub const ENABLE_SYNC_MV_SINK: Config<bool> = Config::new(
     "enable_sync_mv_sink",
     Default::Bool(true),
@@ -128,6 +128,34 @@ pub const MAINTENANCE_INTERVAL_MS: Config<usize> = Config::new(
     "mvsink_maintenance_interval_ms",
     Default::Usize(1000),
     "how many milliseconds pass between two looks for files to merge, about",
+);
+
+/// Leaves the writing to a rival that keeps winning.
+pub const STANDBY: Config<bool> = Config::new(
+    "mvsink_standby",
+    Default::Bool(false),
+    "let a replica that keeps losing stand by: it writes again when the others have been silent for a while",
+);
+
+/// How long rivals may be silent.
+pub const STANDBY_SILENCE_MS: Config<usize> = Config::new(
+    "mvsink_standby_silence_ms",
+    Default::Usize(1000),
+    "how many milliseconds there may be something to write before a replica that stands by writes it",
+);
+
+/// How long a store may take to answer.
+pub const STALL_AFTER_MS: Config<usize> = Config::new(
+    "mvsink_stall_after_ms",
+    Default::Usize(10_000),
+    "how many milliseconds a sink waits for an answer of the store before it counts as stalled",
+);
+
+/// How long a reader that has died keeps a shard's past.
+pub const HOLD_LEASE_S: Config<usize> = Config::new(
+    "mvsink_hold_lease_s",
+    Default::Usize(120),
+    "how many seconds a reader's hold on a shard's past outlives it; 0 takes none; read as reading begins",
 );
 
 /// The default of a flag.
@@ -290,6 +318,10 @@ impl ConfigSet {
         .with(&ORPHAN_AGE_S)
         .with(&GARBAGE_INTERVAL_S)
         .with(&MAINTENANCE_INTERVAL_MS)
+        .with(&STANDBY)
+        .with(&STANDBY_SILENCE_MS)
+        .with(&STALL_AFTER_MS)
+        .with(&HOLD_LEASE_S)
     }
 
     /// The same set with one more flag, such as one of the host's own.

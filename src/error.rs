@@ -15,6 +15,24 @@ pub enum Error {
         /// The first time that the input holds.
         as_of: String,
     },
+    /// A source's updates keep their times: who resumes it at the upper must find there what it has not read yet.
+    #[error(
+        "the sink {name} ingests a source, which has no refresh schedule: its updates keep their times"
+    )]
+    IngestRefresh {
+        /// The name of the sink.
+        name: String,
+    },
+    /// There is a sink of this name on this shard in this process already.
+    #[error(
+        "there is a sink {name} on {url} already: drop its handle first, or give this one another name"
+    )]
+    Duplicate {
+        /// The name of the sink.
+        name: String,
+        /// The address of the shard.
+        url: String,
+    },
     /// A time that no shard can hold.
     #[error("the time {time} cannot be stored: a shard's times are at most i64::MAX - 1")]
     Time {
@@ -37,13 +55,15 @@ pub enum Error {
         /// Why.
         error: std::sync::Arc<Error>,
     },
-    /// The flag that chooses the driver is off, and there is no other driver.
-    #[error(
-        "the sink {name} cannot be rendered: enable_sync_mv_sink is off, and the synchronous driver is the only one of this version"
-    )]
-    NoDriver {
+    /// The sink failed in another process of the same dataflow, and therefore here too.
+    #[error("the sink {name} failed on worker {worker}: {message}")]
+    Elsewhere {
         /// The name of the sink.
         name: String,
+        /// A worker of that process.
+        worker: usize,
+        /// What went wrong there.
+        message: String,
     },
     /// The sink was given up before the time that was waited for.
     #[error("the sink {name} was cancelled")]

@@ -20,6 +20,21 @@ pub struct Pressure {
     pub queued_updates: usize,
     /// Their bytes, without what they own on the heap.
     pub queued_bytes: usize,
+    /// Updates that are held because the shard differs by them from the collection, some of which may yet cancel.
+    pub held_updates: usize,
+}
+
+/// What a sink found out about replicas that compute something else, in this process.
+///
+/// A round begins with a commit of this replica and ends with one of a rival that leaves something to correct. One
+/// now and then is nothing: another program edited the table, or a rival started later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Disputed {
+    /// The rounds that ended so; of the worker that saw most of them.
+    pub rounds: u64,
+    /// The updates that were to be corrected.
+    pub updates: u64,
 }
 
 /// One worker's handle of a sink or source.
@@ -77,12 +92,26 @@ impl<T: Timestamp> Handle<T> {
         self.worker.instance.status()
     }
 
+    /// True once the sink holds what it should: it has settled what was in the shard before, and both the collection
+    /// and the shard, durably, are past the as-of. The same on every worker of this process, and never undone. Always
+    /// false of a source.
+    pub fn is_hydrated(&self) -> bool {
+        self.worker.instance.is_hydrated()
+    }
+
+    /// How often other replicas of this view disagreed about its contents. See [`Status::NonDeterministic`].
+    pub fn disputes(&self) -> Disputed {
+        let (rounds, updates) = self.worker.instance.disputes();
+        Disputed { rounds, updates }
+    }
+
     /// What waits in the queues of all workers of this process.
     pub fn pressure(&self) -> Pressure {
         let meter = &self.worker.instance.meter;
         Pressure {
             queued_updates: meter.updates(),
             queued_bytes: meter.bytes(),
+            held_updates: self.counters().corrections as usize,
         }
     }
 
@@ -148,15 +177,12 @@ impl<T: Timestamp> Handle<T> {
             .block_on(self.wait_for(time))
     }
 
-    /// Cancels this worker's share and waits until its tasks have ended. The worker must go on being stepped
+    /// Cancels this worker's share and waits until nothing runs for it any more. The worker must go on being stepped
     /// meanwhile, or have dropped the dataflow.
     pub async fn close(self) {
-        let tasks = self.worker.take_tasks();
+        let count = self.worker.count().clone();
         drop(self);
-        for task in tasks {
-            // A task that panicked has failed the sink, and said so.
-            drop(task.await);
-        }
+        count.zero().await;
     }
 }
 

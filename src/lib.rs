@@ -19,6 +19,10 @@
 //! always whole. What lay between the upper and the as-of when the sink started repeats the contents before it. The
 //! frontier of a [`Handle`] is the upper, durable, the same on every worker.
 //!
+//! A [`Refresh`] schedule or an end ([`Target::until`]) has the sink see its input at other times: `D` is then what it sees.
+//! A sink writes while neither its host's signal nor its own ([`Target::read_only`]) says that it is read-only, and in
+//! standby ([`mint::standby`]) while no other replica keeps winning.
+//!
 //! In [`Mode::Ingest`] `desired` holds changes from the upper on, and nothing is compared with what is there.
 //!
 //! # An example
@@ -69,16 +73,26 @@
 //!   stages its part of each batch.
 //! - [`append`], on one worker for each description, waits for a part of every worker and commits them as one.
 //!
-//! Each is a pure state, a synchronous operator that never waits, and a Tokio task that never touches Timely. Long
-//! computations run on a bounded pool ([`mvsink_persist::CpuPool`]), never inline on a task.
+//! Each is a pure state and an operator, which one of two drivers runs, as the flag
+//! [`ENABLE_SYNC_MV_SINK`](dyncfg::ENABLE_SYNC_MV_SINK) says when the sink is rendered: the *synchronous* driver, whose
+//! operators never wait, and each of which has a Tokio task that never touches Timely; or the *asynchronous* one,
+//! whose operators are bodies that await in place. Both build the same operators and send the same messages, so that
+//! workers and processes may differ in it. Long computations run on a bounded pool ([`mvsink_persist::CpuPool`]), never
+//! inline on a task or on a Timely thread.
+//!
+//! Workers of several processes tell each other beside this when one of them has moved the shard's upper, so that the
+//! others need not wait until they next poll the log; and when the sink has failed, so that it fails everywhere.
 //!
 //! What a sink wrote itself it does not read back: every worker registers a batch's identity with its own read-back
 //! before it sends its part. When the read-back meets that identity in the log it says "own" instead of the rows;
 //! when it passes the batch's lower without, the batch was lost and is given back to the corrections.
 //!
+//! Nor does it read what a shard holds already when it starts. Sums of the fingerprints of all rows, by bucket of the hash,
+//! are in the log; it sums those of `desired` and reads only buckets that differ. [`Counters`] says how many did.
+//!
 //! # The invariants
 //!
-//! Of the channels between an operator and its task:
+//! Of the channels between an operator and its task, and of the order of the statements where there is none:
 //!
 //! 1. To mint come strictly increasing frontiers from one producer, the empty frontier last.
 //! 2. All that one activation of write saw goes into one command, and only then may the order to write follow. So a
@@ -107,17 +121,24 @@
 pub mod append;
 mod bounds;
 mod channel;
+mod comparison;
 mod context;
 pub mod corrections;
+mod count;
 mod counters;
 pub mod description;
 mod driver;
 pub mod dyncfg;
 mod error;
 mod handle;
+mod holding;
 pub mod logging;
 mod maintenance;
 pub mod mint;
+mod read_only;
+mod refresh;
+mod schedule;
+mod signal;
 mod sink;
 mod source;
 mod status;
@@ -131,10 +152,11 @@ pub use bounds::{Data, Diff, Timestamp};
 pub use context::{Context, ContextBuilder};
 pub use counters::{Counters, Latencies};
 pub use error::Error;
-pub use handle::{Handle, Pressure};
+pub use handle::{Disputed, Handle, Pressure};
+pub use refresh::Refresh;
 pub use sink::{no_errors, persist_sink};
 pub use source::{Source, persist_source};
-pub use status::Status;
+pub use status::{Phase, Status};
 pub use target::{Mode, Target};
 
 pub use differential_dataflow;

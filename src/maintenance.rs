@@ -45,9 +45,9 @@ fn settings(configs: &ConfigSet) -> Maintenance {
 pub(crate) async fn run(worker: Worker, shard: Shard) {
     let (stop, stopped) = watch::channel(false);
     let configs = worker.cx.configs().clone();
-    let read_only = worker.cx.read_only();
+    let read_only = worker.read_only();
     // Who must not write a view must not rewrite its files either.
-    let settings = move || (!*read_only.borrow()).then(|| settings(&configs));
+    let settings = move || (!read_only.get()).then(|| settings(&configs));
     let metrics = Arc::clone(&worker.instance.metrics);
     let collected = move |report: &GcReport| {
         metrics.files_swept.add(report.orphans.count);

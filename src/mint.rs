@@ -3,8 +3,11 @@
 //! ```text
 //!   shard's upper u ──┐
 //!   desired's d ──────┼──▶  u < as-of:              bump the shard from u to the as-of, without data
-//!   read-only? ───────┘     as-of ≤ u < d:          mint (u, d), once for each u
+//!   read-only? ───────┤     as-of ≤ u < d:          mint (u, d), once for each u
+//!   standing by? ─────┘
 //! ```
+//!
+//! The as-of is the empty frontier where a sink's schedule has no time at or after it: then the bump ends the shard.
 //!
 //! One worker mints, chosen by a hash of the sink's name. It learns the shard's upper from a task that
 //! watches the shard, not from the read-back stream, which lags behind when data spikes.
@@ -15,30 +18,52 @@
 //!   advance times, they never stand in for it.
 //! - *lowers strictly increase*, *uppers never decrease*, *lower < upper*;
 //! - *bump first*: no description while the upper lies below the as-of;
-//! - *read-only writes nothing*: neither a description nor a bump.
+//! - *read-only writes nothing*: neither a description nor a bump; and a sink is read-only until it is told that it
+//!   may write. It counts as read-only once nothing that it began is outstanding any more;
+//! - those of standing by ([`standby`]).
 
 mod operator;
+pub mod standby;
 mod task;
 
-pub(crate) use operator::{Bump, Desired, Minted, Operator, render};
+pub(crate) use operator::{Desired, Minted, Operator, Order, render};
 pub(crate) use task::Watch;
 
 use mvsink_persist::{CommitId, Frontier};
 
 use crate::description::{Description, Outcome};
 use crate::target::Mode;
+use standby::Standby;
 
 /// What mint is told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Input<T> {
     /// The frontier of the desired collection, errors included.
     Desired(Frontier<T>),
+    /// The commit that moved the upper, before the upper that it led to. Only who may stand by needs to know.
+    Committed(CommitId),
     /// The upper of the shard, as its log says.
     Upper(Frontier<T>),
     /// Whether the sink may write.
     ReadOnly(bool),
     /// The end of the bump with this identity.
     Bumped(CommitId, Outcome),
+    /// How long in ms a rival may be silent before a replica that stands by writes again; `None` if this one never
+    /// stands by.
+    Standby(Option<u64>),
+    /// The time on a monotonic clock in ms, from any origin. Only who may stand by needs to know.
+    Clock(u64),
+}
+
+/// What a sink does about its shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// It writes, or has something outstanding that it began to write.
+    Writing,
+    /// It leaves the writing to a rival for now.
+    StandingBy,
+    /// It must not write, and nothing that it began is outstanding.
+    ReadOnly,
 }
 
 /// What mint wants done.
@@ -53,7 +78,7 @@ pub enum Effect<T> {
         /// The upper to move it from.
         lower: T,
         /// The upper to move it to.
-        upper: T,
+        upper: Frontier<T>,
     },
     /// No description below this frontier will follow.
     Downgrade(Frontier<T>),
@@ -63,15 +88,19 @@ pub enum Effect<T> {
         /// The shard's upper.
         upper: T,
         /// The first time that the input holds.
-        as_of: T,
+        as_of: Frontier<T>,
     },
+    /// Say what time it is, with [`Input::Clock`], at this time or later.
+    Wake(u64),
+    /// What the sink does about its shard has changed.
+    Role(Role),
 }
 
 /// The control of mint: pure, no clock, no randomness, no I/O.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State<T> {
     mode: Mode,
-    as_of: T,
+    as_of: Frontier<T>,
     peers: usize,
     /// Drawn once for each sink instance, so that its commits are told from those of its rivals.
     nonce: u128,
@@ -80,14 +109,18 @@ pub struct State<T> {
     desired: Frontier<T>,
     upper: Option<Frontier<T>>,
     read_only: bool,
+    standby: Standby,
+    /// When the clock was last asked for.
+    wake: Option<u64>,
     bumping: Option<CommitId>,
     minted: Option<Description<T>>,
+    role: Option<Role>,
     failed: bool,
 }
 
 impl<T: Copy + Ord> State<T> {
-    /// A mint that knows nothing of the shard yet; `minimum` is the least time.
-    pub fn new(mode: Mode, as_of: T, minimum: T, peers: usize, nonce: u128) -> Self {
+    /// A mint that knows nothing of the shard yet, nor whether it may write; `minimum` is the least time.
+    pub fn new(mode: Mode, as_of: Frontier<T>, minimum: T, peers: usize, nonce: u128) -> Self {
         assert!(peers > 0, "a dataflow has at least one worker");
         State {
             mode,
@@ -97,9 +130,12 @@ impl<T: Copy + Ord> State<T> {
             seq: 0,
             desired: Frontier::At(minimum),
             upper: None,
-            read_only: false,
+            read_only: true,
+            standby: Standby::default(),
+            wake: None,
             bumping: None,
             minted: None,
+            role: None,
             failed: false,
         }
     }
@@ -111,12 +147,15 @@ impl<T: Copy + Ord> State<T> {
                 // Inputs are combined from several streams, and may repeat.
                 self.desired = self.desired.max(frontier);
             }
+            // The upper that it led to follows.
+            Input::Committed(id) => return self.standby.committed(id.nonce == self.nonce),
             Input::Upper(frontier) => {
                 if self.upper.is_some_and(|upper| frontier <= upper) {
                     return;
                 }
                 self.upper = Some(frontier);
                 self.bumping = None;
+                self.standby.moved();
                 effects.push(Effect::Downgrade(frontier));
             }
             Input::ReadOnly(read_only) => self.read_only = read_only,
@@ -125,8 +164,11 @@ impl<T: Copy + Ord> State<T> {
             Input::Bumped(id, Outcome::Cancelled) => {
                 self.bumping.take_if(|bumping| *bumping == id);
             }
+            Input::Standby(silence_ms) => self.standby.configure(silence_ms),
+            Input::Clock(now_ms) => self.standby.clock(now_ms),
         }
         self.decide(effects);
+        self.report(effects);
     }
 
     fn decide(&mut self, effects: &mut Vec<Effect<T>>) {
@@ -136,51 +178,72 @@ impl<T: Copy + Ord> State<T> {
         if self.read_only || self.failed {
             return;
         }
-        if upper < self.as_of {
-            match self.mode {
-                Mode::View if self.bumping.is_none() => {
-                    let id = self.next_id();
-                    self.bumping = Some(id);
-                    effects.push(Effect::Bump {
-                        id,
-                        lower: upper,
-                        upper: self.as_of,
-                    });
-                }
-                Mode::View => {}
-                Mode::Ingest => {
-                    self.failed = true;
-                    effects.push(Effect::Gap {
-                        upper,
-                        as_of: self.as_of,
-                    });
-                }
+        let behind = Frontier::At(upper) < self.as_of;
+        if behind && self.mode == Mode::Ingest {
+            self.failed = true;
+            let as_of = self.as_of;
+            return effects.push(Effect::Gap { upper, as_of });
+        }
+        if self.is_outstanding() || !behind && !self.desired.is_complete(&upper) {
+            return;
+        }
+        if let Some(end) = self.standby.wait() {
+            if self.wake.replace(end) != Some(end) {
+                effects.push(Effect::Wake(end));
             }
             return;
         }
-        let minted_here = self
-            .minted
-            .as_ref()
-            .is_some_and(|minted| minted.lower >= upper);
-        if self.desired.is_complete(&upper) && !minted_here {
-            let id = self.next_id();
-            let appender = usize::try_from(id.seq % self.peers as u64).expect("less than a usize");
-            let description = Description {
+        self.wake = None;
+        let id = self.next_id();
+        if behind {
+            self.bumping = Some(id);
+            return effects.push(Effect::Bump {
                 id,
                 lower: upper,
-                upper: self.desired,
-                appender,
-            };
-            if let Some(last) = &self.minted {
-                assert!(last.lower < description.lower, "lowers strictly increase");
-                assert!(last.upper <= description.upper, "uppers never decrease");
-            }
-            assert!(
-                Frontier::At(description.lower) < description.upper,
-                "lower < upper"
-            );
-            self.minted = Some(description.clone());
-            effects.push(Effect::Mint(description));
+                upper: self.as_of,
+            });
+        }
+        let appender = usize::try_from(id.seq % self.peers as u64).expect("less than a usize");
+        let description = Description {
+            id,
+            lower: upper,
+            upper: self.desired,
+            appender,
+        };
+        if let Some(last) = &self.minted {
+            assert!(last.lower < description.lower, "lowers strictly increase");
+            assert!(last.upper <= description.upper, "uppers never decrease");
+        }
+        assert!(
+            Frontier::At(description.lower) < description.upper,
+            "lower < upper"
+        );
+        self.minted = Some(description.clone());
+        effects.push(Effect::Mint(description));
+    }
+
+    /// True while something that was begun at the present upper has not moved it.
+    fn is_outstanding(&self) -> bool {
+        let minted = self.minted.as_ref();
+        let minted = minted.is_some_and(|minted| self.upper <= Some(Frontier::At(minted.lower)));
+        self.bumping.is_some() || minted
+    }
+
+    fn report(&mut self, effects: &mut Vec<Effect<T>>) {
+        if self.upper.is_none() {
+            return;
+        }
+        let role = if self.is_outstanding() {
+            Role::Writing
+        } else if self.read_only {
+            Role::ReadOnly
+        } else if self.standby.stands_by() {
+            Role::StandingBy
+        } else {
+            Role::Writing
+        };
+        if self.role.replace(role) != Some(role) {
+            effects.push(Effect::Role(role));
         }
     }
 

@@ -1,31 +1,36 @@
 //! The sink: its operators, and how they fit together.
 
 use differential_dataflow::VecCollection;
-use mvsink_persist::{Codec, Open};
+use mvsink_persist::{Codec, Frontier, Open};
 
 use crate::bounds::{Data, Diff, Timestamp};
+use crate::comparison::comparison;
 use crate::context::Context;
-use crate::dyncfg::ENABLE_SYNC_MV_SINK;
+use crate::driver::Driver;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::mint::{self, Desired};
-use crate::source::{self, OwnCommits, Reading};
+use crate::refresh::Schedule;
+use crate::schedule;
+use crate::source::{self, OwnCommits, Purpose, Reading};
 use crate::target::{Mode, Target};
 use crate::worker::{Opening, Worker};
-use crate::{append, write};
+use crate::{append, signal, write};
 
 /// Keeps a shard equal to a collection, durably and exactly once.
 ///
 /// `ok` and `err` are the collection's rows and its errors, both complete where both frontiers are. `as_of`
-/// is the time from which they are right: earlier times count as it. The shard is created if there is none.
+/// is the time from which they are right: earlier times count as it. The shard is created if there is none. An as-of
+/// may lie anywhere beside the since and the upper of a shard that there is: from the upper on the shard is the
+/// collection; the times between its upper and a later as-of repeat what was there before.
 ///
 /// Every worker of the dataflow calls this with the same arguments; workers of one process with clones of
 /// one context. Dropping the returned handle stops this worker's share.
 ///
 /// # Errors
 ///
-/// If `D` or `E` has no schema, or the driver that the flags ask for does not exist. What goes wrong later
-/// (the store, another schema, a gap) is in the status of the handle.
+/// If `D` or `E` has no schema, or an ingest sink has a refresh schedule. What goes wrong later (the store, another
+/// schema, a gap) is in the status of the handle.
 pub fn persist_sink<'s, D, E, T, R>(
     cx: &Context,
     name: &str,
@@ -41,12 +46,17 @@ where
     R: Diff,
 {
     // Read once, so that a change while the sink is rendered changes nothing of it.
-    if !ENABLE_SYNC_MV_SINK.get(cx.configs()) {
-        return Err(Error::NoDriver {
+    let driver = Driver::of(cx.configs());
+    let target = target.into();
+    let schedule = Schedule {
+        refresh: target.refresh,
+        until: target.until,
+    };
+    if target.mode == Mode::Ingest && !schedule.refresh.is_on_commit() {
+        return Err(Error::IngestRefresh {
             name: name.to_owned(),
         });
     }
-    let target = target.into();
     let codec = Codec::<D, E>::new()?;
     let scope = ok.inner.scope();
     let mut open = Open::new(codec.schema());
@@ -58,22 +68,43 @@ where
         Opening {
             url: target.url,
             create: Some(open),
+            read_only: target.read_only,
         },
     );
 
     let minter = minter(name, worker.peers);
+    // The as-of is rounded up before anything else uses it.
+    let as_of = match target.mode {
+        Mode::View => schedule.round_up_frontier(Frontier::At(as_of)),
+        Mode::Ingest => Frontier::At(as_of),
+    };
     let desired = Desired {
-        ok: ok.inner,
-        err: err.inner,
+        ok: schedule::render(scope, name, ok.inner, &schedule),
+        err: schedule::render(scope, name, err.inner, &schedule),
     };
     let nonce = cx.client().random_u128();
-    let minted = mint::render(&worker, scope, desired, target.mode, as_of, minter, nonce);
+    let minted = mint::render(
+        &worker,
+        driver,
+        scope,
+        desired,
+        target.mode,
+        as_of,
+        minter,
+        nonce,
+    );
     let own = OwnCommits::default();
+    let (purpose, comparison) = match target.mode {
+        Mode::View => {
+            let (end, comparison) = comparison();
+            (Purpose::View { as_of, end }, Some(comparison))
+        }
+        // A source's changes are not compared with what is there.
+        Mode::Ingest => (Purpose::Ingest, None),
+    };
     let reading = Reading {
         codec: codec.clone(),
-        as_of: None,
-        // A source's changes are not compared with what is there.
-        rows: target.mode == Mode::View,
+        purpose,
         own: own.clone(),
     };
     let persist = source::render(&worker, scope, reading);
@@ -82,9 +113,11 @@ where
         minted,
         persist,
         own,
+        comparison,
     };
-    let parts = write::render(&worker, scope, inputs, codec, target.mode, as_of);
-    append::render(&worker, scope, descriptions, parts);
+    let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);
+    let signals = append::render(&worker, driver, scope, descriptions.clone(), parts);
+    signal::listen(&worker, scope, descriptions, signals);
     Ok(Handle::new(worker))
 }
 

@@ -1,19 +1,27 @@
 //! A shard as a collection, and as the read-back of a sink.
 //!
-//! Every worker follows the shard's log by itself and reads the files that fall to it by a hash of their
-//! path; so each file is read once, even by workers that start from different versions. Per commit
-//! `(lower, upper)` a worker emits the rows of its files at capabilities at `lower`, and only then lets the
-//! frontier pass to `upper`.
+//! Every worker follows the shard's log by itself. Per commit `(lower, upper)` it emits the rows that fall to it at
+//! capabilities at `lower`, and only then lets the frontier pass to `upper`. Which rows fall to it depends on who reads:
 //!
-//! For a sink, the stream of marks tells beside the rows what this worker has a part in: [`Mark::Started`]
-//! once a version is pinned, and [`Mark::Own`] in place of the rows of a commit whose identity was
-//! registered before. A mark comes before the frontier passes its commit's lower.
+//! - of a *collection* for users each file is read by one worker, named by a hash of its path. Its rows come in
+//!   whatever distribution the files have. The workers of a process start from one version, since a file of one
+//!   may be merged into another in the next; and they cannot skip a part of the log, unless there is but one.
+//! - the *read-back of a view* reads on each worker the rows of its own buckets. They need no exchange, since the
+//!   rows of desired are routed by bucket too; and workers may start from different versions, or skip a part of the
+//!   log, each by itself. It begins with a [comparison](crate::comparison), and reads where that finds a difference.
+//! - the read-back of an *ingest* sink reads no rows.
+//!
+//! For a sink, the stream of marks tells beside the rows what this worker has a part in: [`Mark::Pinned`] when there is
+//! something to compare, [`Mark::Settled`] after all that differs, and [`Mark::Own`] in place of the rows of a commit
+//! whose identity was registered before. A mark comes before the frontier passes its commit's lower.
 //!
 //! Nothing that is torn down lets a frontier pass: a source that fails keeps its capability.
 
+mod files;
+mod start;
 mod task;
 
-pub(crate) use task::Reading;
+pub(crate) use task::{Purpose, Reading};
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -37,9 +45,11 @@ use crate::worker::{Opening, Worker};
 
 /// What the read-back of a sink says beside the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mark {
-    /// A version is pinned; every later commit will be met.
-    Started,
+pub(crate) enum Mark<T> {
+    /// A version is pinned, and its rows are to be compared with those of desired at this time.
+    Pinned(T),
+    /// What differs from the version pinned was sent; every later commit will be met.
+    Settled,
     /// The commit of this batch, a part of which was this worker's, was met; its rows are not sent.
     Own(CommitId),
 }
@@ -48,7 +58,7 @@ pub(crate) enum Mark {
 pub(crate) enum Message<D, E, T, R> {
     Rows(Vec<(D, T, R)>),
     Errors(Vec<(E, T, R)>),
-    Mark(Mark),
+    Mark(Mark<T>),
     Frontier(Frontier<T>),
 }
 
@@ -87,7 +97,7 @@ impl OwnCommits {
 pub(crate) struct Read<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) ok: StreamVec<'s, T, (D, T, R)>,
     pub(crate) err: StreamVec<'s, T, (E, T, R)>,
-    pub(crate) marks: StreamVec<'s, T, Mark>,
+    pub(crate) marks: StreamVec<'s, T, Mark<T>>,
 }
 
 /// Renders a shard as a collection: its contents at `as_of`, with all earlier times advanced to it, and its
@@ -120,12 +130,12 @@ where
         Opening {
             url: url.to_owned(),
             create: None,
+            read_only: None,
         },
     );
     let reading = Reading {
         codec,
-        as_of: Some(as_of),
-        rows: true,
+        purpose: Purpose::Collection { as_of },
         own: OwnCommits::default(),
     };
     let read = render(&worker, scope, reading);
@@ -167,7 +177,7 @@ where
     let (marks_out, marks) = builder.new_output();
     let mut ok_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<(D, T, R)>>>::from(ok_out);
     let mut err_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<(E, T, R)>>>::from(err_out);
-    let mut marks_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Mark>>>::from(marks_out);
+    let mut marks_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Mark<T>>>>::from(marks_out);
 
     let info = builder.operator_info();
     let waker = worker.waker(&scope, &info);
@@ -175,8 +185,8 @@ where
     let credits = Arc::new(Semaphore::new(
         SOURCE_CREDITS.get(worker.cx.configs()).max(1),
     ));
-    let internal = reading.as_of.is_none();
-    let as_of = reading.as_of;
+    let as_of = reading.as_of();
+    let internal = as_of.is_none();
     let (tether, gone) = oneshot::channel();
     worker.spawn(task::run(
         worker.clone(),

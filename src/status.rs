@@ -10,15 +10,18 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use mvsink_persist::Shard;
+use mvsink_persist::{Pinned, Shard};
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
 use crate::counters::{Counters, Metrics};
 use crate::error::Error;
+use crate::holding::Slot;
+use crate::mint::Role;
 use crate::wake::{Awake, Waker};
+use crate::write::disputes::Disputes;
 
 /// How long a write that is under way may go on after its sink was stopped.
 const GRACE: Duration = Duration::from_secs(5);
@@ -29,14 +32,32 @@ const GRACE: Duration = Duration::from_secs(5);
 pub enum Status {
     /// The shard is not open yet.
     Starting,
+    /// Getting to where the shard holds the collection at the as-of.
+    Hydrating {
+        /// What is waited for.
+        phase: Phase,
+        /// Updates of the collection that the workers of this process have taken in.
+        updates: u64,
+    },
     /// Writing, or waiting for something to write.
     Running,
-    /// Keeping up, but not allowed to write.
+    /// Keeping up, and leaving the writing to another replica for now.
+    StandingBy,
+    /// Keeping up, but not allowed to write, and nothing that was begun is outstanding.
     ReadOnly,
-    /// Trying again and again to reach the store.
+    /// Running, and correcting another replica's rows, which corrects them back: the view is not deterministic.
+    NonDeterministic {
+        /// Rounds in which a replica disagreed.
+        rounds: u64,
+        /// Updates that were to be corrected after them.
+        updates: u64,
+    },
+    /// Trying again and again to reach the store, or waiting for its answer.
     Stalled {
         /// What fails, and how.
         on: String,
+        /// Since when it has not succeeded.
+        since: Instant,
     },
     /// The upper of the shard is empty: there is nothing left to write.
     Finished,
@@ -47,6 +68,18 @@ pub enum Status {
     },
     /// Its handle was dropped, or closed.
     Cancelled,
+}
+
+/// What a sink that hydrates waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Phase {
+    /// The dataflow has not computed the collection at the as-of yet.
+    Computing,
+    /// The shard holds the as-of already; whether it holds what it should is being found out.
+    Comparing,
+    /// The shard does not hold the as-of yet.
+    Writing,
 }
 
 impl Status {
@@ -63,9 +96,19 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Status::Starting => f.write_str("starting"),
+            Status::Hydrating { phase, updates } => {
+                write!(f, "hydrating: {phase}, {updates} updates so far")
+            }
             Status::Running => f.write_str("running"),
+            Status::StandingBy => f.write_str("standing by"),
             Status::ReadOnly => f.write_str("read-only"),
-            Status::Stalled { on } => write!(f, "stalled: {on}"),
+            Status::NonDeterministic { rounds, updates } => write!(
+                f,
+                "not deterministic: other replicas disagreed in {rounds} rounds, about {updates} updates"
+            ),
+            Status::Stalled { on, since } => {
+                write!(f, "stalled for {} s: {on}", since.elapsed().as_secs())
+            }
             Status::Finished => f.write_str("finished"),
             Status::Failed { error } => write!(f, "failed: {error}"),
             Status::Cancelled => f.write_str("cancelled"),
@@ -73,40 +116,94 @@ impl fmt::Display for Status {
     }
 }
 
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Computing => "computing",
+            Phase::Comparing => "comparing",
+            Phase::Writing => "writing",
+        })
+    }
+}
+
+/// Whether a shard is written or read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// By a sink.
+    Sink,
+    /// By a source.
+    Source,
+}
+
 /// What the workers of one process share of one sink or source.
 #[derive(Debug)]
 pub(crate) struct Instance {
     /// The name, for logs and metrics.
     pub(crate) name: String,
+    kind: Kind,
+    /// Which shard it is of: the same for all addresses of one shard.
+    shard_key: String,
     /// The shard, once the first task has opened it.
     pub(crate) shard: OnceCell<Shard>,
     /// What waits in the command queues.
     pub(crate) meter: Arc<Meter>,
     /// What it counts.
     pub(crate) metrics: Arc<Metrics>,
+    /// The hold on what its read-back, or the source, has still to read.
+    pub(crate) holding: Slot,
+    /// Where its clock begins.
+    born: Instant,
     status: watch::Sender<Status>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// What the host's signals say.
     read_only: bool,
+    /// What mint says, in the process in which it is: it goes before the signals.
+    role: Option<Role>,
+    hydration: Hydration,
+    /// What each worker found.
+    disputes: BTreeMap<usize, Disputes>,
     /// What each task that has to wait waits for.
-    stalls: BTreeMap<String, String>,
+    stalls: BTreeMap<String, Stall>,
     stops: Vec<Weak<Stop>>,
+    /// The version that a source begins with, and how many of its workers have taken it.
+    first: Option<(Pinned, usize)>,
     failure: Option<Arc<Error>>,
 }
 
+#[derive(Debug)]
+struct Stall {
+    on: String,
+    since: Instant,
+}
+
+/// How far the hydration of a sink is; a source has none.
+#[derive(Debug, Default)]
+struct Hydration {
+    phase: Option<Phase>,
+    updates: u64,
+    is_over: bool,
+}
+
 impl Instance {
-    /// A sink or source that has not begun.
-    pub(crate) fn new(name: &str) -> Arc<Self> {
+    /// A source that has not begun, or a sink.
+    pub(crate) fn new(name: &str, kind: Kind, shard_key: String) -> Arc<Self> {
+        let mut inner = Inner::default();
+        inner.hydration.phase = (kind == Kind::Sink).then_some(Phase::Computing);
         Arc::new(Instance {
             name: name.to_owned(),
+            kind,
+            shard_key,
             shard: OnceCell::new(),
             meter: Arc::default(),
             metrics: Arc::default(),
+            holding: Slot::default(),
+            born: Instant::now(),
             status: watch::Sender::new(Status::Starting),
-            inner: Mutex::default(),
+            inner: Mutex::new(inner),
         })
     }
 
@@ -119,6 +216,20 @@ impl Instance {
         self.metrics.counters(upper, &self.meter)
     }
 
+    /// The time on a monotonic clock, in ms.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// True if this is a sink of this name on this shard that may still do something.
+    pub(crate) fn is_live_sink(&self, name: &str, shard_key: &str) -> bool {
+        let ended = || {
+            let shard = self.shard.get();
+            self.status.borrow().is_final() || shard.is_some_and(|s| s.progress().upper.is_empty())
+        };
+        self.kind == Kind::Sink && self.name == name && self.shard_key == shard_key && !ended()
+    }
+
     /// The status, and every change of it.
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
@@ -127,6 +238,20 @@ impl Instance {
     /// The error that stopped the sink, if one has.
     pub(crate) fn failure(&self) -> Option<Arc<Error>> {
         self.lock().failure.clone()
+    }
+
+    /// The version that a source of `peers` workers begins with, on all that are in this process: that which the first
+    /// of them pins.
+    pub(crate) fn first(&self, peers: usize, pin: impl FnOnce() -> Pinned) -> Pinned {
+        let mut inner = self.lock();
+        let (pinned, taken) = inner.first.get_or_insert_with(|| (pin(), 0));
+        *taken += 1;
+        let (pinned, all) = (pinned.clone(), *taken == peers);
+        if all {
+            // Nobody else will ask.
+            inner.first = None;
+        }
+        pinned
     }
 
     /// A stop for one more worker.
@@ -165,28 +290,84 @@ impl Instance {
         self.refresh(&inner);
     }
 
-    /// Whether the sink may write.
+    /// What the host's signals say about writing.
     pub(crate) fn read_only(&self, read_only: bool) {
         let mut inner = self.lock();
         inner.read_only = read_only;
         self.refresh(&inner);
     }
 
+    /// What mint does about the shard.
+    pub(crate) fn role(&self, role: Role) {
+        tracing::debug!(sink = %self.name, ?role, "goes on");
+        let mut inner = self.lock();
+        inner.role = Some(role);
+        self.refresh(&inner);
+    }
+
+    /// The sink has taken in more updates, and now waits for this; `None` if it is hydrated.
+    pub(crate) fn hydrating(&self, updates: usize, phase: Option<Phase>) {
+        let mut inner = self.lock();
+        // Frontiers that pass as a sink is torn down prove nothing.
+        let torn = matches!(
+            *self.status.borrow(),
+            Status::Cancelled | Status::Failed { .. }
+        );
+        let hydration = &mut inner.hydration;
+        if torn || hydration.is_over {
+            return;
+        }
+        hydration.updates += updates as u64;
+        hydration.phase = phase;
+        if phase.is_none() {
+            hydration.is_over = true;
+            tracing::info!(sink = %self.name, updates = hydration.updates, "hydrated");
+        }
+        self.refresh(&inner);
+    }
+
+    /// True once the sink is hydrated.
+    pub(crate) fn is_hydrated(&self) -> bool {
+        self.lock().hydration.is_over
+    }
+
+    /// What a worker found out about rivals that compute something else.
+    pub(crate) fn disputed(&self, worker: usize, disputes: Disputes) {
+        let mut inner = self.lock();
+        let known = inner.disputes.insert(worker, disputes.clone());
+        if disputes.is_disputed() && !known.is_some_and(|known| known.is_disputed()) {
+            tracing::warn!(
+                sink = %self.name, worker, rounds = disputes.rounds(), updates = disputes.updates(),
+                "replicas correct each other's rows: the view is not deterministic"
+            );
+        }
+        self.refresh(&inner);
+    }
+
+    /// The most rounds of a worker, and the updates of all workers, in which other replicas disagreed.
+    pub(crate) fn disputes(&self) -> (u64, u64) {
+        self.lock().disputed()
+    }
+
     /// The task waits, because of this error.
     pub(crate) fn stalled(&self, task: &str, error: &dyn fmt::Display) {
         tracing::warn!(sink = %self.name, task, %error, "stalled, trying again");
         let mut inner = self.lock();
-        inner
-            .stalls
-            .insert(task.to_owned(), format!("{task}: {error}"));
+        let since = inner.stalls.get(task).map(|stall| stall.since);
+        let stall = Stall {
+            on: format!("{task}: {error}"),
+            since: since.unwrap_or_else(Instant::now),
+        };
+        inner.stalls.insert(task.to_owned(), stall);
         self.refresh(&inner);
     }
 
     /// The task goes on.
     pub(crate) fn resumed(&self, task: &str) {
         let mut inner = self.lock();
-        if inner.stalls.remove(task).is_some() {
-            tracing::info!(sink = %self.name, task, "resumed");
+        if let Some(stall) = inner.stalls.remove(task) {
+            let stalled_ms = stall.since.elapsed().as_millis();
+            tracing::info!(sink = %self.name, task, stalled_ms, "resumed");
             self.refresh(&inner);
         }
     }
@@ -214,16 +395,11 @@ impl Instance {
     }
 
     fn refresh(&self, inner: &Inner) {
-        let status = match inner.stalls.values().next() {
-            Some(on) => Status::Stalled { on: on.clone() },
-            None if inner.read_only => Status::ReadOnly,
-            None if !self.shard.initialized() => Status::Starting,
-            None => Status::Running,
-        };
+        let opened = self.shard.initialized();
         self.status.send_if_modified(|current| {
             let changes = !current.is_final();
             if changes {
-                *current = status;
+                *current = inner.status(opened);
             }
             changes
         });
@@ -232,6 +408,45 @@ impl Instance {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic elsewhere cannot leave the fields half-changed: each change is one assignment.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// What there is to say, most urgent first.
+    fn status(&self, opened: bool) -> Status {
+        if let Some(stall) = self.stalls.values().min_by_key(|stall| stall.since) {
+            let (on, since) = (stall.on.clone(), stall.since);
+            return Status::Stalled { on, since };
+        }
+        let role = match (self.role, self.read_only) {
+            (Some(role), _) => role,
+            (None, true) => Role::ReadOnly,
+            (None, false) => Role::Writing,
+        };
+        if role == Role::ReadOnly {
+            return Status::ReadOnly;
+        }
+        if !opened {
+            return Status::Starting;
+        }
+        if let Some(phase) = self.hydration.phase {
+            let updates = self.hydration.updates;
+            return Status::Hydrating { phase, updates };
+        }
+        if self.disputes.values().any(Disputes::is_disputed) {
+            let (rounds, updates) = self.disputed();
+            return Status::NonDeterministic { rounds, updates };
+        }
+        match role {
+            Role::StandingBy => Status::StandingBy,
+            Role::Writing | Role::ReadOnly => Status::Running,
+        }
+    }
+
+    fn disputed(&self) -> (u64, u64) {
+        let workers = self.disputes.values();
+        let rounds = workers.clone().map(Disputes::rounds).max();
+        (rounds.unwrap_or(0), workers.map(Disputes::updates).sum())
     }
 }
 

@@ -2,6 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use tokio::sync::watch;
+
+use crate::refresh::Refresh;
+
 /// What the input of a sink means.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
@@ -15,7 +19,7 @@ pub enum Mode {
 }
 
 /// A shard to write: its address, and how the sink uses it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Target {
     /// The address: a path, `file://…`, `memory://…`, or a bucket's (`s3://…`, `gs://…`, `az://…`) with the feature for it.
@@ -25,6 +29,12 @@ pub struct Target {
     /// Table properties that the shard must have. They are set when it is created; a shard that has another
     /// value of one is refused.
     pub properties: BTreeMap<String, String>,
+    /// When what the input holds is made durable.
+    pub refresh: Refresh,
+    /// The time, as the shard stores it, at which the sink ends its shard.
+    pub until: Option<i64>,
+    /// Says `true` while this sink must not write, beside the signal of its context.
+    pub read_only: Option<watch::Receiver<bool>>,
 }
 
 impl Target {
@@ -34,6 +44,9 @@ impl Target {
             url: url.into(),
             mode: Mode::View,
             properties: BTreeMap::new(),
+            refresh: Refresh::on_commit(),
+            until: None,
+            read_only: None,
         }
     }
 
@@ -46,6 +59,33 @@ impl Target {
     /// The same shard, with one more property that it must have.
     pub fn property(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.properties.insert(name.into(), value.into());
+        self
+    }
+
+    /// The same shard, written only at the times of this schedule: an update counts from the first refresh on that
+    /// is not before it, the as-of is rounded up in the same way, and between two refreshes the shard repeats the
+    /// contents of the first. After the last refresh the shard is final: its upper is the empty frontier.
+    pub fn refresh(mut self, refresh: Refresh) -> Self {
+        self.refresh = refresh;
+        self
+    }
+
+    /// The same shard, final from this time on, given as the shard stores it: the sink takes no notice of updates at
+    /// or beyond `until`. Once its input is complete up to there it ends the shard: the contents at the time before
+    /// `until` hold for ever, the upper is the empty frontier, and the sink is [`Finished`](crate::Status::Finished).
+    pub fn until(mut self, until: i64) -> Self {
+        self.until = Some(until);
+        self
+    }
+
+    /// The same shard, not to be written while this signal says `true`. The signal of the context holds beside it:
+    /// a sink writes only if neither says no. Every worker, and every process, is to be given the same signal; a
+    /// sender that is dropped has decided for good.
+    ///
+    /// A sink that may not write keeps up all the same, and takes over as soon as it may. One that may not write any
+    /// more is [`ReadOnly`](crate::Status::ReadOnly) once nothing that it began is outstanding.
+    pub fn read_only(mut self, read_only: watch::Receiver<bool>) -> Self {
+        self.read_only = Some(read_only);
         self
     }
 }

@@ -1,26 +1,33 @@
 //! What the operators and tasks of one sink or source share on one worker.
 
+use std::any::Any;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use mvsink_persist::{Error as ShardError, Open, Shard, StagedFile};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Timestamp;
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 
 use crate::context::Context;
+use crate::count::{Count, One};
+use crate::dyncfg::STALL_AFTER_MS;
 use crate::error::Error;
 use crate::maintenance;
-use crate::status::{Instance, Stop};
+use crate::read_only::ReadOnly;
+use crate::status::{Instance, Kind, Stop};
 use crate::wake::Waker;
 
 /// How a sink or source opens its shard.
 #[derive(Clone, Debug)]
 pub(crate) struct Opening {
     pub(crate) url: String,
-    /// How to create it; `None` if it must exist.
+    /// How to create it; `None` if it must exist, since it is only read.
     pub(crate) create: Option<Open>,
+    /// The signal of this sink alone.
+    pub(crate) read_only: Option<watch::Receiver<bool>>,
 }
 
 /// One worker's share of a sink or source.
@@ -32,7 +39,7 @@ pub(crate) struct Worker {
     pub(crate) index: usize,
     pub(crate) peers: usize,
     opening: Arc<Opening>,
-    tasks: Arc<Mutex<Vec<JoinHandle<()>>>>,
+    count: Count,
 }
 
 impl Worker {
@@ -48,7 +55,11 @@ impl Worker {
         // of them, and tells two sinks of one name in one dataflow apart.
         let mut place = scope.addr().to_vec();
         place.push(scope.worker().peek_identifier());
-        let instance = cx.instance(place, name);
+        let kind = match opening.create {
+            Some(_) => Kind::Sink,
+            None => Kind::Source,
+        };
+        let instance = cx.instance(place, name, kind, &opening.url);
         let stop = instance.stop();
         Worker {
             cx: cx.clone(),
@@ -57,7 +68,7 @@ impl Worker {
             index: scope.index(),
             peers: scope.peers(),
             opening: Arc::new(opening),
-            tasks: Arc::default(),
+            count: Count::default(),
         }
     }
 
@@ -76,6 +87,11 @@ impl Worker {
         waker
     }
 
+    /// Whether this sink may write.
+    pub(crate) fn read_only(&self) -> ReadOnly {
+        ReadOnly::new(self.cx.read_only(), self.opening.read_only.clone())
+    }
+
     /// The shard, opened by the first task of the process that asks.
     pub(crate) async fn shard(&self, task: &str) -> Result<Shard, Error> {
         let opened = self
@@ -88,6 +104,9 @@ impl Worker {
                     upkeep.await;
                     Ok(())
                 });
+                if self.opening.create.is_some() {
+                    self.spawn(report_read_only(self.clone()));
+                }
                 Ok::<_, Error>(shard)
             })
             .await?;
@@ -103,9 +122,9 @@ impl Worker {
         let Some(create) = &self.opening.create else {
             return self.retry(task, || client.open_existing(url)).await;
         };
-        let mut read_only = self.cx.read_only();
+        let mut read_only = self.read_only();
         loop {
-            if !*read_only.borrow_and_update() {
+            if !read_only.get() {
                 return self
                     .retry(task, || client.open_or_create(url, create.clone()))
                     .await;
@@ -115,13 +134,8 @@ impl Worker {
                 Err(Error::Shard(ShardError::NoShard { .. })) => {}
                 opened => return opened,
             }
-            // A host that drops its signal has decided for good: then only another sink can create it.
-            let promoted = async {
-                if read_only.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
-            let _ = tokio::time::timeout(client.options().poll_max, promoted).await;
+            // A signal that was dropped has decided for good: then only another sink can create the shard.
+            let _ = tokio::time::timeout(client.options().poll_max, read_only.changed()).await;
         }
     }
 
@@ -135,9 +149,26 @@ impl Worker {
         F: Future<Output = Result<O, ShardError>>,
     {
         let stalled = |error: &ShardError| self.instance.stalled(task, error);
-        let output = self.cx.client().retry(&stalled, attempt).await?;
+        let retried = self.cx.client().retry(&stalled, attempt);
+        let output = self.patiently(task, retried).await?;
         self.instance.resumed(task);
         Ok(output)
+    }
+
+    /// Waits for what the store is to answer, however long that takes, and says so if it takes long. Who goes on
+    /// after it says that.
+    pub(crate) async fn patiently<F: Future>(&self, task: &str, work: F) -> F::Output {
+        let patience_ms = STALL_AFTER_MS.get(self.cx.configs()) as u64;
+        tokio::pin!(work);
+        let patience = tokio::time::sleep(Duration::from_millis(patience_ms));
+        tokio::select! {
+            biased;
+            output = &mut work => return output,
+            () = patience => {}
+        }
+        let silence = format!("no answer from the store for {patience_ms} ms");
+        self.instance.stalled(task, &silence);
+        work.await
     }
 
     /// Deletes staged files that no commit refers to. What cannot be deleted now costs space and nothing else.
@@ -158,34 +189,68 @@ impl Worker {
     {
         let handle = self.cx.client().handle().clone();
         let worker = self.clone();
-        let count = self.cx.task();
-        let owner = handle.clone().spawn(async move {
-            let _count = count;
+        let running = self.running();
+        handle.clone().spawn(async move {
             match handle.spawn(task).await {
-                Ok(Ok(())) => {}
-                // The host's runtime ends, and the sink with it.
-                Ok(Err(Error::Shard(ShardError::Shutdown))) => worker.instance.cancelled(),
-                Ok(Err(error)) => worker.instance.fail(error),
+                Ok(ended) => worker.ended(ended),
                 Err(join) => {
                     if let Ok(panic) = join.try_into_panic() {
-                        worker.instance.fail(Error::Panicked {
-                            name: worker.instance.name.clone(),
-                            message: panic_message(panic.as_ref()),
-                        });
+                        worker.panicked(panic.as_ref());
                     }
                 }
             }
+            drop(running);
         });
-        self.tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(owner);
     }
 
-    /// The tasks of this worker, to wait for their end.
-    pub(crate) fn take_tasks(&self) -> Vec<JoinHandle<()>> {
-        std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Counts something that runs for this share, until what it gives is dropped.
+    pub(crate) fn running(&self) -> Running {
+        Running {
+            _share: self.count.one(),
+            _context: self.cx.running(),
+        }
     }
+
+    /// What runs for this share.
+    pub(crate) fn count(&self) -> &Count {
+        &self.count
+    }
+
+    /// Something that ran for this share has ended like this.
+    pub(crate) fn ended(&self, ended: Result<(), Error>) {
+        match ended {
+            Ok(()) => {}
+            // The host's runtime ends, and the sink with it.
+            Err(Error::Shard(ShardError::Shutdown)) => self.instance.cancelled(),
+            Err(error) => self.instance.fail(error),
+        }
+    }
+
+    /// Something that ran for this share has panicked.
+    pub(crate) fn panicked(&self, panic: &(dyn Any + Send)) {
+        self.instance.fail(Error::Panicked {
+            name: self.instance.name.clone(),
+            message: panic_message(panic),
+        });
+    }
+}
+
+/// One thing that runs, counted by its share and by the context.
+pub(crate) struct Running {
+    _share: One,
+    _context: One,
+}
+
+/// Has the status say what the signals do, in a process in which mint does not.
+async fn report_read_only(worker: Worker) -> Result<(), Error> {
+    let mut read_only = worker.read_only();
+    let report = async {
+        loop {
+            worker.instance.read_only(read_only.get());
+            read_only.changed().await;
+        }
+    };
+    worker.stop.or_stop::<_>(report).await.unwrap_or(Ok(()))
 }
 
 impl fmt::Debug for Worker {
@@ -198,7 +263,7 @@ impl fmt::Debug for Worker {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())

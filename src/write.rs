@@ -6,6 +6,15 @@
 //!   persist's frontier p ───────┘     p > lower:                the batch was lost, say so
 //! ```
 //!
+//! It begins by comparing: the read-back pins a version of the shard, and once desired is complete up to the time at
+//! which the two can be compared (the *cutoff*), the task says where they differ, and only that is read back. Until
+//! then the read-back's frontier stays at the minimum, on all workers.
+//!
+//! ```text
+//!   unpinned ── Pinned(c) ──▶ pinned ── d > c ──▶ Compare ── Settled ──▶ settled
+//!       '───────────── Settled: there is nothing to compare with ────────────▲
+//! ```
+//!
 //! What was drained is kept apart until the read-back has passed `lower`: the mark "own" drops it, its
 //! absence gives it back. Only the read-back decides that, not the result of the commit and not a newer
 //! description.
@@ -16,9 +25,11 @@
 //! - *one batch in flight*: a batch is drained only when the one before it was settled;
 //! - *settle before advance*: what was lost is given back before times are advanced, or in ingest mode
 //!   dropped, by the frontier that revealed the loss;
-//! - *started first*: nothing is drained before this worker's read-back has pinned a version of the shard,
-//!   so that it meets every commit that this worker has a part in.
+//! - *settled first*: nothing is drained before what this worker's read-back started from was compared. So no
+//!   description is written on half a comparison, and the read-back meets every commit that this worker has a
+//!   part in.
 
+pub mod disputes;
 mod operator;
 mod task;
 
@@ -33,8 +44,11 @@ use mvsink_persist::CommitId;
 /// What write is told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Input<T> {
-    /// The read-back has pinned the version of the shard that it starts from.
-    Started,
+    /// The read-back has pinned the version of the shard that it starts from: what that holds is to be compared with
+    /// what desired holds at this time, the cutoff.
+    Pinned(T),
+    /// The read-back has sent all in which the version that it starts from differs, and goes on from there.
+    Settled,
     /// A description from mint.
     Description(Description<T>),
     /// The frontier of the desired collection, errors included.
@@ -47,15 +61,21 @@ pub enum Input<T> {
     Staged(CommitId),
 }
 
-/// What write wants done, in this order.
+/// What write wants done, in this order; [`Effect::Compare`] comes after the data of its activation was taken in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect<T> {
     /// Drop what was drained for this batch: the shard holds it.
     SettleOwn(CommitId),
     /// Give back what was drained for this batch: the shard does not hold it.
     SettleLost(CommitId),
+    /// A rival moved the shard's upper here, and desired is complete up to here: what is left of the corrections
+    /// before this time is what its contents differ by from ours.
+    CheckRival(T),
     /// Times before this frontier count as the frontier, or in ingest mode are dropped.
     Advance(Frontier<T>),
+    /// Compare what desired holds at the cutoff with the version that the read-back has pinned, drop what agrees, and
+    /// have the read-back send what differs; ends in [`Input::Settled`].
+    Compare,
     /// Register the identity with the read-back, drain all updates before the upper, stage them; ends in
     /// [`Input::Staged`].
     Write(Description<T>),
@@ -65,16 +85,28 @@ pub enum Effect<T> {
     SendObsolete(Description<T>),
 }
 
+/// How far the comparison is with which a write begins.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Start<T> {
+    Unpinned,
+    /// Desired is not complete at the cutoff yet.
+    Pinned(T),
+    Comparing,
+    Settled,
+}
+
 /// The control of write: pure, no clock, no randomness, no I/O.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State<T> {
-    started: bool,
+    start: Start<T>,
     desired: Frontier<T>,
     persist: Frontier<T>,
     /// The newest description, until it is written or lost.
     pending: Option<Description<T>>,
     /// Drained, and not settled yet.
     in_flight: Option<Description<T>>,
+    /// The upper of a batch that was marked as ours, until the read-back has passed it.
+    marked: Option<Frontier<T>>,
     /// Being staged: its part was not sent yet. It may outlive `in_flight`, when the loss is seen first.
     staging: Option<Description<T>>,
 }
@@ -83,21 +115,33 @@ impl<T: Copy + Ord> State<T> {
     /// A write that has seen nothing; `minimum` is the least time.
     pub fn new(minimum: T) -> Self {
         State {
-            started: false,
+            start: Start::Unpinned,
             desired: Frontier::At(minimum),
             persist: Frontier::At(minimum),
             pending: None,
             in_flight: None,
+            marked: None,
             staging: None,
         }
     }
 
     /// Takes one input and appends what is to be done, in order. [`State::decide`] ends an activation.
     ///
-    /// Of what one activation brings, marks must be given before the frontier of the read-back.
+    /// Of what one activation brings, marks must be given before the frontier of the read-back, and that of desired
+    /// should be: a rival's batch can only be compared with what is complete.
     pub fn step(&mut self, input: Input<T>, effects: &mut Vec<Effect<T>>) {
         match input {
-            Input::Started => self.started = true,
+            Input::Pinned(cutoff) => {
+                assert!(self.start == Start::Unpinned, "one version is pinned");
+                self.start = Start::Pinned(cutoff);
+            }
+            Input::Settled => {
+                assert!(
+                    matches!(self.start, Start::Unpinned | Start::Comparing),
+                    "it settles once, and not before it was compared"
+                );
+                self.start = Start::Settled;
+            }
             Input::Description(description) => {
                 if let Some(older) = self.pending.take() {
                     assert!(older.lower < description.lower, "lowers strictly increase");
@@ -108,17 +152,29 @@ impl<T: Copy + Ord> State<T> {
             Input::Desired(frontier) => self.desired = self.desired.max(frontier),
             Input::Own(id) => {
                 let batch = self.in_flight.take_if(|batch| batch.id == id);
-                assert!(batch.is_some(), "a mark names the batch in flight");
+                let batch = batch.expect("a mark names the batch in flight");
+                self.marked = Some(batch.upper);
                 effects.push(Effect::SettleOwn(id));
             }
             Input::Persist(frontier) => {
                 if frontier > self.persist {
+                    assert!(
+                        self.start == Start::Settled,
+                        "the read-back's frontier waits for the comparison"
+                    );
                     self.persist = frontier;
                     if let Some(lost) = self
                         .in_flight
                         .take_if(|batch| frontier.is_complete(&batch.lower))
                     {
                         effects.push(Effect::SettleLost(lost.id));
+                    }
+                    let rival = self.marked.take() != Some(frontier);
+                    if let Frontier::At(time) = frontier
+                        && rival
+                        && self.desired >= frontier
+                    {
+                        effects.push(Effect::CheckRival(time));
                     }
                     effects.push(Effect::Advance(frontier));
                 }
@@ -136,14 +192,20 @@ impl<T: Copy + Ord> State<T> {
         self.staging.as_ref()
     }
 
-    /// Ends an activation, once all its inputs were given: decides whether a batch is to be written now.
+    /// Ends an activation, once all its inputs were given: decides whether to compare, or to write a batch, now.
     ///
     /// Deciding after each input instead would take the frontiers of the activation before for those of now,
     /// and order a batch to be written that the next input reveals as lost.
     pub fn decide(&mut self, effects: &mut Vec<Effect<T>>) {
+        if let Start::Pinned(cutoff) = &self.start
+            && self.desired.is_complete(cutoff)
+        {
+            self.start = Start::Comparing;
+            effects.push(Effect::Compare);
+        }
         let Some(next) = &self.pending else { return };
         // Parts are sent in the order of their descriptions.
-        if !self.started || self.staging.is_some() {
+        if self.start != Start::Settled || self.staging.is_some() {
             return;
         }
         if self.persist.is_complete(&next.lower) {

@@ -1,7 +1,8 @@
-//! A source that is so slow that the log is cleaned up under it.
+//! A source that is so slow that the shard is cleaned up under it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, persist_source};
 use mvsink_persist::{
-    Append, Appended, Client, ClientOptions, Codec, CommitId, FileEncoder, FileMeta, Frontier,
-    GcOptions, Open, Shard,
+    Append, Appended, Client, ClientOptions, Codec, CommitId, CompactOptions, FileEncoder,
+    FileMeta, Frontier, GcOptions, Open, Shard,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -58,77 +59,170 @@ fn row(number: u64) -> Row {
     ("row".to_owned(), number)
 }
 
+type Seen = Vec<(Row, u64, i64)>;
+
+/// A shard, as its writer has it open, and another process with a source that takes up one row at a time.
+struct Slow {
+    runtime: tokio::runtime::Runtime,
+    shard: Shard,
+    cx: Context,
+}
+
+impl Slow {
+    /// The shard holds this many rows from time 0 on.
+    fn new(rows: u64, hold_lease_s: &str) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let writer = Client::new(runtime.handle().clone(), client_options());
+        writer.mount("shared", Arc::clone(&store));
+        let shard = runtime.block_on(async {
+            let codec = Codec::<Row, String>::new().unwrap();
+            let open = Open::new(codec.schema());
+            let shard = writer.open_or_create(URL, open).await.unwrap();
+            let first: Vec<_> = (0..rows).map(|number| (row(number), 1)).collect();
+            append(&shard, 0, &first).await;
+            shard
+        });
+        // One row at a time, and none before the one before it was taken up.
+        let configs = ConfigSet::new();
+        configs.set("mvsink_source_credits", "1").unwrap();
+        configs.set("mvsink_chunk_rows", "1").unwrap();
+        configs.set("mvsink_hold_lease_s", hold_lease_s).unwrap();
+        configs.set("mvsink_compaction", "false").unwrap();
+        configs.set("mvsink_garbage_collection", "false").unwrap();
+        let cx = Context::builder(runtime.handle().clone())
+            .client_options(client_options())
+            .configs(configs)
+            .build();
+        cx.client().mount("shared", store);
+        Slow { runtime, shard, cx }
+    }
+
+    /// What the source gives until it is complete below `until`, or its error; `meanwhile` happens while it reads the
+    /// first version.
+    fn read<F: Future<Output = ()>>(
+        &self,
+        until: u64,
+        meanwhile: impl FnOnce(Shard) -> F + Send + Sync + 'static,
+    ) -> Result<Seen, String> {
+        let (cx, shard, handle) = (
+            self.cx.clone(),
+            self.shard.clone(),
+            self.runtime.handle().clone(),
+        );
+        timely::execute_directly(move |worker| {
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            let sink = Rc::clone(&seen);
+            let (probe, source) = worker.dataflow::<u64, _, _>(|scope| {
+                let source =
+                    persist_source::<Row, String, u64, i64>(&cx, scope, "source", URL, 0).unwrap();
+                let rows = source
+                    .ok
+                    .inspect(move |update| sink.borrow_mut().push(update.clone()));
+                (rows.probe().0, source.handle)
+            });
+            while seen.borrow().is_empty() {
+                worker.step_or_park(Some(Duration::from_millis(1)));
+            }
+            // It has pinned the first version, and waits for us.
+            handle.block_on(meanwhile(shard));
+            let mut failure = None;
+            while failure.is_none() && probe.less_than(&until) {
+                if let mvsink::Status::Failed { error } = source.status() {
+                    failure = Some(error.to_string());
+                }
+                worker.step_or_park(Some(Duration::from_millis(1)));
+            }
+            let index = worker.installed_dataflows()[0];
+            drop(source);
+            worker.drop_dataflow(index);
+            failure.map_or_else(|| Ok(seen.take()), Err)
+        })
+    }
+}
+
+fn sums(seen: Seen) -> BTreeMap<(u64, u64), i64> {
+    let mut sums = BTreeMap::new();
+    for ((_, number), time, diff) in seen {
+        *sums.entry((number, time)).or_default() += diff;
+    }
+    sums
+}
+
 #[test]
 fn a_source_behind_a_cleaned_log_goes_on_from_a_snapshot() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let writer = Client::new(runtime.handle().clone(), client_options());
-    writer.mount("shared", Arc::clone(&store));
-    let shard = runtime.block_on(async {
-        let codec = Codec::<Row, String>::new().unwrap();
-        let open = Open::new(codec.schema());
-        let shard = writer.open_or_create(URL, open).await.unwrap();
-        let first: Vec<_> = (0..ROWS).map(|number| (row(number), 1)).collect();
-        append(&shard, 0, &first).await;
-        shard
-    });
-
-    // One row at a time, and none before the one before it was taken up.
-    let configs = ConfigSet::new();
-    configs.set("mvsink_source_credits", "1").unwrap();
-    configs.set("mvsink_chunk_rows", "1").unwrap();
-    let cx = Context::builder(runtime.handle().clone())
-        .client_options(client_options())
-        .configs(configs)
-        .build();
-    cx.client().mount("shared", store);
-    let handle = runtime.handle().clone();
-    let seen = timely::execute_directly(move |worker| {
-        let seen = Rc::new(RefCell::new(Vec::new()));
-        let sink = Rc::clone(&seen);
-        let (probe, source) = worker.dataflow::<u64, _, _>(|scope| {
-            let source =
-                persist_source::<Row, String, u64, i64>(&cx, scope, "source", URL, 0).unwrap();
-            let rows = source
-                .ok
-                .inspect(move |update| sink.borrow_mut().push(update.clone()));
-            (rows.probe().0, source.handle)
-        });
-        while seen.borrow().is_empty() {
-            worker.step_or_park(Some(Duration::from_millis(1)));
+    let slow = Slow::new(ROWS, "60");
+    let seen = slow.read(6, |shard| async move {
+        for time in 1..6 {
+            let number = u64::try_from(time).unwrap();
+            append(&shard, time, &[(row(number), -1), (row(ROWS + number), 1)]).await;
+            shard.checkpoint().await.unwrap();
         }
-        // It has pinned the first version, and waits for us.
-        handle.block_on(async {
-            for time in 1..6 {
-                let number = u64::try_from(time).unwrap();
-                append(&shard, time, &[(row(number), -1), (row(ROWS + number), 1)]).await;
-                shard.checkpoint().await.unwrap();
-            }
-            let cleaned = shard.collect_garbage(&GcOptions::default(), &|_| ()).await;
-            assert!(cleaned.unwrap().log.count >= 4);
-        });
-        while probe.less_than(&6) {
-            let status = source.status();
-            assert!(!matches!(status, mvsink::Status::Failed { .. }), "{status}");
-            worker.step_or_park(Some(Duration::from_millis(1)));
-        }
-        let index = worker.installed_dataflows()[0];
-        drop(source);
-        worker.drop_dataflow(index);
-        seen.take()
+        let cleaned = shard.collect_garbage(&GcOptions::default(), &|_| ()).await;
+        assert!(cleaned.unwrap().log.count >= 4);
     });
-    let mut found: BTreeMap<(u64, u64), i64> = BTreeMap::new();
-    for ((_, number), time, diff) in seen {
-        *found.entry((number, time)).or_default() += diff;
-    }
     let mut expected: BTreeMap<_, _> = (0..ROWS).map(|number| ((number, 0), 1)).collect();
     for time in 1..6 {
         expected.insert((time, time), -1);
         expected.insert((ROWS + time, time), 1);
     }
-    assert_eq!(found, expected, "every update once, at its time");
+    assert_eq!(
+        sums(seen.unwrap()),
+        expected,
+        "every update once, at its time"
+    );
+}
+
+/// Merges everything, gives up the past, and deletes what was merged.
+async fn tidy_up(shard: Shard) {
+    let far = Frontier::At(1000);
+    shard.advance_since(far, &|_| ()).await.unwrap();
+    let mut options = CompactOptions::default();
+    options.full = true;
+    let merged = shard
+        .compact(&options, &|_| ControlFlow::Continue(()))
+        .await;
+    assert_eq!(merged.unwrap().files_in, 2);
+    let mut options = GcOptions::default();
+    options.removed_grace = Duration::ZERO;
+    shard.collect_garbage(&options, &|_| ()).await.unwrap();
+}
+
+#[test]
+fn r17_a_source_keeps_what_it_has_still_to_read_and_lets_it_go() {
+    for (lease, holds) in [("60", true), ("0", false)] {
+        let slow = Slow::new(10, lease);
+        // Whichever of the two files is read first, it does not come to the other one.
+        let second: Vec<_> = (10..20).map(|number| (row(number), 1)).collect();
+        slow.runtime.block_on(append(&slow.shard, 1, &second));
+        let seen = slow.read(2, tidy_up);
+        if !holds {
+            // The control: a source without a hold finds the second file gone.
+            assert!(seen.unwrap_err().contains("is missing"));
+            continue;
+        }
+        assert_eq!(
+            slow.shard.progress().since,
+            Frontier::At(0),
+            "held at the as-of"
+        );
+        let first = (0..10).map(|number| ((number, 0), 1));
+        let expected = first
+            .chain((10..20).map(|number| ((number, 1), 1)))
+            .collect();
+        assert_eq!(sums(seen.unwrap()), expected);
+        slow.runtime.block_on(async {
+            let mut watcher = slow.shard.watch();
+            while !slow.shard.holds().is_empty() {
+                watcher.changed().await.unwrap();
+            }
+            let far = Frontier::At(1000);
+            let progress = slow.shard.advance_since(far, &|_| ()).await.unwrap();
+            assert_eq!(progress.since, far);
+        });
+    }
 }

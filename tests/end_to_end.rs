@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mvsink::{Context, Frontier, Mode, Status, Target};
 use object_store::memory::InMemory;
-use support::{Program, assert_exact, context, contexts, execute, read, runtime, words};
+use support::{Driver, Program, assert_exact, execute, read, runtime, words};
 
 /// What is left in the shard's folder beside the log and the files that it refers to.
 fn unreferenced(cx: &Context, dir: &std::path::Path) -> Vec<String> {
@@ -26,9 +26,9 @@ fn unreferenced(cx: &Context, dir: &std::path::Path) -> Vec<String> {
         .collect()
 }
 
-fn view_is_exact(workers: usize) {
+fn view_is_exact(driver: Driver, workers: usize) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let dir = tempfile::tempdir().unwrap();
     let shard = dir.path().join("view");
     let url = shard.to_str().unwrap();
@@ -40,30 +40,26 @@ fn view_is_exact(workers: usize) {
     assert_eq!(unreferenced(&cx, &shard), Vec::<String>::new());
 }
 
-#[test]
-fn a_view_with_retractions_is_exact_with_1_worker() {
-    view_is_exact(1);
+fn a_view_with_retractions_is_exact_with_1_worker(driver: Driver) {
+    view_is_exact(driver, 1);
 }
 
-#[test]
-fn a_view_with_retractions_is_exact_with_2_workers() {
-    view_is_exact(2);
+fn a_view_with_retractions_is_exact_with_2_workers(driver: Driver) {
+    view_is_exact(driver, 2);
 }
 
-#[test]
-fn a_view_with_retractions_is_exact_with_4_workers() {
-    view_is_exact(4);
+fn a_view_with_retractions_is_exact_with_4_workers(driver: Driver) {
+    view_is_exact(driver, 4);
 }
 
-#[test]
-fn a_restart_goes_on_where_the_shard_ends() {
+fn a_restart_goes_on_where_the_shard_ends(driver: Driver) {
     let runtime = runtime();
     let updates = words(11, 500, 50);
     let dir = tempfile::tempdir().unwrap();
     let target = Target::new(dir.path().join("view").to_str().unwrap());
     for (until, as_of, workers) in [(10, 0, 2), (25, 9, 1), (40, 30, 4)] {
         // A new context: nothing is left in memory.
-        let cx = context(&runtime);
+        let cx = driver.context(&runtime);
         let until = Frontier::At(until);
         let program = Program {
             as_of,
@@ -74,7 +70,7 @@ fn a_restart_goes_on_where_the_shard_ends() {
         assert!(!matches!(status, Status::Failed { .. }), "{status}");
         assert_eq!(read(&cx, &target.url).0, until);
     }
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     execute(
         2,
         &cx,
@@ -103,12 +99,11 @@ fn a_restart_goes_on_where_the_shard_ends() {
     }
 }
 
-#[test]
-fn r18_rivals_keep_one_shard_exact() {
+fn r18_rivals_keep_one_shard_exact(driver: Driver) {
     let runtime = runtime();
     let updates = words(13, 400, 60);
     let store = Arc::new(InMemory::new());
-    let contexts = contexts(&runtime, 3, store);
+    let contexts = driver.contexts(&runtime, 3, store);
     std::thread::scope(|scope| {
         for (index, cx) in contexts.iter().enumerate() {
             let program = Program {
@@ -125,8 +120,7 @@ fn r18_rivals_keep_one_shard_exact() {
     assert_exact(&contexts[0], "memory://shared", &updates, 0);
 }
 
-#[test]
-fn r18_rivals_on_a_local_directory_leave_nothing_behind() {
+fn r18_rivals_on_a_local_directory_leave_nothing_behind(driver: Driver) {
     let runtime = runtime();
     let updates = words(17, 300, 40);
     let dir = tempfile::tempdir().unwrap();
@@ -135,20 +129,19 @@ fn r18_rivals_on_a_local_directory_leave_nothing_behind() {
     std::thread::scope(|scope| {
         for _ in 0..2 {
             let program = Program::new(updates.clone());
-            let (cx, target) = (context(&runtime), target.clone());
+            let (cx, target) = (driver.context(&runtime), target.clone());
             scope.spawn(move || execute(2, &cx, &target, &program));
         }
     });
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     assert_exact(&cx, &target.url, &updates, 0);
     assert_eq!(unreferenced(&cx, &shard), Vec::<String>::new());
 }
 
-#[test]
-fn r26_replicas_with_different_as_ofs_write_the_view_once() {
+fn r26_replicas_with_different_as_ofs_write_the_view_once(driver: Driver) {
     let runtime = runtime();
     let updates = words(19, 300, 40);
-    let contexts = contexts(&runtime, 2, Arc::new(InMemory::new()));
+    let contexts = driver.contexts(&runtime, 2, Arc::new(InMemory::new()));
     std::thread::scope(|scope| {
         for (cx, as_of) in contexts.iter().zip([5, 12]) {
             let program = Program {
@@ -161,11 +154,10 @@ fn r26_replicas_with_different_as_ofs_write_the_view_once() {
     assert_exact(&contexts[0], "memory://shared", &updates, 12);
 }
 
-#[test]
-fn what_another_program_wrote_is_corrected() {
+fn what_another_program_wrote_is_corrected(driver: Driver) {
     let runtime = runtime();
     let updates = words(23, 300, 30);
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     // Somebody's view of other words, up to time 10.
     let wrong = Program {
         until: Frontier::At(10),
@@ -181,11 +173,10 @@ fn what_another_program_wrote_is_corrected() {
     assert_exact(&cx, "memory://view", &updates, 10);
 }
 
-#[test]
-fn a_full_read_back_changes_nothing() {
+fn a_full_read_back_changes_nothing(driver: Driver) {
     let runtime = runtime();
     let updates = words(31, 300, 30);
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     cx.configs().set("mvsink_full_read_back", "true").unwrap();
     let status = execute(
         2,
@@ -197,10 +188,9 @@ fn a_full_read_back_changes_nothing() {
     assert_exact(&cx, "memory://view", &updates, 0);
 }
 
-#[test]
-fn an_ingest_sink_refuses_to_seal_a_gap() {
+fn an_ingest_sink_refuses_to_seal_a_gap(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let target = Target::new("memory://source").mode(Mode::Ingest);
     let program = Program {
         as_of: 5,
@@ -245,11 +235,10 @@ fn foreign_file(shard: &std::path::Path, rows: &[(support::Row, i64)]) -> serde_
     }})
 }
 
-#[test]
-fn r24_a_running_sink_repairs_what_another_program_edits() {
+fn r24_a_running_sink_repairs_what_another_program_edits(driver: Driver) {
     use differential_dataflow::input::InputSession;
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let dir = tempfile::tempdir().unwrap();
     let shard = dir.path().join("view");
     let url = shard.to_str().unwrap().to_owned();
@@ -299,4 +288,99 @@ fn r24_a_running_sink_repairs_what_another_program_edits() {
     let (_, stored) = read(&cx, &url);
     let expected: std::collections::BTreeMap<_, _> = rows(1, 20).map(|row| (row, 1)).collect();
     assert_eq!(support::at(&stored, 49), expected);
+}
+
+/// Runs an ingest sink that inserts a word at each time from the shard's upper on; `edits` after the first.
+fn ingest(cx: &Context, url: &str, edits: impl FnOnce() + Send + Sync + 'static) -> Status {
+    use differential_dataflow::input::InputSession;
+    let (cx, target) = (cx.clone(), Target::new(url).mode(Mode::Ingest));
+    timely::execute_directly(move |worker| {
+        let client = cx.client();
+        let shard = client.handle().block_on(client.open_existing(&target.url));
+        let upper = shard.map_or(Some(0), |shard| shard.progress().upper.time());
+        let first = u64::try_from(upper.unwrap()).unwrap();
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::<u64, support::Row, i64>::new();
+            let rows = input.to_collection(scope);
+            let errors = mvsink::no_errors::<u64, String, i64>(scope);
+            let handle = mvsink::persist_sink(&cx, "events", target, rows, errors, first).unwrap();
+            (input, handle)
+        });
+        let mut edits = Some(edits);
+        let mut status = handle.status();
+        for time in first..first + 3 {
+            input.update_at((format!("event {time}"), 0), time, 1);
+            input.advance_to(time + 1);
+            input.flush();
+            status = support::step_until(worker, &handle, Frontier::At(time + 1));
+            if let Some(edits) = edits.take() {
+                edits();
+            }
+        }
+        // An edit is met at the latest with what is committed after it.
+        while !matches!(status, Status::Failed { .. }) && first == 3 {
+            worker.step_or_park(Some(std::time::Duration::from_millis(1)));
+            status = handle.status();
+        }
+        drop(handle);
+        worker.drop_dataflow(worker.installed_dataflows()[0]);
+        status
+    })
+}
+
+fn r24_an_ingest_sink_reports_what_another_program_edits(driver: Driver) {
+    let runtime = runtime();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events");
+    let url = path.to_str().unwrap();
+    let status = ingest(&driver.context(&runtime), url, || ());
+    assert!(!matches!(status, Status::Failed { .. }), "{status}");
+    // While it runs,
+    let shard = path.clone();
+    let edits = move || {
+        edit(
+            &shard,
+            &[foreign_file(&shard, &[(("bogus".to_owned(), 0), 1)])],
+        )
+    };
+    let status = ingest(&driver.context(&runtime), url, edits);
+    let expected = format!("the data of the shard {url} was edited by another program in version");
+    assert!(status.to_string().contains(&expected), "{status}");
+    // and while nobody did.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("events");
+    let url = path.to_str().unwrap();
+    ingest(&driver.context(&runtime), url, || ());
+    edit(
+        &path,
+        &[foreign_file(&path, &[(("bogus".to_owned(), 0), 1)])],
+    );
+    let status = ingest(&driver.context(&runtime), url, || ());
+    let expected = format!("the data of the shard {url} was edited by another program in version");
+    assert!(status.to_string().contains(&expected), "{status}");
+    // Whoever gives up the past accepts it.
+    let cx = driver.context(&runtime);
+    runtime.block_on(async {
+        let shard = cx.client().open_existing(url).await.unwrap();
+        shard
+            .advance_since(shard.progress().upper, &|_| ())
+            .await
+            .unwrap();
+        assert_eq!(shard.edited(), None);
+    });
+}
+
+on_both_drivers! {
+    a_view_with_retractions_is_exact_with_1_worker,
+    a_view_with_retractions_is_exact_with_2_workers,
+    a_view_with_retractions_is_exact_with_4_workers,
+    a_restart_goes_on_where_the_shard_ends,
+    r18_rivals_keep_one_shard_exact,
+    r18_rivals_on_a_local_directory_leave_nothing_behind,
+    r26_replicas_with_different_as_ofs_write_the_view_once,
+    what_another_program_wrote_is_corrected,
+    a_full_read_back_changes_nothing,
+    an_ingest_sink_refuses_to_seal_a_gap,
+    r24_a_running_sink_repairs_what_another_program_edits,
+    r24_an_ingest_sink_reports_what_another_program_edits,
 }

@@ -8,15 +8,14 @@ use mvsink::{Frontier, Status, Target};
 use mvsink_persist::testing::{Call, CountingStore, FaultyStore};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use support::{Program, assert_exact, context, contexts, execute, runtime, words};
+use support::{Driver, Program, assert_exact, execute, runtime, words};
 
-#[test]
-fn r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call() {
+fn r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call(driver: Driver) {
     let runtime = runtime();
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let store = FaultyStore::new(Arc::clone(&inner), 3, 20);
     let updates = words(41, 200, 20);
-    let faulty = contexts(&runtime, 2, store);
+    let faulty = driver.contexts(&runtime, 2, store);
     std::thread::scope(|scope| {
         for cx in &faulty {
             let program = Program {
@@ -29,17 +28,16 @@ fn r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call() {
             });
         }
     });
-    let cx = &contexts(&runtime, 1, inner)[0];
+    let cx = &driver.contexts(&runtime, 1, inner)[0];
     assert_exact(cx, "memory://shared", &updates, 0);
 }
 
-#[test]
-fn a_sink_never_reads_back_what_it_wrote() {
+fn a_sink_never_reads_back_what_it_wrote(driver: Driver) {
     let runtime = runtime();
     let updates = words(43, 400, 60);
     for (full, workers) in [("false", 1), ("false", 2), ("false", 4), ("true", 2)] {
         let store = CountingStore::new(Arc::new(InMemory::new()));
-        let cx = &contexts(&runtime, 1, Arc::clone(&store) as Arc<dyn ObjectStore>)[0];
+        let cx = &driver.contexts(&runtime, 1, Arc::clone(&store) as Arc<dyn ObjectStore>)[0];
         cx.configs().set("mvsink_full_read_back", full).unwrap();
         execute(
             workers,
@@ -62,11 +60,11 @@ fn a_sink_never_reads_back_what_it_wrote() {
     }
 }
 
-fn failure(workers: usize, url: &str) -> String {
+fn failure(driver: Driver, workers: usize, url: &str) -> String {
     let runtime = runtime();
     let status = execute(
         workers,
-        &context(&runtime),
+        &driver.context(&runtime),
         &Target::new(url),
         &Program::new(words(1, 9, 9)),
     );
@@ -76,60 +74,39 @@ fn failure(workers: usize, url: &str) -> String {
     error.to_string()
 }
 
-#[test]
-fn a_directory_that_cannot_be_written_fails_the_sink_with_one_clear_error() {
+fn a_directory_that_cannot_be_written_fails_the_sink_with_one_clear_error(driver: Driver) {
     let file = tempfile::NamedTempFile::new().unwrap();
     let url = file.path().join("view");
-    let error = failure(2, url.to_str().unwrap());
+    let error = failure(driver, 2, url.to_str().unwrap());
     assert!(error.contains(file.path().to_str().unwrap()), "{error}");
 }
 
-#[test]
-fn a_shard_of_another_schema_is_refused_and_left_alone() {
+fn a_shard_of_another_schema_is_refused_and_left_alone(driver: Driver) {
     use mvsink_persist::{Codec, Open};
     let dir = tempfile::tempdir().unwrap();
     let url = dir.path().join("view");
     let url = url.to_str().unwrap();
     let runtime = runtime();
     let open = Open::new(Codec::<(u64, bool), String>::new().unwrap().schema());
-    let client = context(&runtime).client().clone();
+    let client = driver.context(&runtime).client().clone();
     let shard = runtime.block_on(client.open_or_create(url, open)).unwrap();
     let before = shard.progress();
     drop(shard);
-    let error = failure(2, url);
+    let error = failure(driver, 2, url);
     assert!(error.contains(url) && error.contains("c0"), "{error}");
     let shard = runtime.block_on(client.open_existing(url)).unwrap();
     assert_eq!(shard.progress(), before);
 }
 
-#[test]
-fn an_unknown_address_is_refused() {
-    let error = failure(1, "gopher://host/view");
+fn an_unknown_address_is_refused(driver: Driver) {
+    let error = failure(driver, 1, "gopher://host/view");
     assert!(error.contains("gopher://host/view"), "{error}");
 }
 
-#[test]
-fn the_flag_for_the_other_driver_gives_a_clear_error() {
-    let runtime = runtime();
-    let cx = context(&runtime);
-    cx.configs().set("enable_sync_mv_sink", "false").unwrap();
-    let error = timely::execute_directly(move |worker| {
-        worker.dataflow(|scope| {
-            let ok = mvsink::no_errors::<u64, String, i64>(scope);
-            let err = mvsink::no_errors::<u64, String, i64>(scope);
-            mvsink::persist_sink(&cx, "view", "memory://view", ok, err, 0)
-                .unwrap_err()
-                .to_string()
-        })
-    });
-    assert!(error.contains("enable_sync_mv_sink is off"), "{error}");
-}
-
-#[test]
-fn a_value_that_no_column_can_hold_fails_the_sink() {
+fn a_value_that_no_column_can_hold_fails_the_sink(driver: Driver) {
     use differential_dataflow::input::InputSession;
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let url = "memory://big";
     let (status, upper) = timely::execute_directly(move |worker| {
         let (mut input, handle) = worker.dataflow(|scope| {
@@ -157,4 +134,13 @@ fn a_value_that_no_column_can_hold_fails_the_sink() {
         "{error}"
     );
     assert_eq!(upper, Frontier::At(0));
+}
+
+on_both_drivers! {
+    r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call,
+    a_sink_never_reads_back_what_it_wrote,
+    a_directory_that_cannot_be_written_fails_the_sink_with_one_clear_error,
+    a_shard_of_another_schema_is_refused_and_left_alone,
+    an_unknown_address_is_refused,
+    a_value_that_no_column_can_hold_fails_the_sink,
 }

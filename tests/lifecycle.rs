@@ -2,22 +2,20 @@
 
 mod support;
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Mode, Status, Target, no_errors, persist_sink, persist_source};
 use support::{
-    Program, Row, assert_exact, at, context, execute, oracle, read, runtime, step_until, words,
+    Driver, Program, Row, assert_exact, context, execute, read, runtime, step_until, words,
 };
-use timely::{CommunicationConfig, Config, WorkerConfig};
+use timely::Config;
 use tokio::sync::watch;
 
-#[test]
-fn r05_a_dropped_sink_never_reports_the_empty_frontier() {
+fn r05_a_dropped_sink_never_reports_the_empty_frontier(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let updates = words(47, 300, 30);
     for (round, first) in [0usize, 1].into_iter().enumerate() {
         let url = format!("memory://dropped-{round}");
@@ -71,12 +69,12 @@ fn r05_a_dropped_sink_never_reports_the_empty_frontier() {
     }
 }
 
-#[test]
-fn r08_a_read_only_sink_writes_nothing_until_it_is_promoted() {
+fn r08_a_read_only_sink_writes_nothing_until_it_is_promoted(driver: Driver) {
     let runtime = runtime();
     let updates = words(53, 200, 20);
     let (signal, read_only) = watch::channel(true);
     let cx = Context::builder(runtime.handle().clone())
+        .configs(driver.configs())
         .read_only(read_only)
         .build();
     let (check, program) = (cx.clone(), updates.clone());
@@ -139,10 +137,9 @@ fn copy(cx: &Context, workers: usize, from: &'static str, to: &'static str, as_o
     guards.unwrap().join().into_iter().next().unwrap().unwrap()
 }
 
-#[test]
-fn a_view_on_a_view_has_the_same_contents() {
+fn a_view_on_a_view_has_the_same_contents(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let updates = words(59, 400, 40);
     execute(
         2,
@@ -190,10 +187,9 @@ fn a_source_without_a_shard_says_so_and_holds_its_frontier() {
     });
 }
 
-#[test]
-fn errors_are_rows_of_their_own() {
+fn errors_are_rows_of_their_own(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let sink = cx.clone();
     timely::execute_directly(move |worker| {
         let (mut ok, mut err, handle) = worker.dataflow(|scope| {
@@ -250,8 +246,7 @@ fn errors_are_rows_of_their_own() {
     );
 }
 
-#[test]
-fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
+fn an_ingest_sink_resumes_at_the_upper_of_its_shard(driver: Driver) {
     let runtime = runtime();
     let updates: Vec<_> = words(61, 300, 30)
         .into_iter()
@@ -261,7 +256,7 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
     let url = "memory://shared";
     let target = Target::new(url).mode(Mode::Ingest);
     for until in [Frontier::At(7), Frontier::At(19), Frontier::Empty] {
-        let cx = &support::contexts(&runtime, 1, store.clone())[0];
+        let cx = &driver.contexts(&runtime, 1, store.clone())[0];
         let resume = match runtime.block_on(cx.client().open_existing(url)) {
             Ok(shard) => u64::try_from(shard.progress().upper.time().unwrap()).unwrap(),
             Err(_) => 0,
@@ -301,7 +296,7 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
             assert!(!matches!(status, Status::Failed { .. }), "{status}");
         }
     }
-    let cx = &support::contexts(&runtime, 1, store)[0];
+    let cx = &driver.contexts(&runtime, 1, store)[0];
     let (upper, stored) = read(cx, url);
     assert_eq!(upper, Frontier::Empty);
     let mut expected: Vec<(Row, u64)> = updates
@@ -317,49 +312,10 @@ fn an_ingest_sink_resumes_at_the_upper_of_its_shard() {
     assert_eq!(found, expected);
 }
 
-#[test]
-fn a_cluster_of_processes_keeps_one_shard() {
-    let runtime = runtime();
-    let updates = words(67, 400, 40);
-    let dir = tempfile::tempdir().unwrap();
-    let url = dir.path().join("view").to_str().unwrap().to_owned();
-    // Free ports: bound, and given up just before the cluster takes them.
-    let listeners: Vec<_> = (0..2)
-        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
-        .collect();
-    let addresses: Vec<_> = listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().to_string())
-        .collect();
-    drop(listeners);
-    std::thread::scope(|scope| {
-        for process in 0..2 {
-            // Each process has a context of its own.
-            let (cx, program) = (context(&runtime), Program::new(updates.clone()));
-            let (addresses, target) = (addresses.clone(), Target::new(url.clone()));
-            scope.spawn(move || {
-                let communication = CommunicationConfig::Cluster {
-                    threads: 2,
-                    process,
-                    addresses,
-                    report: false,
-                    zerocopy: false,
-                };
-                let config = Config {
-                    communication,
-                    worker: WorkerConfig::default(),
-                };
-                let run = move |worker: &mut timely::worker::Worker| {
-                    program.run(worker, &cx, target.clone())
-                };
-                for status in timely::execute(config, run).unwrap().join() {
-                    let status = status.unwrap();
-                    assert!(matches!(status, Status::Finished), "{status}");
-                }
-            });
-        }
-    });
-    let cx = context(&runtime);
-    assert_exact(&cx, &url, &updates, 0);
-    assert_eq!(at(&read(&cx, &url).1, 39), oracle(&updates, 39));
+on_both_drivers! {
+    r05_a_dropped_sink_never_reports_the_empty_frontier,
+    r08_a_read_only_sink_writes_nothing_until_it_is_promoted,
+    a_view_on_a_view_has_the_same_contents,
+    errors_are_rows_of_their_own,
+    an_ingest_sink_resumes_at_the_upper_of_its_shard,
 }

@@ -348,6 +348,15 @@ impl Client {
         self.open(url, None).await
     }
 
+    /// What names the shard at this address: the same for all addresses of one shard. Whether there is one is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// [`Error::Url`] if it is no address.
+    pub fn shard_key(&self, url: &str) -> Result<String, Error> {
+        Ok(self.inner.stores.locate(url)?.key)
+    }
+
     async fn open(&self, url: &str, open: Option<Open>) -> Result<Shard, Error> {
         let location = self.inner.stores.locate(url)?;
         let slot = {

@@ -401,7 +401,7 @@ fn append_commit(storage: &Storage, state: &State, append: &Append) -> Commit {
     let since = append
         .since
         .map(|since| since.min(state.holds().least_frontier()))
-        .max(state.edited());
+        .max(state.edited().map(|edit| edit.upper));
     if let Some(since) = since.filter(|since| *since > state.progress().since) {
         txns.push(txn(storage, SINCE, since));
     }

@@ -10,14 +10,15 @@
 //! closure in the (fair) queue gets its turn. Long work that produces results piece by piece is a sequence of
 //! closures, with the bounded channel between them on the asynchronous side.
 //!
-//! The queue is fair, so a permit may be given to a future that is not being polled, and stays with it until it is.
-//! Hence a second rule: **who waits for the pool is polled until it has finished or is dropped**. A future that is
-//! set aside (in a buffer of futures, or behind a `select!`) while its owner waits for the pool must be a task.
+//! The queue is fair, so a permit is given to whoever is next, and would stay with a future that nobody polls: one
+//! that was set aside, or whose thread is busy with something else. So what has to wait for its turn waits as a task,
+//! which the runtime polls.
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
 use crate::error::Error;
 
@@ -54,16 +55,28 @@ impl CpuPool {
         &self,
         compute: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, Error> {
-        let permit = Arc::clone(&self.permits)
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::Shutdown)?;
-        let work = self.handle.spawn_blocking(move || {
-            // Held by the computation, not by the future: a caller that gives up frees no thread.
-            let _permit = permit;
-            compute()
-        });
-        match work.await {
+        let handle = self.handle.clone();
+        let start = move |permit: OwnedSemaphorePermit| {
+            handle.spawn_blocking(move || {
+                // Held by the computation, not by the future: a caller that gives up frees no thread.
+                let _permit = permit;
+                compute()
+            })
+        };
+        let ended = match Arc::clone(&self.permits).try_acquire_owned() {
+            Ok(permit) => start(permit).await,
+            Err(_) => {
+                let turn = Arc::clone(&self.permits).acquire_owned();
+                let mut waiting = JoinSet::new();
+                let task = async move { Ok::<_, AcquireError>(start(turn.await?).await) };
+                waiting.spawn_on(task, &self.handle);
+                match waiting.join_next().await {
+                    Some(Ok(Ok(ended))) => ended,
+                    _ => return Err(Error::Shutdown),
+                }
+            }
+        };
+        match ended {
             Ok(result) => Ok(result),
             Err(error) => match error.try_into_panic() {
                 Ok(payload) => std::panic::resume_unwind(payload),
@@ -105,5 +118,27 @@ mod tests {
             assert_eq!(sum, 64 * 63 / 2);
         });
         assert!(most.load(Ordering::SeqCst) <= 2);
+    }
+
+    #[test]
+    fn r03_who_waits_and_is_not_polled_keeps_nobody_from_the_pool() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_time()
+            .build()
+            .unwrap();
+        let pool = CpuPool::new(runtime.handle().clone(), 1);
+        runtime.block_on(async {
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let mut first = Box::pin(pool.run(move || held.recv()));
+            let mut set_aside = Box::pin(pool.run(|| ()));
+            assert!(futures::poll!(&mut first).is_pending());
+            assert!(futures::poll!(&mut set_aside).is_pending());
+            // It is the next one's turn, and it is not polled.
+            release.send(()).unwrap();
+            let late = tokio::time::timeout(std::time::Duration::from_secs(60), pool.run(|| 7));
+            assert_eq!(late.await.expect("its turn comes").unwrap(), 7);
+            drop(set_aside);
+        });
     }
 }

@@ -79,6 +79,16 @@ pub struct DataFile {
     pub(crate) modification_time: i64,
 }
 
+/// What the log says of the rows of a file of this crate's: enough to compare them without reading them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "what rows there are, and when")]
+pub struct Summed<'a> {
+    /// The sums of their fingerprints.
+    pub sums: &'a Sums,
+    /// The least and the greatest of their times; `None` if there are no rows.
+    pub times: Option<(i64, i64)>,
+}
+
 /// The tags that hold the least and the greatest time of a file.
 pub(crate) const MIN_TIME_TAG: &str = "mvsink.min_time";
 pub(crate) const MAX_TIME_TAG: &str = "mvsink.max_time";
@@ -155,6 +165,21 @@ impl DataFile {
         }
     }
 
+    /// What its rows add up to and when, if its writer said both: as only this crate does.
+    pub fn summed(&self) -> Option<Summed<'_>> {
+        let sums = self.sums.as_ref()?;
+        // Statistics, which other programs write, say nothing of nulls.
+        let tagged = |tag| self.tags.contains_key(tag);
+        let times = match (self.min_time, self.max_time) {
+            (Some(min), Some(max)) if tagged(MIN_TIME_TAG) && tagged(MAX_TIME_TAG) => {
+                Some((min, max))
+            }
+            _ if self.rows == Some(0) => None,
+            _ => return None,
+        };
+        Some(Summed { sums, times })
+    }
+
     /// A file as its removal describes it.
     pub(crate) fn from_remove(remove: &Remove) -> Self {
         DataFile::from_add(&Add {
@@ -221,6 +246,21 @@ mod tests {
         assert_eq!(file.tags["a"], "b");
         assert_eq!(DataFile::from_add(&file.to_add()), file);
         assert_eq!(file.to_add().tags, add.tags);
+        let sums = file.sums.as_ref().unwrap();
+        let times = Some((5, 9));
+        assert_eq!(file.summed(), Some(Summed { sums, times }));
+    }
+
+    #[test]
+    fn bounds_that_are_only_statistics_do_not_bound_every_row() {
+        let mut add = staged().to_add();
+        let tags = add.tags.as_mut().unwrap();
+        tags.remove(MAX_TIME_TAG);
+        add.stats = Some(json!({"numRecords": 3, "maxValues": {TIME_COLUMN: 9}}).to_string());
+        let file = DataFile::from_add(&add);
+        assert_eq!((file.max_time, file.summed()), (Some(9), None));
+        add.stats = Some(json!({"numRecords": 0}).to_string());
+        assert!(DataFile::from_add(&add).summed().is_some());
     }
 
     #[test]

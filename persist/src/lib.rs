@@ -22,7 +22,8 @@
 //!     write              ├── append                            [lower, upper), if the upper is still `lower`
 //!     read at a time     ├── snapshot                          the contents at a time, added up
 //!     read on            ├── changes · watch · entry           updates, progress, log entries, as they come
-//!     keep               ├── hold · pin · advance_since        the past, for as long as somebody needs it
+//!     keep               ├── hold · pin · advance_since        the past, for as long as somebody needs it; of several
+//!                        │                                     shards at one time: common_time
 //!     look after         ├── compact · collect_garbage         fewer files; nothing that nobody needs
 //!                        ├── maintain                          both, and the since, again and again
 //!                        └── verify                            whether the files are what the log says of them
@@ -148,6 +149,7 @@ mod client;
 mod codec;
 pub mod columnar;
 mod commit;
+mod common;
 mod compact;
 mod conform;
 mod cpu;
@@ -192,9 +194,10 @@ pub use client::{Client, ClientOptions, Clock, Open};
 pub use codec::{Codec, NO_TIME, Updates};
 pub use columnar::Columnar;
 pub use commit::{Append, Appended};
+pub use common::{CommonTime, common_time};
 pub use compact::{CompactOptions, CompactProgress, CompactReport};
 pub use cpu::CpuPool;
-pub use data_file::{DataFile, FileMeta, StagedFile};
+pub use data_file::{DataFile, FileMeta, StagedFile, Summed};
 pub use error::Error;
 pub use file::{EncodedFile, FileDecoder, FileEncoder, decode_file};
 pub use fingerprint::{bucket, hash_data, hash_error};

@@ -246,6 +246,14 @@ impl Shard {
         inner.with_state(|state| inner.pins.pin(&inner.storage.url, state))
     }
 
+    /// The version in which another program last edited the data, as far as this process knows, until the since has
+    /// come to where the upper was then: earlier contents are not what they were. (What a checkpoint holds is not
+    /// known to be an edit.)
+    pub fn edited(&self) -> Option<u64> {
+        let edit = self.inner().with_state(State::edited);
+        edit.map(|edit| edit.version)
+    }
+
     /// The log entry `version`; waits until it exists. Recent ones are in memory, older ones are read again.
     ///
     /// Dropping the future is safe at any time.

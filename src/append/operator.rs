@@ -1,14 +1,15 @@
-//! The operator of `append`: takes in what arrives, in order.
+//! The operator of `append`: takes in what arrives, in order, and signals what came of it.
 
 use mvsink_persist::{Frontier, StagedFile};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
-use timely::progress::frontier::MutableAntichain;
 
-use crate::bounds::{Timestamp, frontier_of};
+use super::Input;
+use crate::bounds::Timestamp;
 use crate::description::{Description, Part};
-use crate::driver::{ExchangedInput, sync};
+use crate::driver::{Driver, ExchangedInput, Output, asynchronous, sync};
+use crate::signal::{Signal, Speaker};
 use crate::worker::Worker;
 
 /// One worker's operator.
@@ -16,6 +17,7 @@ pub(crate) struct Operator<T: Timestamp> {
     worker: Worker,
     descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
     parts_in: ExchangedInput<T, Part<T, StagedFile>>,
+    speaker: Speaker<T>,
     known: Frontier<T>,
 }
 
@@ -27,24 +29,49 @@ pub(crate) struct Seen<T> {
     pub(crate) frontier: Option<Frontier<T>>,
 }
 
-/// Renders append on one worker.
+impl<T> Seen<T> {
+    /// All of it, in order.
+    pub(crate) fn inputs(self) -> impl Iterator<Item = Input<T, StagedFile>> {
+        let descriptions = self.descriptions.into_iter().map(Input::Description);
+        let parts = self.parts.into_iter().map(Input::Part);
+        let frontier = self.frontier.into_iter().map(Input::Parts);
+        descriptions.chain(parts).chain(frontier)
+    }
+}
+
+/// Renders append on one worker; gives its signals.
 pub(crate) fn render<'s, T: Timestamp>(
     worker: &Worker,
+    driver: Driver,
     scope: Scope<'s, T>,
     descriptions: StreamVec<'s, T, (usize, Description<T>)>,
     parts: StreamVec<'s, T, Part<T, StagedFile>>,
-) {
+) -> StreamVec<'s, T, (usize, Signal<T>)> {
     let name = format!("mvsink::append({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
     let by_target = Exchange::new(|(target, _): &(usize, Description<T>)| *target as u64);
     let by_appender = Exchange::new(|part: &Part<T, StagedFile>| part.description.appender as u64);
-    let operator = Operator {
-        worker: worker.clone(),
-        descriptions_in: builder.new_input(descriptions, by_target),
-        parts_in: builder.new_input(parts, by_appender),
-        known: Frontier::At(T::minimum()),
-    };
-    builder.build_reschedule_typed(move |_capabilities| sync::append(operator));
+    let descriptions_in = builder.new_input(descriptions, by_target);
+    let parts_in = builder.new_input(parts, by_appender);
+    // Signals follow commits and failures, not what arrives.
+    let (signals_out, signals) = builder.new_output_connection([]);
+    let waker = worker.waker(&scope, &builder.operator_info());
+    let worker = worker.clone();
+    builder.build_reschedule_typed(move |mut capabilities| {
+        let capability = capabilities.pop().expect("one output");
+        let operator = Operator {
+            descriptions_in,
+            parts_in,
+            speaker: Speaker::new(&worker, Output::from(signals_out), capability),
+            known: Frontier::At(T::minimum()),
+            worker,
+        };
+        match driver {
+            Driver::Sync => sync::append(operator, waker),
+            Driver::Async => asynchronous::append(operator, waker),
+        }
+    });
+    signals
 }
 
 impl<T: Timestamp> Operator<T> {
@@ -54,14 +81,14 @@ impl<T: Timestamp> Operator<T> {
     }
 
     /// Takes in all that has arrived.
-    pub(crate) fn activate(&mut self, frontiers: &[MutableAntichain<T>]) -> Seen<T> {
+    pub(crate) fn activate(&mut self, frontier: impl Fn(usize) -> Frontier<T>) -> Seen<T> {
         let mut descriptions = Vec::new();
         self.descriptions_in.for_each(|_, data| {
             descriptions.extend(data.drain(..).map(|(_, description)| description));
         });
         let mut parts = Vec::new();
         self.parts_in.for_each(|_, data| parts.append(data));
-        let frontier = frontier_of(&frontiers[1]);
+        let frontier = frontier(1);
         let moved = frontier > self.known;
         self.known = frontier;
         Seen {
@@ -69,5 +96,25 @@ impl<T: Timestamp> Operator<T> {
             parts,
             frontier: moved.then_some(frontier),
         }
+    }
+
+    /// A commit has moved the shard's upper.
+    pub(crate) fn committed(&mut self, upper: Frontier<T>) {
+        self.speaker.tell(&Signal::Upper(upper));
+    }
+
+    /// The sink was stopped: if it has failed, everybody is told.
+    pub(crate) fn stopped(&mut self) {
+        self.speaker.alarm();
+    }
+
+    /// True once no part can come any more.
+    pub(crate) fn has_all_parts(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// No part will come, and the last commit has ended.
+    pub(crate) fn finish(&mut self) {
+        self.speaker.let_go();
     }
 }

@@ -38,8 +38,13 @@ impl<T: Timestamp> Task<T> {
         }))
     }
 
-    /// Steps the state, and does what it asks for, until it asks for nothing more.
-    pub(crate) async fn step(&mut self, input: Input<T, StagedFile>) -> Result<(), Error> {
+    /// Steps the state, and does what it asks for, until it asks for nothing more. Gives the shard's new upper, if
+    /// it was moved.
+    pub(crate) async fn step(
+        &mut self,
+        input: Input<T, StagedFile>,
+    ) -> Result<Option<Frontier<T>>, Error> {
+        let mut moved = None;
         let mut next = Some(input);
         while let Some(input) = next.take() {
             self.state.step(input, &mut self.effects);
@@ -47,16 +52,17 @@ impl<T: Timestamp> Task<T> {
                 match effect {
                     Effect::Commit { description, files } => {
                         debug_assert!(next.is_none(), "one part completes one batch");
-                        let id = description.id;
+                        let (id, upper) = (description.id, description.upper);
                         let span = description.span(&self.worker.instance.name, self.worker.index);
                         let outcome = self.commit(description, files).instrument(span).await?;
+                        moved = (outcome == Outcome::Done).then_some(upper);
                         next = Some(Input::Committed(id, outcome));
                     }
                     Effect::Delete(files) => self.worker.delete_staged(&self.shard, &files).await,
                 }
             }
         }
-        Ok(())
+        Ok(moved)
     }
 
     async fn commit(
@@ -82,12 +88,9 @@ impl<T: Timestamp> Task<T> {
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("commit", error);
         let begun = Instant::now();
-        let Some(appended) = self
-            .worker
-            .stop
-            .or_grace(self.shard.append(append, &stalled))
-            .await
-        else {
+        let append = self.shard.append(append, &stalled);
+        let append = self.worker.patiently("commit", append);
+        let Some(appended) = self.worker.stop.or_grace(append).await else {
             return Ok(Outcome::Cancelled);
         };
         let appended = appended?;

@@ -97,6 +97,31 @@ const FAMILIES: &[Family] = &[
         Value::Counter(|counters| counters.bytes_swept),
     ),
     family(
+        "mvsink_rows_verified_total",
+        "rows of the collection that the shard was found to hold by fingerprints",
+        Value::Counter(|counters| counters.rows_verified),
+    ),
+    family(
+        "mvsink_rows_diffed_total",
+        "rows of the collection that were compared one by one with the shard's",
+        Value::Counter(|counters| counters.rows_diffed),
+    ),
+    family(
+        "mvsink_rows_read_back_total",
+        "updates that were read from data files",
+        Value::Counter(|counters| counters.rows_read_back),
+    ),
+    family(
+        "mvsink_data_files_read_total",
+        "how often a data file was read",
+        Value::Counter(|counters| counters.data_files_read),
+    ),
+    family(
+        "mvsink_own_commits_read_back_total",
+        "commits of the sink's own that it read like anybody's",
+        Value::Counter(|counters| counters.own_commits_read_back),
+    ),
+    family(
         "mvsink_queued_updates",
         "updates that wait in the queues to the tasks",
         Value::Gauge(|counters| Some(counters.queued_updates)),

@@ -10,14 +10,14 @@ use tokio::sync::mpsc;
 
 use super::Logic;
 use crate::append;
-use crate::bounds::{Data, Diff, Timestamp};
+use crate::bounds::{Data, Diff, Timestamp, frontier_of};
 use crate::channel::{
     AppendCommand, AppendReceiver, WriteCommand, WriteReceiver, append_channel, write_channel,
 };
 use crate::counters::Size;
 use crate::description::{Description, Part};
 use crate::error::Error;
-use crate::mint::{self, Bump, Watch};
+use crate::mint::{self, Order, Watch};
 use crate::wake::{Replies, Waker, replies};
 use crate::worker::Worker;
 use crate::write::{self, Batch};
@@ -29,10 +29,10 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
 ) -> Logic<T> {
     let worker = operator.worker().clone();
     let (upstream, inbox) = replies(&waker);
-    let (bumps, requests) = mpsc::unbounded_channel();
-    let mut bumps = operator.mints().then_some(bumps);
+    let (orders, received) = mpsc::unbounded_channel();
+    let mut orders = operator.mints().then_some(orders);
     if operator.mints() {
-        worker.spawn(mint_task(worker.clone(), requests, upstream));
+        worker.spawn(mint_task(worker.clone(), received, upstream));
     }
     Box::new(move |frontiers| {
         let awake = waker.awake();
@@ -42,14 +42,14 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
         }
         let mut inputs = Vec::new();
         inbox.drain(&awake, |input| inputs.push(input));
-        for bump in operator.activate(inputs, frontiers) {
-            if let Some(bumps) = &bumps {
+        for order in operator.activate(inputs, |input| frontier_of(&frontiers[input])) {
+            if let Some(orders) = &orders {
                 // A task that is gone has failed the sink.
-                let _ = bumps.send(bump);
+                let _ = orders.send(order);
             }
         }
         if !operator.mints() {
-            bumps = None;
+            orders = None;
         }
         false
     })
@@ -57,7 +57,7 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
 
 async fn mint_task<T: Timestamp>(
     worker: Worker,
-    mut bumps: mpsc::UnboundedReceiver<Bump<T>>,
+    mut orders: mpsc::UnboundedReceiver<Order<T>>,
     replies: Replies<mint::Input<T>>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
@@ -66,10 +66,13 @@ async fn mint_task<T: Timestamp>(
         loop {
             let input = tokio::select! {
                 input = watch.next() => input?,
-                bump = bumps.recv() => match bump {
-                    Some(bump) => watch.bump(bump).await?,
-                    None => return Ok(()),
-                },
+                order = orders.recv() => {
+                    let Some(order) = order else { return Ok(()) };
+                    match watch.follow(order).await? {
+                        Some(input) => input,
+                        None => continue,
+                    }
+                }
             };
             let last = input == mint::Input::Upper(Frontier::Empty);
             // An operator that is gone has closed its requests too.
@@ -111,7 +114,7 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
         let ended = inbox.drain(&awake, |(id, files)| operator.staged(id, files));
         match &mut commands {
             Some(commands) => {
-                let orders = operator.activate(frontiers);
+                let orders = operator.activate(|input| frontier_of(&frontiers[input]));
                 commands
                     .activation()
                     .batch(orders.batch)
@@ -146,6 +149,7 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
                 let Some(files) = task.write(description).await? else {
                     return Ok(());
                 };
+                // An operator that is gone sends nothing any more.
                 if let Err((_, files)) = replies.send((id, files)) {
                     task.discard(&files).await;
                 }
@@ -156,19 +160,37 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
 }
 
 /// Drives append.
-pub(crate) fn append<T: Timestamp>(mut operator: append::Operator<T>) -> Logic<T> {
+pub(crate) fn append<T: Timestamp>(
+    mut operator: append::Operator<T>,
+    waker: Arc<Waker>,
+) -> Logic<T> {
     let worker = operator.worker().clone();
-    let (mut commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(append_task(worker.clone(), receiver));
+    let (upstream, inbox) = replies(&waker);
+    let (commands, receiver) = append_channel(Arc::clone(&worker.instance.meter));
+    worker.spawn(append_task(worker.clone(), receiver, upstream));
+    let mut commands = Some(commands);
     Box::new(move |frontiers| {
-        let seen = operator.activate(frontiers);
+        let awake = waker.awake();
+        let seen = operator.activate(|input| frontier_of(&frontiers[input]));
         // Also when the sink was stopped: the files of the parts that still come are somebody's to commit
-        // or to delete. The task ends with this operator, once no part can come any more.
-        commands
-            .activation()
-            .descriptions(seen.descriptions)
-            .parts(seen.parts)
-            .frontier(seen.frontier);
+        // or to delete. The task ends once no part can come any more.
+        if let Some(commands) = &mut commands {
+            commands
+                .activation()
+                .descriptions(seen.descriptions)
+                .parts(seen.parts)
+                .frontier(seen.frontier);
+        }
+        if operator.has_all_parts() {
+            commands = None;
+        }
+        let ended = inbox.drain(&awake, |upper| operator.committed(upper));
+        if worker.stop.is_stopped(&awake) {
+            operator.stopped();
+        }
+        if ended && operator.has_all_parts() {
+            operator.finish();
+        }
         false
     })
 }
@@ -178,27 +200,28 @@ type AppendCommands<T> = AppendReceiver<Description<T>, Part<T, StagedFile>, Fro
 async fn append_task<T: Timestamp>(
     worker: Worker,
     mut commands: AppendCommands<T>,
+    replies: Replies<Frontier<T>>,
 ) -> Result<(), Error> {
     let Some(mut task) = append::Task::open(worker).await? else {
         return Ok(());
     };
     while let Some(command) = commands.recv().await {
-        match command {
-            AppendCommand::Descriptions(descriptions) => {
-                for description in descriptions {
-                    task.step(append::Input::Description(description)).await?;
-                }
-            }
-            AppendCommand::Parts(parts) => {
-                for part in parts {
-                    task.step(append::Input::Part(part)).await?;
-                }
-            }
-            AppendCommand::Frontier(frontier) => {
-                task.step(append::Input::Parts(frontier)).await?;
+        let inputs: Vec<_> = match command {
+            AppendCommand::Descriptions(descriptions) => descriptions
+                .into_iter()
+                .map(append::Input::Description)
+                .collect(),
+            AppendCommand::Parts(parts) => parts.into_iter().map(append::Input::Part).collect(),
+            AppendCommand::Frontier(frontier) => vec![append::Input::Parts(frontier)],
+        };
+        for input in inputs {
+            if let Some(upper) = task.step(input).await? {
+                // An operator that is gone tells nobody.
+                let _ = replies.send(upper);
             }
         }
     }
     // The operator is gone, and no part will come: what waits for one cannot complete.
-    task.step(append::Input::Parts(Frontier::Empty)).await
+    task.step(append::Input::Parts(Frontier::Empty)).await?;
+    Ok(())
 }

@@ -6,12 +6,12 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
-use timely::progress::frontier::MutableAntichain;
 
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_of, meet, time_to_i64};
+use crate::bounds::{Data, Diff, Timestamp, meet, time_to_i64};
 use crate::description::Description;
-use crate::driver::{LocalInput, Output, sync};
+use crate::driver::{Driver, LocalInput, Output, asynchronous, sync};
+use crate::dyncfg::{STANDBY, STANDBY_SILENCE_MS};
 use crate::error::Error;
 use crate::target::Mode;
 use crate::worker::Worker;
@@ -29,11 +29,16 @@ pub(crate) struct Minted<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) desired: Desired<'s, D, E, T, R>,
 }
 
-/// The order to move the shard's upper without data.
-pub(crate) struct Bump<T> {
-    pub(crate) id: CommitId,
-    pub(crate) lower: T,
-    pub(crate) upper: T,
+/// What an activation wants done.
+pub(crate) enum Order<T> {
+    /// Move the shard's upper without data.
+    Bump {
+        id: CommitId,
+        lower: T,
+        upper: Frontier<T>,
+    },
+    /// Say what time it is, at this time or later.
+    Wake(u64),
 }
 
 /// One worker's operator.
@@ -54,10 +59,11 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
 /// Renders mint. It decides on the worker that `minter` names, and passes `desired` through on all.
 pub(crate) fn render<'s, D, E, T, R>(
     worker: &Worker,
+    driver: Driver,
     scope: Scope<'s, T>,
     desired: Desired<'s, D, E, T, R>,
     mode: Mode,
-    as_of: T,
+    as_of: Frontier<T>,
     minter: usize,
     nonce: u128,
 ) -> Minted<'s, D, E, T, R>
@@ -95,7 +101,10 @@ where
             uppers: None,
             worker,
         };
-        sync::mint(operator, waker)
+        match driver {
+            Driver::Sync => sync::mint(operator, waker),
+            Driver::Async => asynchronous::mint(operator, waker),
+        }
     });
     Minted {
         descriptions,
@@ -129,15 +138,24 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             .for_each_time(|time, data| err_out.activate().session(&time).give_containers(data));
     }
 
-    /// Takes the inputs, then the frontier of the desired collection; gives the bumps that are to be done.
+    /// Takes the inputs, then the frontiers of the desired collection; gives what is to be done.
     pub(crate) fn activate(
         &mut self,
         inputs: impl IntoIterator<Item = Input<T>>,
-        frontiers: &[MutableAntichain<T>],
-    ) -> Vec<Bump<T>> {
+        frontier: impl Fn(usize) -> Frontier<T>,
+    ) -> Vec<Order<T>> {
         if !self.mints() {
             return Vec::new();
         }
+        let configs = self.worker.cx.configs();
+        let standby = STANDBY.get(configs);
+        let silence_ms = standby.then(|| STANDBY_SILENCE_MS.get(configs) as u64);
+        if standby {
+            let now_ms = self.worker.instance.now_ms();
+            self.state.step(Input::Clock(now_ms), &mut self.effects);
+        }
+        self.state
+            .step(Input::Standby(silence_ms), &mut self.effects);
         for input in inputs {
             if let Input::Upper(upper) = &input {
                 debug_assert!(self.uppers < Some(*upper), "uppers strictly increase");
@@ -145,7 +163,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             }
             self.state.step(input, &mut self.effects);
         }
-        let desired = meet(frontier_of(&frontiers[0]), frontier_of(&frontiers[1]));
+        let desired = meet(frontier(0), frontier(1));
         if let Frontier::At(time) = desired
             && let Ok(time) = time_to_i64(time)
         {
@@ -153,11 +171,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         }
         self.state.step(Input::Desired(desired), &mut self.effects);
 
-        let mut bumps = Vec::new();
+        let mut orders = Vec::new();
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Mint(description) => self.send(&description),
-                Effect::Bump { id, lower, upper } => bumps.push(Bump { id, lower, upper }),
+                Effect::Bump { id, lower, upper } => orders.push(Order::Bump { id, lower, upper }),
+                Effect::Wake(at_ms) => orders.push(Order::Wake(at_ms)),
+                Effect::Role(role) => self.worker.instance.role(role),
                 Effect::Downgrade(Frontier::At(upper)) => {
                     if let Some(capability) = &mut self.capability {
                         capability.downgrade(&upper);
@@ -166,11 +186,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                 Effect::Downgrade(Frontier::Empty) => self.stop(),
                 Effect::Gap { upper, as_of } => self.worker.instance.fail(Error::Gap {
                     upper: format!("{upper:?}"),
-                    as_of: format!("{as_of:?}"),
+                    as_of: match as_of {
+                        Frontier::At(time) => format!("{time:?}"),
+                        Frontier::Empty => "no time".to_owned(),
+                    },
                 }),
             }
         }
-        bumps
+        orders
     }
 
     /// Sends a description to every worker.

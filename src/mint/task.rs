@@ -1,84 +1,149 @@
 //! The work of `mint`: watches the shard's upper, and moves it where mint asks for it.
 
-use mvsink_persist::{Append, Appended, Frontier, Shard, Watcher};
-use tokio::sync::watch;
+use std::time::Duration;
+
+use mvsink_persist::{Append, Appended, CommitId, Error as ShardError, Frontier, Shard, Watcher};
 
 use super::Input;
-use super::operator::Bump;
+use super::operator::Order;
 use crate::bounds::{Timestamp, frontier_from_i64, frontier_to_i64};
 use crate::description::Outcome;
+use crate::dyncfg::STANDBY;
 use crate::error::Error;
+use crate::read_only::ReadOnly;
 use crate::worker::Worker;
 
-/// Sees for mint how far the shard is, and whether the sink may write.
+/// How many of the last commits are looked at, of those between two looks at the shard.
+const COMMITS_AT_ONCE: u64 = 16;
+
+/// Sees for mint how far the shard is, whether the sink may write, and what time it is.
 pub(crate) struct Watch {
     worker: Worker,
     shard: Shard,
     watcher: Watcher,
     known: Option<Frontier<i64>>,
-    read_only: watch::Receiver<bool>,
+    /// The version up to which mint knows whose the commits were.
+    told: u64,
+    read_only: ReadOnly,
     known_read_only: Option<bool>,
-    /// False once the host has dropped its signal, and thereby decided for good.
-    host_decides: bool,
+    /// When to say what time it is.
+    wake_ms: Option<u64>,
 }
 
 impl Watch {
     /// Opens the shard, and watches it from now on.
     pub(crate) async fn open(worker: Worker) -> Result<Self, Error> {
         let shard = worker.shard("open").await?;
+        let watcher = shard.watch();
         Ok(Watch {
-            watcher: shard.watch(),
+            told: watcher.progress().version,
+            watcher,
             shard,
             known: None,
-            read_only: worker.cx.read_only(),
+            read_only: worker.read_only(),
             known_read_only: None,
-            host_decides: true,
+            wake_ms: None,
             worker,
         })
     }
 
-    /// Waits for the next thing that mint has to know: first of all whether it may write; uppers strictly
+    /// Waits until there is something that mint has to know: first of all whether it may write; uppers strictly
     /// increase, the empty frontier comes last. Dropping the future loses nothing.
     pub(crate) async fn next<T: Timestamp>(&mut self) -> Result<Input<T>, Error> {
         loop {
-            let read_only = *self.read_only.borrow_and_update();
+            let read_only = self.read_only.get();
             if self.known_read_only.replace(read_only) != Some(read_only) {
-                self.worker.instance.read_only(read_only);
                 return Ok(Input::ReadOnly(read_only));
             }
             let upper = self.watcher.progress().upper;
             if self.known < Some(upper) {
+                if let Some(id) = self.next_commit().await? {
+                    return Ok(Input::Committed(id));
+                }
                 self.known = Some(upper);
                 return Ok(Input::Upper(frontier_from_i64(upper)?));
             }
+            let (now_ms, wake_ms) = (self.worker.instance.now_ms(), self.wake_ms);
+            if wake_ms.is_some_and(|wake_ms| wake_ms <= now_ms) {
+                self.wake_ms = None;
+                return Ok(Input::Clock(now_ms));
+            }
+            let wake = async {
+                match wake_ms {
+                    Some(at) => tokio::time::sleep(Duration::from_millis(at - now_ms)).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 progress = self.watcher.changed() => {
                     progress?;
                 }
-                changed = self.read_only.changed(), if self.host_decides => {
-                    self.host_decides = changed.is_ok();
-                }
+                () = self.read_only.changed() => {}
+                () = wake => {}
             }
         }
     }
 
-    /// Moves the shard's upper without data; gives what mint has to know of it.
-    pub(crate) async fn bump<T: Timestamp>(&self, bump: Bump<T>) -> Result<Input<T>, Error> {
+    /// The next commit that moved the upper, for who may stand by; `None` if there is no more to tell of.
+    async fn next_commit(&mut self) -> Result<Option<CommitId>, Error> {
+        let version = self.watcher.progress().version;
+        if !STANDBY.get(self.worker.cx.configs()) {
+            self.told = version;
+        }
+        while self.told < version {
+            let next = (self.told + 1).max(version.saturating_sub(COMMITS_AT_ONCE));
+            let entry = self.shard.entry(next).await;
+            self.told = next;
+            match entry {
+                Ok(entry) if entry.lower < entry.upper && entry.id.is_some() => {
+                    return Ok(entry.id);
+                }
+                Ok(_) | Err(ShardError::EntryGone { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Does what mint wants done; gives what it has to know of it.
+    pub(crate) async fn follow<T: Timestamp>(
+        &mut self,
+        order: Order<T>,
+    ) -> Result<Option<Input<T>>, Error> {
+        match order {
+            Order::Bump { id, lower, upper } => {
+                let outcome = self.bump(id, lower, upper).await?;
+                Ok(Some(Input::Bumped(id, outcome)))
+            }
+            Order::Wake(at_ms) => {
+                self.wake_ms = Some(at_ms);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Moves the shard's upper without data.
+    async fn bump<T: Timestamp>(
+        &self,
+        id: CommitId,
+        lower: T,
+        upper: Frontier<T>,
+    ) -> Result<Outcome, Error> {
         let append = Append {
-            id: bump.id,
-            lower: frontier_to_i64(Frontier::At(bump.lower))?,
-            upper: frontier_to_i64(Frontier::At(bump.upper))?,
+            id,
+            lower: frontier_to_i64(Frontier::At(lower))?,
+            upper: frontier_to_i64(upper)?,
             files: Vec::new(),
             since: None,
         };
         let instance = &self.worker.instance;
-        let stalled = |error: &mvsink_persist::Error| instance.stalled("bump", error);
-        let appended = self.shard.append(append, &stalled).await?;
+        let stalled = |error: &ShardError| instance.stalled("bump", error);
+        let append = self.shard.append(append, &stalled);
+        let appended = self.worker.patiently("bump", append).await?;
         instance.resumed("bump");
-        let outcome = match appended {
+        Ok(match appended {
             Appended::Committed { .. } => Outcome::Done,
             Appended::Lost { .. } => Outcome::Lost,
-        };
-        Ok(Input::Bumped(bump.id, outcome))
+        })
     }
 }

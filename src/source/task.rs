@@ -2,33 +2,80 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use mvsink_persist::{
-    Codec, DataFile, Error as ShardError, Frontier, Progress, Shard, decode_file,
+    Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Shard, Summed,
 };
 use tokio::sync::{Semaphore, oneshot};
 
+use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
 use super::{Mark, Message, OwnCommits};
-use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_from_i64, time_to_i64};
-use crate::dyncfg::CHUNK_ROWS;
+use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
+use crate::comparison::{Buckets, HeldEnd};
+use crate::dyncfg::FULL_READ_BACK;
 use crate::error::Error;
+use crate::holding::Holding;
 use crate::wake::Replies;
 use crate::worker::Worker;
 
 /// What a source reads.
 pub(crate) struct Reading<D, E, T> {
     pub(crate) codec: Codec<D, E>,
-    /// Where the collection begins; `None` for a sink's read-back, which takes all times as they are.
-    pub(crate) as_of: Option<T>,
-    /// Whether rows are wanted, or marks and frontiers only.
-    pub(crate) rows: bool,
+    pub(crate) purpose: Purpose<T>,
     pub(crate) own: OwnCommits,
 }
 
-struct Task<D, E, T, R> {
-    worker: Worker,
-    shard: Shard,
-    reading: Reading<D, E, T>,
+/// What a source reads for, which says what of it falls to a worker.
+pub(crate) enum Purpose<T> {
+    /// A collection from this time on; each file is read by one worker.
+    Collection {
+        /// Earlier times count as this.
+        as_of: T,
+    },
+    /// A view's read-back: the rows of the worker's own buckets, with all times as they are.
+    View {
+        /// The as-of of the view.
+        as_of: Frontier<T>,
+        /// The comparison that it begins with.
+        end: HeldEnd<T>,
+    },
+    /// An ingest sink's read-back: marks and frontiers only.
+    Ingest,
+}
+
+impl<D, E, T: Copy> Reading<D, E, T> {
+    /// Where the collection begins; `None` for a sink's read-back.
+    pub(crate) fn as_of(&self) -> Option<T> {
+        match self.purpose {
+            Purpose::Collection { as_of } => Some(as_of),
+            Purpose::View { .. } | Purpose::Ingest => None,
+        }
+    }
+}
+
+/// How the rows of a shard are shared among the workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Share {
+    /// Each file is one worker's.
+    Files,
+    /// Each bucket is one worker's.
+    Buckets,
+    /// Rows are nobody's.
+    Nothing,
+}
+
+pub(super) struct Task<D, E, T, R> {
+    pub(super) worker: Worker,
+    pub(super) shard: Shard,
+    pub(super) codec: Codec<D, E>,
+    own: OwnCommits,
+    share: Share,
+    /// Earlier times count as this.
+    floor: i64,
+    /// The latest time of a row that was read.
+    last: AtomicI64,
+    holding: Option<Holding>,
     credits: Arc<Semaphore>,
     replies: Replies<Message<D, E, T, R>>,
 }
@@ -44,21 +91,36 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     let stop = Arc::clone(&worker.stop);
     let work = async {
         let shard = worker.shard("open").await?;
-        mvsink_persist::schema::check_schema(&shard.schema(), &reading.codec.schema()).map_err(
-            |why| ShardError::SchemaMismatch {
+        let floor = reading.as_of().map_or(Ok(0), time_to_i64)?;
+        let Reading {
+            codec,
+            purpose,
+            own,
+        } = reading;
+        mvsink_persist::schema::check_schema(&shard.schema(), &codec.schema()).map_err(|why| {
+            ShardError::SchemaMismatch {
                 url: shard.url().to_owned(),
                 why,
-            },
-        )?;
-        Task {
+            }
+        })?;
+        let mut task = Task {
             worker,
             shard,
-            reading,
+            codec,
+            own,
+            share: match purpose {
+                Purpose::Collection { .. } => Share::Files,
+                Purpose::View { .. } => Share::Buckets,
+                Purpose::Ingest => Share::Nothing,
+            },
+            floor,
+            last: AtomicI64::new(i64::MIN),
+            holding: None,
             credits,
             replies,
-        }
-        .follow()
-        .await
+        };
+        let progress = task.start(purpose).await?;
+        task.follow(progress).await
     };
     tokio::select! {
         biased;
@@ -68,91 +130,149 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
-    async fn follow(self) -> Result<(), Error> {
-        let pinned = self.shard.pin();
-        let progress = pinned.progress;
-        if let Some(as_of) = self.reading.as_of {
-            let as_of = time_to_i64(as_of)?;
-            if progress.since > Frontier::At(as_of) {
-                return Err(ShardError::BeforeSince {
-                    as_of,
-                    since: progress.since,
+    /// Sends what there is at a version; returns that.
+    async fn start(&mut self, purpose: Purpose<T>) -> Result<Progress, Error> {
+        self.hold().await?;
+        let pinned = match self.share {
+            // A file of one version may be merged into another of the next: all read the same.
+            Share::Files => {
+                let Worker { instance, .. } = &self.worker;
+                instance.first(self.worker.peers, || self.shard.pin())
+            }
+            Share::Buckets | Share::Nothing => self.shard.pin(),
+        };
+        match purpose {
+            Purpose::Collection { .. } => {
+                pinned.check_readable(self.floor)?;
+                let all = self.all(Sign::Plus, Frontier::At(0));
+                for file in pinned.files() {
+                    self.read(file, pinned.progress.upper, all).await?;
                 }
-                .into());
+            }
+            Purpose::View { as_of, end } => self.compare(&pinned, as_of, end).await?,
+            Purpose::Ingest => {
+                // Made while nobody ran.
+                if let Some(version) = self.shard.edited() {
+                    return Err(self.foreign_edit(version));
+                }
+                self.reply(Message::Mark(Mark::Settled));
             }
         }
-        self.reply(Message::Mark(Mark::Started));
-        if self.reading.rows {
-            for file in pinned.files() {
-                self.read(file, Frontier::At(0), Taking::all(Sign::Plus))
-                    .await?;
-            }
+        if let Some(holding) = &self.holding {
+            holding.has_read_first();
         }
-        drop(pinned);
-        self.pass(progress.upper)?;
+        self.pass(pinned.progress.upper)?;
+        Ok(pinned.progress)
+    }
 
-        let mut version = progress.version;
-        let mut upper = progress.upper;
-        while !upper.is_empty() {
-            version += 1;
+    /// Has what is to be read now, and the since that goes with it, kept.
+    async fn hold(&mut self) -> Result<(), Error> {
+        let from = match self.share {
+            Share::Files => self.floor,
+            // A shard without files has nothing to be read.
+            Share::Buckets if self.shard.pin().files().len() > 0 => {
+                match self.shard.progress().upper.time() {
+                    Some(upper) => (upper - 1).max(0),
+                    None => return Ok(()),
+                }
+            }
+            Share::Buckets | Share::Nothing => return Ok(()),
+        };
+        self.holding = Holding::take(&self.worker, &self.shard, from).await?;
+        Ok(())
+    }
+
+    /// Sends what each later entry of the log brings.
+    async fn follow(mut self, mut progress: Progress) -> Result<(), Error> {
+        while !progress.upper.is_empty() {
+            if self.share == Share::Buckets && self.shard.progress().version == progress.version {
+                // From here on a sink reads what comes as it comes.
+                self.holding = None;
+            }
+            let version = progress.version + 1;
             let entry = match self.shard.entry(version).await {
                 Ok(entry) => entry,
                 Err(ShardError::EntryGone { .. }) => {
-                    Progress { version, upper, .. } = self.jump(upper).await?;
+                    progress = self.jump(progress).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            let own = entry.id.filter(|id| self.reading.own.contains(id));
-            if let Some(id) = own {
-                self.reply(Message::Mark(Mark::Own(id)));
-            } else if self.reading.rows {
-                for file in &entry.adds {
-                    self.read(file, entry.lower, Taking::all(Sign::Plus))
-                        .await?;
-                }
-                for file in &entry.removes {
-                    self.read(file, entry.lower, Taking::all(Sign::Minus))
-                        .await?;
-                }
-            } else if entry.foreign {
-                // A source has nothing to repair its shard from.
-                return Err(ShardError::ForeignEdit {
-                    url: self.shard.url().to_owned(),
-                    version,
-                }
-                .into());
-            }
-            upper = entry.upper;
-            self.pass(upper)?;
+            self.take(&entry).await?;
+            progress = Progress {
+                version,
+                upper: entry.upper,
+                ..progress
+            };
+            self.pass(entry.upper)?;
         }
         self.worker.instance.finished();
         Ok(())
     }
 
+    async fn take(&self, entry: &Entry) -> Result<(), Error> {
+        if let Some(id) = entry.id.filter(|id| self.own.contains(id)) {
+            if self.share == Share::Nothing || !FULL_READ_BACK.get(self.worker.cx.configs()) {
+                self.reply(Message::Mark(Mark::Own(id)));
+                return Ok(());
+            }
+            self.worker.instance.metrics.own_commits_read_back.add(1);
+        }
+        if self.share == Share::Nothing {
+            return match entry.foreign {
+                true => Err(self.foreign_edit(entry.version)),
+                false => Ok(()),
+            };
+        }
+        for file in &entry.adds {
+            let taking = self.all(Sign::Plus, entry.lower);
+            self.read(file, entry.upper, taking).await?;
+        }
+        for file in &entry.removes {
+            let taking = self.all(Sign::Minus, entry.lower);
+            self.read(file, entry.upper, taking).await?;
+        }
+        Ok(())
+    }
+
+    /// An ingest sink has nothing to repair its shard from.
+    fn foreign_edit(&self, version: u64) -> Error {
+        let url = self.shard.url().to_owned();
+        ShardError::ForeignEdit { url, version }.into()
+    }
+
     /// Goes on from the newest version, since the log was cleaned up beyond what was read: takes all rows at or
     /// beyond the upper that was passed. There are no marks for what is skipped: a sink's own rows come as anybody's.
-    async fn jump(&self, passed: Frontier<i64>) -> Result<Progress, Error> {
+    async fn jump(&self, passed: Progress) -> Result<Progress, Error> {
         let pinned = self.shard.pin();
         let progress = pinned.progress;
-        let from = passed.time().unwrap_or(i64::MAX);
+        let from = passed.upper.time().unwrap_or(i64::MAX);
         // At a since of `from` itself, what was read before may have been moved there.
         pinned.check_readable((from - 1).max(0))?;
+        // Rows that another program has put beyond the upper were read, and would be again. Of several workers that share
+        // files, others may have read from a file what lies in another one here.
+        let ahead = self.last.load(Ordering::Relaxed) >= from;
+        if ahead || self.share == Share::Files && self.worker.peers > 1 {
+            return Err(ShardError::EntryGone {
+                url: self.shard.url().to_owned(),
+                version: passed.version + 1,
+            }
+            .into());
+        }
         tracing::info!(
             shard = self.shard.url(),
             version = progress.version,
             from,
             "the log was cleaned up, reading on from a snapshot"
         );
-        if self.reading.rows {
-            for file in pinned.files() {
-                if file.max_time.is_none_or(|max| max >= from) {
-                    let taking = Taking {
-                        sign: Sign::Plus,
-                        from,
-                    };
-                    self.read(file, Frontier::At(0), taking).await?;
-                }
+        let all = self.all(Sign::Plus, Frontier::At(0));
+        let taking = Taking {
+            wanted: Wanted { from, ..all.wanted },
+            ..all
+        };
+        for file in pinned.files() {
+            if file.max_time.is_none_or(|max| max >= from) {
+                self.read(file, progress.upper, taking).await?;
             }
         }
         drop(pinned);
@@ -161,52 +281,73 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 
     fn pass(&self, upper: Frontier<i64>) -> Result<(), Error> {
-        let mut frontier = frontier_from_i64(upper)?;
-        if let Some(as_of) = self.reading.as_of {
-            frontier = frontier.max(Frontier::At(as_of));
+        if let (Some(holding), Frontier::At(upper)) = (&self.holding, upper) {
+            // After a jump it reads from the upper on, at a since below.
+            holding.advance(upper - 1);
         }
-        self.reply(Message::Frontier(frontier));
+        let frontier = match self.share {
+            Share::Files => upper.max(Frontier::At(self.floor)),
+            Share::Buckets | Share::Nothing => upper,
+        };
+        self.reply(Message::Frontier(frontier_from_i64(frontier)?));
         Ok(())
     }
 
-    /// Reads a file whose rows came, or went, when the shard's upper was `lower`.
-    async fn read(
+    /// The buckets that are this worker's.
+    pub(super) fn mine(&self) -> Buckets {
+        match self.share {
+            Share::Files => Buckets::ALL,
+            Share::Buckets => Buckets::of_worker(self.worker.index, self.worker.peers),
+            Share::Nothing => Buckets::default(),
+        }
+    }
+
+    /// All rows that fall to this worker. Times below the upper at which they were seen count as that upper, whatever
+    /// their writer put there.
+    fn all(&self, sign: Sign, seen_at: Frontier<i64>) -> Taking {
+        let seen_at = seen_at.time().unwrap_or(self.floor);
+        Taking {
+            wanted: Wanted::of(self.mine()),
+            sign,
+            floor: self.floor.max(seen_at),
+        }
+    }
+
+    /// What the log says of the rows of a file, if that can be relied on: rows of a table with more columns than
+    /// the type have other fingerprints.
+    pub(super) fn summed<'f>(&self, file: &'f DataFile) -> Option<Summed<'f>> {
+        let table = self.shard.schema().fields().len();
+        let summed = file.summed();
+        summed.filter(|_| table == self.codec.schema().fields().len())
+    }
+
+    /// Reads the rows of a file that fall to this worker; all that is sent now counts as of `upper` in the end, if
+    /// buckets are what is shared.
+    pub(super) async fn read(
         &self,
         file: &DataFile,
-        lower: Frontier<i64>,
+        upper: Frontier<i64>,
         taking: Taking,
     ) -> Result<(), Error> {
-        if route_file(&file.path, self.worker.peers) != self.worker.index {
+        let matters = match self.share {
+            Share::Files => route_file(&file.path, self.worker.peers) == self.worker.index,
+            Share::Buckets => self
+                .summed(file)
+                .is_none_or(|summed| taking.wanted.may_matter(&summed, upper)),
+            Share::Nothing => false,
+        };
+        if !matters {
             return Ok(());
         }
-        let client = self.worker.cx.client();
-        let bytes = self
-            .worker
-            .retry("read", || self.shard.read_file(&file.path))
-            .await?;
-        let rows = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
-        let path = file.path.clone();
-        let mut decoder = client
-            .cpu()
-            .run(move || decode_file(&path, bytes, None, rows))
-            .await??;
-        // Times below the upper at which a row was seen count as that upper, whatever its writer put there.
-        let as_of = self.reading.as_of.map_or(Ok(0), time_to_i64)?;
-        let floor = lower.time().map_or(as_of, |lower| lower.max(as_of));
+        let mut open = OpenFile::read(&self.worker, &self.shard, file).await?;
         loop {
-            let codec = self.reading.codec.clone();
-            let (next, chunk) = client
-                .cpu()
-                .run(move || {
-                    let chunk = decoder
-                        .next()
-                        .map(|batch| decode(&codec, &batch?, floor, taking));
-                    (decoder, chunk)
-                })
-                .await?;
-            decoder = next;
-            let Some(chunk) = chunk else { return Ok(()) };
-            let (rows, errors): Decoded<D, E, T, R> = chunk?;
+            let codec = self.codec.clone();
+            let taken = open.next(move |batch| taking.take(&codec, &batch)).await?;
+            let Some(taken) = taken else { return Ok(()) };
+            let Taken { rows, errors, last } = taken;
+            self.last.fetch_max(last, Ordering::Relaxed);
+            let updates = (rows.len() + errors.len()) as u64;
+            self.worker.instance.metrics.rows_read_back.add(updates);
             if !rows.is_empty() {
                 self.send(Message::Rows(rows)).await;
             }
@@ -225,65 +366,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.reply(data);
     }
 
-    fn reply(&self, message: Message<D, E, T, R>) {
+    pub(super) fn reply(&self, message: Message<D, E, T, R>) {
         // An operator that is gone ends this task.
         let _ = self.replies.send(message);
     }
-}
-
-/// Whether rows come or go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
-    Plus,
-    Minus,
-}
-
-/// What is taken from a file.
-#[derive(Clone, Copy, Debug)]
-struct Taking {
-    sign: Sign,
-    /// Rows at earlier times are left out.
-    from: i64,
-}
-
-impl Taking {
-    fn all(sign: Sign) -> Self {
-        Taking {
-            sign,
-            from: i64::MIN,
-        }
-    }
-}
-
-type Decoded<D, E, T, R> = (Vec<(D, T, R)>, Vec<(E, T, R)>);
-
-fn decode<D: Data, E: Data, T: Timestamp, R: Diff>(
-    codec: &Codec<D, E>,
-    batch: &mvsink_persist::RecordBatch,
-    floor: i64,
-    taking: Taking,
-) -> Result<Decoded<D, E, T, R>, Error> {
-    let updates = codec.decode(batch)?;
-    let ok = typed(updates.ok, floor, taking)?;
-    Ok((ok, typed(updates.err, floor, taking)?))
-}
-
-fn typed<D, T: Timestamp, R: Diff>(
-    updates: Vec<(D, i64, i64)>,
-    floor: i64,
-    taking: Taking,
-) -> Result<Vec<(D, T, R)>, Error> {
-    let update = |(data, time, diff): (D, i64, i64)| {
-        let time: T = time_from_i64(time.max(floor))?;
-        let signed = match taking.sign {
-            Sign::Plus => Some(diff),
-            Sign::Minus => diff.checked_neg(),
-        };
-        let diff = signed.and_then(R::from_i64).ok_or(Error::Diff { diff })?;
-        Ok((data, time, diff))
-    };
-    let wanted = |(_, time, _): &(D, i64, i64)| *time >= taking.from;
-    updates.into_iter().filter(wanted).map(update).collect()
 }
 
 /// The worker that reads a file: the same on all workers, whichever version they start from.

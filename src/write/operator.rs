@@ -3,25 +3,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use mvsink_persist::{Codec, CommitId, StagedFile};
+use mvsink_persist::{Codec, CommitId, Frontier, StagedFile};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
-use timely::progress::frontier::MutableAntichain;
 
 use super::task::{Batch, Settle, Store};
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_of, hash_data, hash_error, meet, route};
-use crate::channel::Weigh;
+use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, hash_data, hash_error, meet, route};
+use crate::comparison::DesiredEnd;
 use crate::counters::Size;
 use crate::description::{Content, Description, Part};
-use crate::driver::{ExchangedInput, LocalInput, Output, sync};
-use crate::dyncfg::FULL_READ_BACK;
+use crate::driver::{Driver, ExchangedInput, LocalInput, Output, asynchronous, sync};
 use crate::logging::CorrectionsLog;
 use crate::mint::Minted;
 use crate::source::{Mark, OwnCommits, Read};
+use crate::status::Phase;
 use crate::target::Mode;
 use crate::worker::Worker;
 
@@ -31,6 +30,8 @@ pub(crate) struct Inputs<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) persist: Read<'s, D, E, T, R>,
     /// The identities that the read-back replaces by marks.
     pub(crate) own: OwnCommits,
+    /// A view's end of the comparison that its read-back begins with.
+    pub(crate) comparison: Option<DesiredEnd<T>>,
 }
 
 /// One worker's operator.
@@ -40,10 +41,12 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
     desired_ok: ExchangedInput<T, (D, T, R)>,
     desired_err: ExchangedInput<T, (E, T, R)>,
-    persist_ok: ExchangedInput<T, (D, T, R)>,
-    persist_err: ExchangedInput<T, (E, T, R)>,
-    marks_in: LocalInput<T, Mark>,
+    persist_ok: LocalInput<T, (D, T, R)>,
+    persist_err: LocalInput<T, (E, T, R)>,
+    marks_in: LocalInput<T, Mark<T>>,
     parts_out: Output<T, Part<T, StagedFile>>,
+    as_of: Frontier<T>,
+    hydrated: bool,
     state: State<T>,
     effects: Vec<Effect<T>>,
     /// For the parts that are still to be sent.
@@ -65,11 +68,12 @@ pub(crate) struct Orders<D, E, T, R> {
 /// Renders write on one worker; gives the parts, routed by nothing yet.
 pub(crate) fn render<'s, D, E, T, R>(
     worker: &Worker,
+    driver: Driver,
     scope: Scope<'s, T>,
     inputs: Inputs<'s, D, E, T, R>,
     codec: Codec<D, E>,
     mode: Mode,
-    as_of: T,
+    as_of: Frontier<T>,
 ) -> StreamVec<'s, T, Part<T, StagedFile>>
 where
     D: Data,
@@ -81,18 +85,19 @@ where
         minted,
         persist,
         own,
+        comparison,
     } = inputs;
     let name = format!("mvsink::write({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
-    // Desired and persist are routed alike, by the bucket of the row's hash, so that they meet.
-    let by_row = || Exchange::new(|(data, _, _): &(D, T, R)| route(hash_data(data)));
-    let by_error = || Exchange::new(|(error, _, _): &(E, T, R)| route(hash_error(error)));
+    // By the bucket of the row's hash: each worker's read-back reads those that are its own.
+    let by_row = Exchange::new(|(data, _, _): &(D, T, R)| route(hash_data(data)));
+    let by_error = Exchange::new(|(error, _, _): &(E, T, R)| route(hash_error(error)));
     let by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
     let descriptions_in = builder.new_input(minted.descriptions, by_target);
-    let desired_ok = builder.new_input(minted.desired.ok, by_row());
-    let desired_err = builder.new_input(minted.desired.err, by_error());
-    let persist_ok = builder.new_input(persist.ok, by_row());
-    let persist_err = builder.new_input(persist.err, by_error());
+    let desired_ok = builder.new_input(minted.desired.ok, by_row);
+    let desired_err = builder.new_input(minted.desired.err, by_error);
+    let persist_ok = builder.new_input(persist.ok, Pipeline);
+    let persist_err = builder.new_input(persist.err, Pipeline);
     let marks_in = builder.new_input(persist.marks, Pipeline);
     // Parts follow descriptions, and nothing else.
     let same = Antichain::from_elem(T::Summary::default());
@@ -110,6 +115,8 @@ where
         persist_err,
         marks_in,
         parts_out: Output::from(parts_out),
+        as_of,
+        hydrated: false,
         state: State::new(T::minimum()),
         effects: Vec::new(),
         capabilities: BTreeMap::new(),
@@ -121,7 +128,11 @@ where
     builder.build_reschedule_typed(move |_capabilities| {
         // No part is sent without a description, whose capability it takes.
         drop(_capabilities);
-        sync::write(operator, waker, codec, Store::new(mode, as_of))
+        let store = Store::new(mode, as_of, comparison);
+        match driver {
+            Driver::Sync => sync::write(operator, waker, codec, store),
+            Driver::Async => asynchronous::write(operator, waker, codec, store),
+        }
     });
     parts
 }
@@ -138,14 +149,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
     }
 
     /// Takes in all that has arrived; gives what is to be done.
-    pub(crate) fn activate(&mut self, frontiers: &[MutableAntichain<T>]) -> Orders<D, E, T, R> {
+    pub(crate) fn activate(
+        &mut self,
+        frontier: impl Fn(usize) -> Frontier<T>,
+    ) -> Orders<D, E, T, R> {
         self.log.iter_mut().for_each(CorrectionsLog::tell);
         let mut batch = Batch::default();
         self.desired_ok
             .for_each(|_, data| batch.desired_ok.push(std::mem::take(data)));
         self.desired_err
             .for_each(|_, data| batch.desired_err.push(std::mem::take(data)));
-        let arrived = batch.updates();
+        let arrived = batch.desired_updates();
         self.worker.instance.metrics.updates_in.add(arrived as u64);
         self.persist_ok
             .for_each(|_, data| batch.persist_ok.push(std::mem::take(data)));
@@ -162,25 +176,29 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             }
         });
 
-        // The order matters: marks come before the frontier that passes them.
+        // The order matters: marks come before the frontier that passes them, and a rival's batch is compared with what
+        // is complete.
         let mut step = |input| self.state.step(input, &mut self.effects);
         for mark in marks {
             match mark {
-                Mark::Started => step(Input::Started),
+                Mark::Pinned(cutoff) => step(Input::Pinned(cutoff)),
+                Mark::Settled => step(Input::Settled),
                 Mark::Own(id) => {
                     step(Input::Own(id));
                     self.own.forget(&id);
                 }
             }
         }
-        let frontier = |input: usize| frontier_of(&frontiers[input]);
+        let desired = meet(frontier(1), frontier(2));
+        step(Input::Desired(desired));
         let persist = meet(meet(frontier(3), frontier(4)), frontier(5));
         step(Input::Persist(persist));
-        step(Input::Desired(meet(frontier(1), frontier(2))));
         for description in descriptions {
             step(Input::Description(description));
         }
         self.state.decide(&mut self.effects);
+        let taken_in = batch.desired_updates();
+        self.report(taken_in, desired, persist);
         let write = self.interpret(&mut batch);
         Orders {
             batch: (!batch.is_empty()).then_some(batch),
@@ -188,10 +206,34 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         }
     }
 
-    /// The part of this description was staged. An activation follows, or the winding up.
+    /// Reports how far the hydration is, until it is over.
+    fn report(&mut self, taken_in: usize, desired: Frontier<T>, persist: Frontier<T>) {
+        if self.hydrated {
+            return;
+        }
+        let past = |frontier: Frontier<T>| frontier > self.as_of || frontier.is_empty();
+        let phase = if !past(desired) {
+            Some(Phase::Computing)
+        } else if past(persist) {
+            None
+        } else {
+            let shard = self.worker.instance.shard.get();
+            let upper = shard.map(|shard| shard.progress().upper);
+            match upper.and_then(|upper| frontier_from_i64(upper).ok()) {
+                Some(upper) if past(upper) => Some(Phase::Comparing),
+                _ => Some(Phase::Writing),
+            }
+        };
+        self.hydrated = phase.is_none();
+        self.worker.instance.hydrating(taken_in, phase);
+    }
+
+    /// The part of this description was staged: sends it. Another one may have waited for that, so an activation
+    /// follows, or the winding up.
     pub(crate) fn staged(&mut self, id: CommitId, files: Vec<StagedFile>) {
         self.staged.insert(id, files);
         self.state.step(Input::Staged(id), &mut self.effects);
+        self.interpret(&mut Batch::default());
     }
 
     /// Instead of an activation, once the sink was stopped: the part that is being staged is still sent, so that its
@@ -204,7 +246,6 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.persist_err.for_each(|_, _| ());
         self.marks_in.for_each(|_, _| ());
         self.descriptions_in.for_each(|_, _| ());
-        self.interpret(&mut Batch::default());
         let staging = self.state.staging().map(|staging| staging.id);
         self.capabilities
             .retain(|id, _| more && staging == Some(*id));
@@ -225,12 +266,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                     self.own.forget(&id);
                     batch.settle = Some(Settle::Lost);
                 }
+                Effect::CheckRival(time) => batch.check_rival = Some(time),
                 Effect::Advance(frontier) => batch.advance = Some(frontier),
+                Effect::Compare => batch.compare = true,
                 Effect::Write(description) => {
                     debug_assert!(write.is_none(), "one batch an activation");
-                    if !FULL_READ_BACK.get(self.worker.cx.configs()) {
-                        self.own.register(description.id);
-                    }
+                    self.own.register(description.id);
                     write = Some(description);
                 }
                 Effect::Send(description) => {

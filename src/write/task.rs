@@ -8,15 +8,20 @@ use mvsink_persist::{
 
 use tracing::Instrument;
 
-use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
+use crate::bounds::{
+    Data, Diff, Timestamp, bucket, fingerprint_data, fingerprint_error, hash_data, hash_error,
+    time_to_i64,
+};
 use crate::channel::Weigh;
+use crate::comparison::{Buckets, DesiredEnd, Totals};
 use crate::corrections::{Corrections, Drained};
 use crate::counters::Size;
 use crate::description::Description;
-use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
+use crate::dyncfg::{CHUNK_ROWS, FULL_READ_BACK, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
 use crate::target::Mode;
 use crate::worker::Worker;
+use crate::write::disputes::Disputes;
 
 /// All that one activation of the operator saw.
 pub(crate) struct Batch<D, E, T, R> {
@@ -26,6 +31,10 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
     /// What became of the batch in flight.
     pub(crate) settle: Option<Settle>,
+    /// A rival moved the shard's upper here, and desired is complete up to here.
+    pub(crate) check_rival: Option<T>,
+    /// Desired is complete at the cutoff, as of what is in this batch.
+    pub(crate) compare: bool,
     /// The new frontier of the read-back.
     pub(crate) advance: Option<Frontier<T>>,
 }
@@ -47,6 +56,8 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             persist_ok: Vec::new(),
             persist_err: Vec::new(),
             settle: None,
+            check_rival: None,
+            compare: false,
             advance: None,
         }
     }
@@ -54,19 +65,25 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
 
 impl<D, E, T, R> Batch<D, E, T, R> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.settle.is_none() && self.advance.is_none() && self.updates() == 0
+        self.settle.is_none() && !self.compare && self.advance.is_none() && self.updates() == 0
     }
+
+    pub(crate) fn desired_updates(&self) -> usize {
+        count(&self.desired_ok) + count(&self.desired_err)
+    }
+
+    fn persist_updates(&self) -> usize {
+        count(&self.persist_ok) + count(&self.persist_err)
+    }
+}
+
+fn count<U>(containers: &[Vec<U>]) -> usize {
+    containers.iter().map(Vec::len).sum()
 }
 
 impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     fn updates(&self) -> usize {
-        fn count<U>(containers: &[Vec<U>]) -> usize {
-            containers.iter().map(Vec::len).sum()
-        }
-        count(&self.desired_ok)
-            + count(&self.desired_err)
-            + count(&self.persist_ok)
-            + count(&self.persist_err)
+        self.desired_updates() + self.persist_updates()
     }
 
     fn bytes(&self) -> usize {
@@ -83,6 +100,9 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     }
 }
 
+/// How many updates are not worth consolidating.
+const FEW: usize = 64;
+
 /// The rows and the errors of one batch.
 type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
 
@@ -92,16 +112,49 @@ pub(crate) struct Store<D, E, T, R> {
     ok: Corrections<D, T, R, fn(&D) -> u64>,
     err: Corrections<E, T, R, fn(&E) -> u64>,
     in_flight: Option<Batched<D, E, T, R>>,
+    disputes: Disputes,
+    /// Rows of others were read since updates were last consolidated on purpose.
+    foreign: bool,
+    /// How many were left then, at the most.
+    consolidated: usize,
+    /// Until it has begun.
+    end: Option<DesiredEnd<T>>,
+    /// What desired holds at the cutoff, until that was compared.
+    comparing: Option<Comparing<T>>,
     /// In ingest mode, the frontier below which everything is sealed.
     sealed: Option<Frontier<T>>,
 }
 
+/// The fingerprints of desired's updates at times up to the cutoff.
+struct Comparing<T> {
+    cutoff: T,
+    totals: Totals,
+}
+
+impl<T: Timestamp> Comparing<T> {
+    fn add<D, R: Diff>(&mut self, updates: &[(D, T, R)], fingerprint: impl Fn(&D) -> u128) {
+        for (data, time, diff) in updates {
+            if *time <= self.cutoff {
+                self.totals.add(fingerprint(data), diff.to_i64());
+            }
+        }
+    }
+}
+
+/// How a comparison ended.
+#[derive(Clone, Copy, Debug)]
+struct Compared {
+    differing: Buckets,
+    rows_verified: i64,
+    rows_diffed: i64,
+}
+
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
-    /// Empty, for a sink with this as-of.
-    pub(crate) fn new(mode: Mode, as_of: T) -> Self {
+    /// Empty, for a sink with this as-of, with its end of the comparison that a view begins with.
+    pub(crate) fn new(mode: Mode, as_of: Frontier<T>, end: Option<DesiredEnd<T>>) -> Self {
         let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
         let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
-        if mode == Mode::View {
+        if let (Mode::View, Frontier::At(as_of)) = (mode, as_of) {
             // Nothing is written below the as-of: the rows of a snapshot need not be told apart by time.
             ok.advance(as_of);
             err.advance(as_of);
@@ -111,7 +164,40 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             ok,
             err,
             in_flight: None,
+            disputes: Disputes::default(),
+            foreign: false,
+            consolidated: 0,
+            end,
+            comparing: None,
             sealed: None,
+        }
+    }
+
+    /// From now on sums up what is to be compared at the cutoff. Nothing is written before that was compared, nor at
+    /// times up to the cutoff: so they count as one.
+    fn begin(&mut self, cutoff: T) {
+        self.ok.advance(cutoff);
+        self.err.advance(cutoff);
+        self.comparing = Some(Comparing {
+            cutoff,
+            totals: Totals::new(),
+        });
+    }
+
+    /// Drops the updates up to the cutoff in those of these buckets in which they add up to what is held; or in those
+    /// that do not count as `differing`, if that is given.
+    fn compare(&mut self, held: &Totals, among: Buckets, differing: Option<Buckets>) -> Compared {
+        let desired = self.comparing.take();
+        let desired = desired.map_or_else(Totals::new, |comparing| comparing.totals);
+        let differing = differing.unwrap_or_else(|| desired.differing(held, among));
+        let agrees = |hash: u64| !differing.contains(bucket(hash));
+        self.ok.discard_due(agrees);
+        self.err.discard_due(agrees);
+        let rows_diffed = desired.rows(differing);
+        Compared {
+            differing,
+            rows_verified: desired.rows(Buckets::ALL).wrapping_sub(rows_diffed),
+            rows_diffed,
         }
     }
 
@@ -136,16 +222,29 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         updates <= few && self.len() + self.in_flight_len() <= few.saturating_mul(64)
     }
 
-    /// Takes in a batch: what was in flight is settled first, then updates come in, then times advance.
-    fn apply(&mut self, batch: Batch<D, E, T, R>) {
+    /// Takes in a batch: what was in flight is settled first, then updates come in, then a rival's batch is compared
+    /// with ours, then times advance. Gives what was found out about rivals, if that is news.
+    fn apply(&mut self, batch: Batch<D, E, T, R>) -> Option<Disputes> {
         match batch.settle {
             None => {}
-            Some(Settle::Own) => self.in_flight = None,
+            Some(Settle::Own) => {
+                self.disputes.committed(self.in_flight_len());
+                self.in_flight = None;
+            }
             Some(Settle::Lost) => {
                 if let Some((ok, err)) = self.in_flight.take() {
                     self.ok.give_back(ok);
                     self.err.give_back(err);
                 }
+            }
+        }
+        self.foreign |= batch.persist_updates() > 0;
+        if let Some(comparing) = &mut self.comparing {
+            for rows in &batch.desired_ok {
+                comparing.add(rows, fingerprint_data);
+            }
+            for errors in &batch.desired_err {
+                comparing.add(errors, fingerprint_error);
             }
         }
         batch
@@ -164,12 +263,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             .persist_err
             .into_iter()
             .for_each(|errors| self.err.insert_negated(errors));
+        let news = self.check_rival(batch.check_rival);
         match self.mode {
             Mode::View => {
                 // An empty frontier leaves no time to advance to, and nothing to write either.
                 if let Some(Frontier::At(since)) = batch.advance {
                     self.ok.advance(since);
                     self.err.advance(since);
+                    self.consolidate();
                 }
             }
             Mode::Ingest => {
@@ -180,6 +281,31 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                     self.err.discard_before(sealed);
                 }
             }
+        }
+        news
+    }
+
+    /// Counts what a rival's commit has left to be corrected before this time.
+    fn check_rival(&mut self, time: Option<T>) -> Option<Disputes> {
+        let before =
+            Frontier::At(time.filter(|_| self.mode == Mode::View && self.disputes.is_due())?);
+        let (ok, err) = (self.ok.drain(before), self.err.drain(before));
+        let known = self.disputes.clone();
+        self.disputes.compared(ok.len() + err.len());
+        self.ok.give_back(ok);
+        self.err.give_back(err);
+        (self.disputes != known).then(|| self.disputes.clone())
+    }
+
+    /// Adds up what others have written with what was to be written here. Who writes does that with every batch; who
+    /// only reads must do it on purpose, whenever what is held has doubled.
+    fn consolidate(&mut self) {
+        self.consolidated = self.consolidated.min(self.len());
+        if self.foreign && self.in_flight.is_none() && self.len() > 2 * self.consolidated + FEW {
+            self.ok.consolidate();
+            self.err.consolidate();
+            self.consolidated = self.len();
+            self.foreign = false;
         }
     }
 
@@ -204,25 +330,37 @@ pub(crate) struct Task<D, E, T, R> {
     /// `None` only while a closure on the pool has it.
     store: Option<Store<D, E, T, R>>,
     size: Arc<Size>,
+    /// Until it was compared.
+    end: Option<DesiredEnd<T>>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
-    /// Opens the shard; `None` if the sink stops first.
+    /// Opens the shard, and waits for what is to be compared; `None` if the sink stops first.
     pub(crate) async fn open(
         worker: Worker,
         codec: Codec<D, E>,
-        store: Store<D, E, T, R>,
+        mut store: Store<D, E, T, R>,
         size: Arc<Size>,
     ) -> Result<Option<Self>, Error> {
         let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
             return Ok(None);
         };
+        let mut end = store.end.take();
+        if let Some(end) = &mut end {
+            match worker.stop.or_stop(&mut end.cutoff).await {
+                Some(Ok(Some(cutoff))) => store.begin(cutoff),
+                Some(Ok(None)) => {}
+                // The read-back has failed.
+                None | Some(Err(_)) => return Ok(None),
+            }
+        }
         Ok(Some(Task {
             shard: shard?,
             worker,
             codec,
             store: Some(store),
             size,
+            end,
         }))
     }
 
@@ -258,9 +396,52 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// Takes in what one activation of the operator saw.
     pub(crate) async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
         let updates = batch.updates();
+        let compare = batch.compare;
         let little = self.is_little(|store, few| store.is_little(updates, few));
-        self.with_store(little, move |store| store.apply(batch))
-            .await
+        let work = move |store: &mut Store<D, E, T, R>| store.apply(batch);
+        let news = self.with_store(little, work).await?;
+        if let Some(disputes) = news {
+            let instance = &self.worker.instance;
+            instance.disputed(self.worker.index, disputes);
+        }
+        match self.end.take_if(|_| compare) {
+            Some(end) => self.compare(end).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Compares with what is held, once that is known, and says what differs.
+    async fn compare(&mut self, end: DesiredEnd<T>) -> Result<(), Error> {
+        let Some(Ok(held)) = self.worker.stop.or_stop(end.held).await else {
+            // The sink stops, or has failed.
+            return Ok(());
+        };
+        let mine = Buckets::of_worker(self.worker.index, self.worker.peers);
+        let differing = FULL_READ_BACK.get(self.worker.cx.configs()).then_some(mine);
+        let little = self.is_little(|store, few| store.is_little(0, few));
+        let compared = self
+            .with_store(little, move |store| store.compare(&held, mine, differing))
+            .await?;
+        let Compared {
+            differing,
+            rows_verified,
+            rows_diffed,
+        } = compared;
+        let instance = &self.worker.instance;
+        let metrics = &instance.metrics;
+        let buckets = (mine.len() - differing.len(), differing.len());
+        // What is there less than no times is no row.
+        metrics.rows_verified.add(rows_verified.max(0) as u64);
+        metrics.rows_diffed.add(rows_diffed.max(0) as u64);
+        metrics.buckets_verified.add(buckets.0 as u64);
+        metrics.buckets_differing.add(buckets.1 as u64);
+        tracing::debug!(
+            sink = %instance.name, rows_verified, rows_diffed,
+            buckets_verified = buckets.0, buckets_differing = buckets.1, "compared"
+        );
+        // A read-back that is gone has failed the sink.
+        let _ = end.differing.send(differing);
+        Ok(())
     }
 
     /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
@@ -323,6 +504,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("stage", error);
         let put = self.shard.put_file(bytes, meta, &stalled);
+        let put = self.worker.patiently("stage", put);
         let Some(staged) = self.worker.stop.or_grace(put).await else {
             return Ok(None);
         };
@@ -395,7 +577,7 @@ mod tests {
     #[test]
     fn r02_what_is_in_flight_counts_as_work() {
         const FEW: usize = 4;
-        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, 0);
+        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, Frontier::At(0), None);
         let rows: Vec<_> = (0..64 * FEW as u64).map(|row| (row, 0, 1)).collect();
         store.apply(Batch {
             desired_ok: vec![rows],

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mvsink::append::{self, Effect as AppendEffect, Input as AppendInput};
 use mvsink::description::{Content, Description, Outcome, Part};
-use mvsink::mint::{self, Effect as MintEffect, Input as MintInput};
+use mvsink::mint::{self, Effect as MintEffect, Input as MintInput, Role};
+use mvsink::write::disputes::Disputes;
 use mvsink::write::{self, Effect as WriteEffect, Input as WriteInput};
 use mvsink::{Frontier, Mode};
 use mvsink_persist::CommitId;
@@ -15,14 +16,30 @@ use super::{FileId, Setup, Shard, Time, Update};
 
 #[derive(Debug)]
 enum ReadBack {
-    Started,
+    Pinned(Time),
+    Settled,
     Rows(Vec<Update>),
     Own(CommitId),
 }
 
+/// How far a read-back is.
+#[derive(Debug)]
+enum Reader {
+    Unpinned,
+    /// Waits for the verdict, with the rows of its buckets in the version that it has pinned.
+    Pinned {
+        cutoff: Time,
+        rows: Vec<Update>,
+        upper: Frontier<Time>,
+        /// The buckets that differ.
+        verdict: Option<BTreeSet<u8>>,
+    },
+    Following,
+}
+
 #[derive(Debug)]
 enum Deed {
-    Bump(CommitId, Time, Time),
+    Bump(CommitId, Time, Frontier<Time>),
     Commit(usize, Description<Time>, Vec<FileId>),
     Report(usize, CommitId, Outcome),
     ReportBump(CommitId, Outcome),
@@ -36,6 +53,7 @@ struct Worker {
     corrections: BTreeMap<(u8, Time), i64>,
     since: Time,
     in_flight: Vec<Update>,
+    disputes: Disputes,
     desired: VecDeque<Update>,
     desired_frontier: Frontier<Time>,
     desired_seen: Frontier<Time>,
@@ -46,8 +64,9 @@ struct Worker {
     held: BTreeSet<Time>,
     staged: Option<(CommitId, Vec<FileId>)>,
     ready: BTreeMap<CommitId, Vec<FileId>>,
+    /// The log entries that were read or skipped.
     read: usize,
-    started: bool,
+    reader: Reader,
     read_frontier: Frontier<Time>,
     inbox: VecDeque<ReadBack>,
     own: BTreeSet<CommitId>,
@@ -57,9 +76,12 @@ struct Worker {
 /// One instance.
 #[derive(Debug)]
 pub struct Instance {
-    mode: Mode,
-    full_read_back: bool,
+    setup: Setup,
+    as_of: Frontier<Time>,
     mint: mint::State<Time>,
+    role: Option<Role>,
+    /// How much of the log mint was told of.
+    told: usize,
     mint_frontier: Frontier<Time>,
     workers: Vec<Worker>,
     deeds: Vec<Deed>,
@@ -72,28 +94,25 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub fn new(setup: &Setup, shard: &Shard, as_of: Time, born: u128) -> Self {
-        let ingest = setup.mode == Mode::Ingest;
+    pub fn new(setup: &Setup, index: usize, shard: &Shard, born: u128) -> Self {
         // A source resumes at the shard's upper; a finished one has nothing to say.
-        let as_of = if ingest {
-            shard.upper.time().unwrap_or(Time::MAX - 1)
-        } else {
-            as_of
+        let as_of = match setup.mode {
+            Mode::View => setup.as_ofs[index],
+            Mode::Ingest => shard.upper.time().unwrap_or(Time::MAX - 1),
         };
-        let mut updates: Vec<Update> = match setup.mode {
-            Mode::View => setup
-                .updates
-                .iter()
-                .map(|(r, t, d)| (*r, *t.max(&as_of), *d))
-                .collect(),
-            Mode::Ingest => setup
-                .updates
-                .iter()
-                .filter(|(_, t, _)| *t >= as_of)
-                .copied()
-                .collect(),
-        };
+        let differing: &[Update] = if index == 1 { &setup.differing } else { &[] };
+        let mut updates: Vec<Update> = setup.updates.iter().chain(differing).copied().collect();
+        match setup.mode {
+            Mode::View => updates
+                .iter_mut()
+                .for_each(|(_, time, _)| *time = as_of.max(*time)),
+            Mode::Ingest => updates.retain(|(_, time, _)| *time >= as_of),
+        }
         updates.sort_by_key(|(_, time, _)| *time);
+        let as_of = match setup.mode {
+            Mode::View => setup.round_up_frontier(Frontier::At(as_of)),
+            Mode::Ingest => Frontier::At(as_of),
+        };
         let count = setup.workers;
         let worker = |index: usize| Worker {
             write: write::State::new(0),
@@ -101,6 +120,7 @@ impl Instance {
             corrections: BTreeMap::new(),
             since: 0,
             in_flight: Vec::new(),
+            disputes: Disputes::default(),
             desired: updates
                 .iter()
                 .filter(|(r, ..)| usize::from(*r) % count == index)
@@ -115,21 +135,25 @@ impl Instance {
             staged: None,
             ready: BTreeMap::new(),
             read: 0,
-            started: false,
+            reader: Reader::Unpinned,
             read_frontier: Frontier::At(0),
             inbox: VecDeque::new(),
             own: BTreeSet::new(),
             alive: true,
         };
+        let mut mint = mint::State::new(setup.mode, as_of, 0, count, born);
+        mint.step(MintInput::Standby(setup.standby), &mut Vec::new());
         Instance {
-            mode: setup.mode,
-            full_read_back: setup.full_read_back,
-            mint: mint::State::new(setup.mode, as_of, 0, count, born),
+            setup: setup.clone(),
+            as_of,
+            mint,
+            role: None,
+            told: shard.log.len(),
             mint_frontier: Frontier::At(0),
             workers: (0..count).map(worker).collect(),
             deeds: Vec::new(),
             last_minted: None,
-            read_only: false,
+            read_only: true,
             minted: 0,
             parts_sent: 0,
             put: Vec::new(),
@@ -137,9 +161,18 @@ impl Instance {
         }
     }
 
-    pub fn set_read_only(&mut self, read_only: bool) {
+    pub fn set_read_only(&mut self, read_only: bool, clock: u64) {
         self.read_only = read_only;
-        self.mint(MintInput::ReadOnly(read_only));
+        if self.workers[0].alive {
+            self.mint(MintInput::Clock(clock));
+            self.mint(MintInput::ReadOnly(read_only));
+        }
+    }
+
+    /// True if a worker found that the replicas compute different results.
+    pub fn is_disputed(&self) -> bool {
+        let disputes = |worker: &Worker| worker.disputes.is_disputed();
+        self.workers.iter().any(disputes)
     }
 
     /// Tears one worker down: its capabilities go, its queues stop.
@@ -189,20 +222,26 @@ impl Instance {
     }
 
     /// Does one thing, if the one drawn can be done.
-    pub fn step(&mut self, rng: &mut StdRng, shard: &mut Shard) {
+    pub fn step(&mut self, clock: u64, rng: &mut StdRng, shard: &mut Shard) {
         if self.failed {
             return;
         }
         let index = rng.random_range(0..self.workers.len());
         match rng.random_range(0..9) {
-            0 if self.workers[0].alive => self.mint(MintInput::Upper(shard.upper)),
+            0 if self.workers[0].alive => {
+                self.mint(MintInput::Clock(clock));
+                for id in shard.log[self.told..].iter().filter_map(|entry| entry.id) {
+                    self.mint(MintInput::Committed(id));
+                }
+                self.told = shard.log.len();
+                self.mint(MintInput::Upper(shard.upper));
+            }
             1 if self.workers[0].alive => {
-                let desired = self
-                    .workers
-                    .iter()
-                    .map(|worker| worker.desired_frontier)
-                    .min();
-                self.mint(MintInput::Desired(desired.expect("there is a worker")));
+                let workers = self.workers.iter();
+                let desired = workers.map(|worker| worker.desired_frontier).min();
+                let desired = desired.expect("there is a worker");
+                self.mint(MintInput::Clock(clock));
+                self.mint(MintInput::Desired(self.setup.round_up_frontier(desired)));
             }
             2 => {
                 // The desired collection is computed a little further.
@@ -219,7 +258,13 @@ impl Instance {
                 worker.desired_frontier = worker.desired_frontier.max(to);
             }
             3 if self.workers[index].alive => self.activate_write(index, rng, shard),
-            4 if self.workers[index].alive => self.read(index, shard),
+            4 if self.workers[index].alive => {
+                if self.setup.jumps && rng.random_ratio(1, 8) {
+                    self.jump(index, shard);
+                } else {
+                    self.read(index, shard);
+                }
+            }
             5 if self.workers[index].alive => {
                 if let Some(description) = self.workers[index].to_append.pop_front() {
                     self.append(index, AppendInput::Description(description), shard);
@@ -266,7 +311,8 @@ impl Instance {
     fn perform(&mut self, deed: Deed, shard: &mut Shard) {
         match deed {
             Deed::Bump(id, lower, upper) => {
-                let won = shard.append(id, lower, Frontier::At(upper), &[]);
+                let won = shard.append(id, lower, upper, &[]);
+                self.check_role(won);
                 let outcome = if won { Outcome::Done } else { Outcome::Lost };
                 self.deeds.push(Deed::ReportBump(id, outcome));
             }
@@ -275,6 +321,7 @@ impl Instance {
                     id, lower, upper, ..
                 } = description;
                 let won = shard.append(id, lower, upper, &files);
+                self.check_role(won);
                 if won {
                     shard.check(lower, upper);
                 }
@@ -286,6 +333,13 @@ impl Instance {
             }
             Deed::ReportBump(id, outcome) => self.mint(MintInput::Bumped(id, outcome)),
         }
+    }
+
+    fn check_role(&self, won: bool) {
+        assert!(
+            !won || self.role != Some(Role::ReadOnly),
+            "who is read-only has nothing outstanding"
+        );
     }
 
     fn mint(&mut self, input: MintInput<Time>) {
@@ -305,6 +359,8 @@ impl Instance {
                         "lowers strictly increase"
                     );
                     self.last_minted = Some(description.lower);
+                    let upper = self.setup.round_up_frontier(description.upper);
+                    assert_eq!(description.upper, upper, "uppers are times of the schedule");
                     for worker in &mut self.workers {
                         worker.descriptions.push_back(description.clone());
                         worker.to_append.push_back(description.clone());
@@ -315,45 +371,146 @@ impl Instance {
                 }
                 MintEffect::Downgrade(frontier) => self.mint_frontier = frontier,
                 MintEffect::Gap { .. } => self.failed = true,
+                MintEffect::Wake(_) => {}
+                MintEffect::Role(role) => self.role = Some(role),
             }
         }
     }
 
-    /// Reads one more entry of the log, or pins a version to start from.
-    fn read(&mut self, index: usize, shard: &Shard) {
+    /// The rows of these files that are routed to a worker.
+    fn local(&self, index: usize, shard: &Shard, files: &[FileId]) -> Vec<Update> {
         let count = self.workers.len();
-        let mine = |file: &FileId| usize::try_from(*file).expect("small") % count == index;
-        let mut files: Vec<FileId> = Vec::new();
+        let rows = files.iter().flat_map(|file| &shard.files[file]);
+        rows.filter(|(row, ..)| usize::from(*row) % count == index)
+            .copied()
+            .collect()
+    }
+
+    /// The bucket of a row: two for each worker, so that there are rows that share one.
+    fn bucket(&self, row: u8) -> u8 {
+        row % u8::try_from(2 * self.workers.len()).expect("few workers")
+    }
+
+    /// Pins a version to start from, sends what differs from it, or reads one more entry of the log.
+    fn read(&mut self, index: usize, shard: &mut Shard) {
         let worker = &mut self.workers[index];
-        if !worker.started {
-            worker.started = true;
-            worker.inbox.push_back(ReadBack::Started);
-            worker.read = shard.log.len();
-            worker.read_frontier = shard.upper;
-            files.extend(
-                shard
-                    .log
-                    .iter()
-                    .flat_map(|entry| &entry.files)
-                    .filter(|file| mine(file)),
-            );
-        } else if let Some(entry) = shard.log.get(worker.read) {
-            worker.read += 1;
-            worker.read_frontier = entry.upper;
-            match entry.id.filter(|id| worker.own.contains(id)) {
-                Some(id) => worker.inbox.push_back(ReadBack::Own(id)),
-                None => files.extend(entry.files.iter().filter(|file| mine(file))),
+        match &mut worker.reader {
+            Reader::Unpinned => {
+                worker.read = shard.log.len();
+                let files: Vec<FileId> = shard.live().collect();
+                let rows = self.local(index, shard, &files);
+                let worker = &mut self.workers[index];
+                // Nothing is there to compare with, or nothing left to write.
+                let Some(upper) = (shard.upper.time())
+                    .filter(|_| self.setup.mode == Mode::View && !files.is_empty())
+                else {
+                    worker.read_frontier = shard.upper;
+                    worker.reader = Reader::Following;
+                    worker.inbox.push_back(ReadBack::Settled);
+                    return;
+                };
+                let cutoff = upper.saturating_sub(1).max(self.as_of.time().unwrap_or(0));
+                worker.inbox.push_back(ReadBack::Pinned(cutoff));
+                worker.reader = Reader::Pinned {
+                    cutoff,
+                    rows,
+                    upper: shard.upper,
+                    verdict: None,
+                };
+            }
+            Reader::Pinned {
+                cutoff,
+                rows,
+                upper,
+                verdict: Some(differ),
+            } => {
+                let (cutoff, upper, differ) = (*cutoff, *upper, std::mem::take(differ));
+                let rows = std::mem::take(rows);
+                let differs =
+                    |(row, time, _): &Update| *time > cutoff || differ.contains(&self.bucket(*row));
+                let rows: Vec<Update> = rows.into_iter().filter(differs).collect();
+                shard.rows_read_at_start += rows.len();
+                let worker = &mut self.workers[index];
+                worker.inbox.push_back(ReadBack::Rows(rows));
+                worker.inbox.push_back(ReadBack::Settled);
+                worker.read_frontier = upper;
+                worker.reader = Reader::Following;
+            }
+            Reader::Pinned { verdict: None, .. } => {}
+            Reader::Following => {
+                let Some(entry) = shard.log.get(worker.read) else {
+                    return;
+                };
+                worker.read += 1;
+                worker.read_frontier = entry.upper;
+                let message = match entry.id.filter(|id| worker.own.contains(id)) {
+                    Some(id) => ReadBack::Own(id),
+                    None if self.setup.mode == Mode::Ingest => return,
+                    None => ReadBack::Rows(self.local(index, shard, &entry.files)),
+                };
+                self.workers[index].inbox.push_back(message);
             }
         }
-        if self.mode == Mode::Ingest {
+    }
+
+    /// Goes on from the newest version, as one whose next entry was cleaned up.
+    fn jump(&mut self, index: usize, shard: &Shard) {
+        let worker = &self.workers[index];
+        let (Reader::Following, Frontier::At(from)) = (&worker.reader, worker.read_frontier) else {
+            return;
+        };
+        if worker.read == shard.log.len() {
             return;
         }
-        for (row, time, diff) in files.iter().flat_map(|file| &shard.files[file]) {
-            let target = &mut self.workers[usize::from(*row) % count];
-            target
-                .inbox
-                .push_back(ReadBack::Rows(vec![(*row, *time, *diff)]));
+        let files: Vec<FileId> = shard.live().collect();
+        let mut rows = self.local(index, shard, &files);
+        rows.retain(|(_, time, _)| *time >= from);
+        let worker = &mut self.workers[index];
+        if self.setup.mode == Mode::View {
+            worker.inbox.push_back(ReadBack::Rows(rows));
         }
+        worker.read = shard.log.len();
+        worker.read_frontier = shard.upper;
+    }
+
+    /// As the task does: drops what agrees, and tells the reader which buckets differ.
+    fn compare(&mut self, index: usize) {
+        let (bucket, full_read_back) = (|row| self.bucket(row), self.setup.full_read_back);
+        let worker = &self.workers[index];
+        let Reader::Pinned { cutoff, rows, .. } = &worker.reader else {
+            panic!("a version is pinned");
+        };
+        let cutoff = *cutoff;
+        let mut differences: BTreeMap<u8, i64> = BTreeMap::new();
+        let desired = worker
+            .corrections
+            .iter()
+            .map(|((row, time), diff)| (row, time, *diff));
+        let held = rows.iter().map(|(row, time, diff)| (row, time, -diff));
+        for (row, time, diff) in desired.chain(held) {
+            if *time <= cutoff {
+                *differences.entry(*row).or_default() += diff;
+            }
+        }
+        let differ: BTreeSet<u8> = differences
+            .into_iter()
+            .filter(|(_, diff)| *diff != 0 || full_read_back)
+            .map(|(row, _)| bucket(row))
+            .collect();
+        let agreed: Vec<(u8, Time)> = worker
+            .corrections
+            .keys()
+            .filter(|(row, time)| *time <= cutoff && !differ.contains(&bucket(*row)))
+            .copied()
+            .collect();
+        let worker = &mut self.workers[index];
+        for key in agreed {
+            worker.corrections.remove(&key);
+        }
+        let Reader::Pinned { verdict, .. } = &mut worker.reader else {
+            unreachable!()
+        };
+        assert!(verdict.replace(differ).is_none(), "it compares once");
     }
 
     fn activate_write(&mut self, index: usize, rng: &mut StdRng, shard: &mut Shard) {
@@ -368,13 +525,14 @@ impl Instance {
         let mut rows = Vec::new();
         for message in worker.inbox.drain(..) {
             match message {
-                ReadBack::Started => inputs.push(WriteInput::Started),
+                ReadBack::Pinned(cutoff) => inputs.push(WriteInput::Pinned(cutoff)),
+                ReadBack::Settled => inputs.push(WriteInput::Settled),
                 ReadBack::Own(id) => inputs.push(WriteInput::Own(id)),
                 ReadBack::Rows(updates) => rows.extend(updates),
             }
         }
+        inputs.push(WriteInput::Desired(self.setup.round_up_frontier(desired)));
         inputs.push(WriteInput::Persist(persist.expect("there is a worker")));
-        inputs.push(WriteInput::Desired(desired));
         for description in worker.descriptions.drain(..) {
             worker.held.insert(description.lower);
             inputs.push(WriteInput::Description(description));
@@ -388,16 +546,18 @@ impl Instance {
             worker.write.step(input, &mut effects);
         }
         worker.write.decide(&mut effects);
-        // As the task does: settle, take in, advance; then write.
+        // As the task does: settle, take in, compare, advance; then write.
         let (writes, settles): (Vec<_>, Vec<_>) = effects
             .into_iter()
             .partition(|effect| matches!(effect, WriteEffect::Write(_)));
-        let mut advance = None;
+        let (mut rival, mut advance) = (None, None);
+        let mut compares = false;
         let mut sends = Vec::new();
         for effect in settles {
             match effect {
                 WriteEffect::SettleOwn(id) => {
                     worker.own.remove(&id);
+                    worker.disputes.committed(worker.in_flight.len());
                     worker.in_flight.clear();
                 }
                 WriteEffect::SettleLost(id) => {
@@ -406,7 +566,9 @@ impl Instance {
                         *worker.corrections.entry((row, time)).or_default() += diff;
                     }
                 }
+                WriteEffect::CheckRival(time) => rival = Some(time),
                 WriteEffect::Advance(frontier) => advance = Some(frontier),
+                WriteEffect::Compare => compares = true,
                 WriteEffect::Send(description) => {
                     let files = worker.ready.remove(&description.id).expect("it was staged");
                     sends.push((description, Content::Staged(files)));
@@ -421,15 +583,33 @@ impl Instance {
             .desired
             .pop_front_if(|(_, time, _)| desired.is_complete(time))
         {
-            *worker.corrections.entry((row, time)).or_default() += diff;
+            if let Some(time) = self.setup.round_up(time) {
+                *worker.corrections.entry((row, time)).or_default() += diff;
+            }
         }
         for (row, time, diff) in rows {
             *worker.corrections.entry((row, time)).or_default() -= diff;
         }
+        if let Some(time) = rival.filter(|_| worker.disputes.is_due()) {
+            let mut left: BTreeMap<(u8, Time), i64> = BTreeMap::new();
+            for ((row, at), diff) in worker
+                .corrections
+                .range(..)
+                .filter(|((_, at), _)| *at < time)
+            {
+                *left.entry((*row, worker.since.max(*at))).or_default() += diff;
+            }
+            let left = left.values().filter(|diff| **diff != 0).count();
+            worker.disputes.compared(left);
+        }
+        if compares {
+            self.compare(index);
+        }
+        let worker = &mut self.workers[index];
         if let Some(Frontier::At(since)) = advance {
             worker.since = since;
         }
-        match self.mode {
+        match self.setup.mode {
             Mode::View => {
                 for ((row, time), diff) in std::mem::take(&mut worker.corrections) {
                     *worker
@@ -447,7 +627,7 @@ impl Instance {
             let WriteEffect::Write(description) = write else {
                 unreachable!()
             };
-            if !self.full_read_back {
+            if !self.setup.full_read_back {
                 worker.own.insert(description.id);
             }
             assert!(worker.in_flight.is_empty(), "one batch in flight");

@@ -2,11 +2,13 @@
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::input::InputSession;
+use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
 use mvsink_persist::{Codec, Shard, decode_file};
 use timely::Config;
@@ -217,21 +219,145 @@ pub fn assert_exact(cx: &Context, url: &str, program: &[Update], since: u64) {
     }
 }
 
-/// A context over stores in memory, which a test can share between contexts.
-pub fn context(runtime: &tokio::runtime::Runtime) -> Context {
-    Context::new(runtime.handle().clone())
+/// Who runs the operators of the sinks of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    Sync,
+    Async,
 }
 
-/// Contexts as separate processes would have them, over one store in memory.
+impl Driver {
+    /// The flags that choose it.
+    pub fn configs(self) -> ConfigSet {
+        let configs = ConfigSet::new();
+        self.choose(&configs);
+        configs
+    }
+
+    /// Has sinks that are rendered from now on run like this.
+    pub fn choose(self, configs: &ConfigSet) {
+        let sync = self == Driver::Sync;
+        let set = configs.set("enable_sync_mv_sink", &sync.to_string());
+        set.unwrap();
+    }
+
+    /// A context over stores in memory, which a test can share between contexts.
+    pub fn context(self, runtime: &tokio::runtime::Runtime) -> Context {
+        let builder = Context::builder(runtime.handle().clone());
+        builder.configs(self.configs()).build()
+    }
+
+    /// Contexts as separate processes would have them, over one store in memory.
+    pub fn contexts(
+        self,
+        runtime: &tokio::runtime::Runtime,
+        count: usize,
+        store: Arc<dyn object_store::ObjectStore>,
+    ) -> Vec<Context> {
+        let context = |_| {
+            let cx = self.context(runtime);
+            cx.client().mount("shared", Arc::clone(&store));
+            cx
+        };
+        (0..count).map(context).collect()
+    }
+}
+
+/// Makes a test for each driver of each function that takes one.
+#[macro_export]
+macro_rules! on_both_drivers {
+    ($($test:ident),* $(,)?) => {
+        mod on_sync {
+            $(#[test] fn $test() { super::$test(super::support::Driver::Sync) })*
+        }
+        mod on_async {
+            $(#[test] fn $test() { super::$test(super::support::Driver::Async) })*
+        }
+    };
+}
+
+/// A context over stores in memory, with the default driver.
+pub fn context(runtime: &tokio::runtime::Runtime) -> Context {
+    Driver::Sync.context(runtime)
+}
+
+/// Contexts as separate processes would have them, over one store in memory, with the default driver.
 pub fn contexts(
     runtime: &tokio::runtime::Runtime,
     count: usize,
     store: Arc<dyn object_store::ObjectStore>,
 ) -> Vec<Context> {
-    let context = |_| {
-        let cx = context(runtime);
-        cx.client().mount("shared", Arc::clone(&store));
-        cx
+    Driver::Sync.contexts(runtime, count, store)
+}
+
+/// Runs a function on every worker of a cluster of processes, which are threads here, each with its own context;
+/// gives what the workers returned, in their order.
+pub fn cluster<O: Send + 'static>(
+    contexts: &[Context],
+    threads: usize,
+    run: impl Fn(&mut Worker, &Context) -> O + Clone + Send + Sync + 'static,
+) -> Vec<O> {
+    let addresses = free_addresses(contexts.len());
+    let processes: Vec<_> = (0..contexts.len())
+        .map(|process| {
+            let config = process_config(process, threads, addresses.clone());
+            let (cx, run) = (contexts[process].clone(), run.clone());
+            std::thread::spawn(move || {
+                let guards = timely::execute(config, move |worker| run(worker, &cx)).unwrap();
+                let outputs = guards.join().into_iter().map(Result::unwrap);
+                outputs.collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let outputs = processes.into_iter().map(|process| process.join().unwrap());
+    outputs.flatten().collect()
+}
+
+/// Free addresses: bound, and given up just before a cluster takes them.
+pub fn free_addresses(count: usize) -> Vec<String> {
+    let listener = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let listeners: Vec<_> = (0..count).map(listener).collect();
+    let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+    listeners.iter().map(address).collect()
+}
+
+/// How one process of a cluster runs.
+pub fn process_config(process: usize, threads: usize, addresses: Vec<String>) -> Config {
+    let communication = timely::CommunicationConfig::Cluster {
+        threads,
+        process,
+        addresses,
+        report: false,
+        zerocopy: false,
     };
-    (0..count).map(context).collect()
+    Config {
+        communication,
+        worker: timely::WorkerConfig::default(),
+    }
+}
+
+/// Steps until it is so. What never happens fails the test instead of hanging it.
+pub fn step_until_so(worker: &mut Worker, what: &str, mut so: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !so() {
+        worker.step_or_park(Some(Duration::from_millis(1)));
+        assert!(begun.elapsed() < Duration::from_secs(120), "never: {what}");
+    }
+}
+
+/// The names of the files in a memory store that belong to the shard beside its log, and that its log does not
+/// refer to.
+pub fn unreferenced(cx: &Context, url: &str, store: &dyn object_store::ObjectStore) -> Vec<String> {
+    use futures::TryStreamExt;
+    cx.client().handle().clone().block_on(async {
+        let shard = cx.client().open_existing(url).await.unwrap();
+        shard.refresh().await.unwrap();
+        let live: Vec<String> = shard.pin().files().map(|file| file.path.clone()).collect();
+        let stored: Vec<_> = store.list(None).try_collect().await.unwrap();
+        let names = stored.into_iter().map(|object| object.location.to_string());
+        let left = |name: &String| {
+            !name.contains("_delta_log") && !live.iter().any(|live| name.ends_with(live.as_str()))
+        };
+        names.filter(left).collect()
+    })
 }

@@ -79,14 +79,23 @@ pub(crate) struct State {
     txns: BTreeMap<String, Txn>,
     upper: Frontier<i64>,
     since: Frontier<i64>,
-    /// Where the upper was when another program last changed the data, until the since is there: earlier contents
-    /// are as that program left them, and not as they were.
-    edited: Option<Frontier<i64>>,
+    /// The last edit by another program, until the since is where the upper was: earlier contents are as that
+    /// program left them, and not as they were.
+    edited: Option<Edit>,
     files: Files,
     tombstones: PathMap<Tombstone>,
     holds: Holds,
     /// The last uppers beside the empty one, ascending: those seen since the checkpoint that this began with.
     uppers: VecDeque<i64>,
+}
+
+/// A change of the data by another program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Edit {
+    /// The entry that made it.
+    pub(crate) version: u64,
+    /// Where the upper was.
+    pub(crate) upper: Frontier<i64>,
 }
 
 /// A file that was removed, and must not be added again.
@@ -221,9 +230,12 @@ impl State {
         (self.upper, self.since, self.version) = (upper, since, version);
         let foreign = is_foreign(commit);
         if foreign {
-            self.edited = Some(lower);
+            self.edited = Some(Edit {
+                version,
+                upper: lower,
+            });
         }
-        self.edited = self.edited.filter(|edited| *edited > since);
+        self.edited = self.edited.filter(|edit| edit.upper > since);
         if let Some(protocol) = &commit.protocol {
             self.protocol = protocol.clone();
         }
@@ -283,8 +295,8 @@ impl State {
         }
     }
 
-    /// What the next append must move the since to, whatever is held.
-    pub(crate) fn edited(&self) -> Option<Frontier<i64>> {
+    /// The edit whose upper the next append must move the since to, whatever is held.
+    pub(crate) fn edited(&self) -> Option<Edit> {
         self.edited
     }
 

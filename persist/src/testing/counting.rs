@@ -57,8 +57,15 @@ impl CountingStore {
 
     /// The bytes of the calls of this kind.
     pub fn bytes(&self, call: Call) -> u64 {
+        self.bytes_where(|kind, _| kind == call)
+    }
+
+    /// The bytes of the calls that `wanted` says yes to, by kind and path.
+    pub fn bytes_where(&self, wanted: impl Fn(Call, &Path) -> bool) -> u64 {
         let calls = lock(&self.calls);
-        let calls = calls.iter().filter(|counted| counted.call == call);
+        let calls = calls
+            .iter()
+            .filter(|counted| wanted(counted.call, &counted.path));
         calls.map(|counted| counted.bytes).sum()
     }
 

@@ -1,0 +1,150 @@
+//! Signals between the workers of a sink's dataflow, for those that are in other processes.
+//!
+//! Workers of one process share a follower of the shard's log and a status ([`crate::status`]). Those of several
+//! processes share the log alone, and the dataflow; so the dataflow carries beside the data:
+//!
+//! ```text
+//!   append ── upper: this process has moved the shard's upper ──▶ every worker ──▶ its process looks at the log now
+//!          ── failed: the sink has failed in this process ──────▶ every worker ──▶ the sink fails there too
+//! ```
+//!
+//! A hint saves others the wait for their next poll, and is never taken for the truth: what has become of the shard
+//! its log alone tells. A description is a hint as well: its lower was the upper when it was minted.
+//!
+//! Invariants, by name:
+//!
+//! - *no echo*: a failure that came from elsewhere is not passed on, since everybody was told;
+//! - *told before let go*: a worker keeps the capability to signal until no part can come to it any more and its last
+//!   commit has ended.
+
+use mvsink_persist::Frontier;
+use serde::{Deserialize, Serialize};
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::{Scope, StreamVec};
+
+use crate::bounds::{Timestamp, frontier_to_i64};
+use crate::description::Description;
+use crate::driver::Output;
+use crate::error::Error;
+use crate::worker::Worker;
+
+/// What one worker tells every other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Signal<T> {
+    /// The shard's upper is this, or beyond.
+    Upper(Frontier<T>),
+    /// The sink has failed.
+    Failed {
+        /// The worker that says so.
+        worker: usize,
+        /// Why, in words: errors do not travel.
+        message: String,
+    },
+}
+
+/// One worker's voice.
+pub(crate) struct Speaker<T: Timestamp> {
+    worker: Worker,
+    output: Output<T, (usize, Signal<T>)>,
+    /// `None` once there is nothing left to tell.
+    capability: Option<Capability<T>>,
+    alarmed: bool,
+}
+
+impl<T: Timestamp> Speaker<T> {
+    /// A voice with this output.
+    pub(crate) fn new(
+        worker: &Worker,
+        output: Output<T, (usize, Signal<T>)>,
+        capability: Capability<T>,
+    ) -> Self {
+        Speaker {
+            worker: worker.clone(),
+            output,
+            capability: Some(capability),
+            alarmed: false,
+        }
+    }
+
+    /// Tells every worker.
+    pub(crate) fn tell(&mut self, signal: &Signal<T>) {
+        let Some(capability) = &self.capability else {
+            return;
+        };
+        let mut output = self.output.activate();
+        let mut session = output.session(capability);
+        for target in 0..self.worker.peers {
+            session.give((target, signal.clone()));
+        }
+    }
+
+    /// Tells every worker, once, if the sink has failed in this process.
+    pub(crate) fn alarm(&mut self) {
+        let Some(error) = self.worker.instance.failure().filter(|_| !self.alarmed) else {
+            return;
+        };
+        self.alarmed = true;
+        if !matches!(*error, Error::Elsewhere { .. }) {
+            self.tell(&Signal::Failed {
+                worker: self.worker.index,
+                message: error.to_string(),
+            });
+        }
+    }
+
+    /// Nothing will be told any more.
+    pub(crate) fn let_go(&mut self) {
+        self.capability = None;
+    }
+}
+
+/// Renders the ear of one worker. It needs no driver: it never waits.
+pub(crate) fn listen<'s, T: Timestamp>(
+    worker: &Worker,
+    scope: Scope<'s, T>,
+    descriptions: StreamVec<'s, T, (usize, Description<T>)>,
+    signals: StreamVec<'s, T, (usize, Signal<T>)>,
+) {
+    let name = format!("mvsink::listen({})", worker.instance.name);
+    let mut builder = OperatorBuilder::new(name, scope);
+    let by_target = Exchange::new(|(target, _): &(usize, Description<T>)| *target as u64);
+    let mut descriptions = builder.new_input(descriptions, by_target);
+    let by_target = Exchange::new(|(target, _): &(usize, Signal<T>)| *target as u64);
+    let mut signals = builder.new_input(signals, by_target);
+    let worker = worker.clone();
+    builder.build(move |_capabilities| {
+        move |_frontiers| {
+            descriptions.for_each(|_, data| {
+                for (_, description) in data.drain(..) {
+                    hint(&worker, Frontier::At(description.lower));
+                }
+            });
+            signals.for_each(|_, data| {
+                for (_, signal) in data.drain(..) {
+                    match signal {
+                        Signal::Upper(upper) => hint(&worker, upper),
+                        Signal::Failed {
+                            worker: there,
+                            message,
+                        } => worker.instance.fail(Error::Elsewhere {
+                            name: worker.instance.name.clone(),
+                            worker: there,
+                            message,
+                        }),
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Has this process look at the log if it does not know of this upper yet.
+fn hint<T: Timestamp>(worker: &Worker, upper: Frontier<T>) {
+    if let (Some(shard), Ok(upper)) = (worker.instance.shard.get(), frontier_to_i64(upper))
+        && shard.progress().upper < upper
+    {
+        shard.nudge();
+    }
+}

@@ -1,0 +1,204 @@
+//! Data files, as far as a reader wants their rows.
+//!
+//! What the log says of a file of this crate's is enough to leave it alone: if no bucket that is wanted has a sum, then
+//! the rows of those buckets cancel out, as of any time at or beyond all of the file's. That is used only where they
+//! count as of such a time: a sink's corrections count all times below the shard's upper as that upper.
+
+use mvsink_persist::{
+    Codec, DataFile, Error as ShardError, FileDecoder, Frontier, RecordBatch, Shard, Summed,
+    decode_file,
+};
+
+use crate::bounds::{Data, Diff, Timestamp, bucket, hash_data, hash_error, time_from_i64};
+use crate::comparison::Buckets;
+use crate::dyncfg::CHUNK_ROWS;
+use crate::error::Error;
+use crate::worker::Worker;
+
+/// Which rows of a file are wanted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted {
+    /// Those of these buckets
+    pub(super) buckets: Buckets,
+    /// at this time or later,
+    pub(super) from: i64,
+    /// and those of these buckets after this time.
+    pub(super) and: Option<(Buckets, i64)>,
+}
+
+impl Wanted {
+    /// All rows of these buckets.
+    pub(super) fn of(buckets: Buckets) -> Self {
+        Wanted {
+            buckets,
+            from: i64::MIN,
+            and: None,
+        }
+    }
+
+    fn is_wanted(&self, hash: impl FnOnce() -> u64, time: i64) -> bool {
+        if self.buckets == Buckets::ALL {
+            return time >= self.from;
+        }
+        let bucket = bucket(hash());
+        let and = self.and;
+        self.buckets.contains(bucket) && time >= self.from
+            || and.is_some_and(|(buckets, after)| buckets.contains(bucket) && time > after)
+    }
+
+    /// False only if the rows of the file that are wanted cancel out, as of `upper`.
+    pub(super) fn may_matter(&self, file: &Summed<'_>, upper: Frontier<i64>) -> bool {
+        let Some((min, max)) = file.times else {
+            return false;
+        };
+        let early = max < self.from;
+        let count_as_one = min >= self.from && upper.is_complete(&max);
+        !early && (!count_as_one || self.buckets.meet(file.sums))
+    }
+}
+
+/// Whether rows come or go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    Plus,
+    Minus,
+}
+
+/// How rows are taken from a file.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taking {
+    pub(super) wanted: Wanted,
+    pub(super) sign: Sign,
+    /// Earlier times count as this.
+    pub(super) floor: i64,
+}
+
+/// What was taken from a batch.
+pub(super) struct Taken<D, E, T, R> {
+    pub(super) rows: Vec<(D, T, R)>,
+    pub(super) errors: Vec<(E, T, R)>,
+    /// The latest of their times.
+    pub(super) last: i64,
+}
+
+impl Taking {
+    /// The updates of a batch that are wanted.
+    pub(super) fn take<D: Data, E: Data, T: Timestamp, R: Diff>(
+        &self,
+        codec: &Codec<D, E>,
+        batch: &RecordBatch,
+    ) -> Result<Taken<D, E, T, R>, Error> {
+        let updates = codec.decode(batch)?;
+        let mut last = i64::MIN;
+        let rows = self.typed(updates.ok, hash_data, &mut last)?;
+        let errors = self.typed(updates.err, hash_error, &mut last)?;
+        Ok(Taken { rows, errors, last })
+    }
+
+    fn typed<D, T: Timestamp, R: Diff>(
+        &self,
+        updates: Vec<(D, i64, i64)>,
+        hash: impl Fn(&D) -> u64,
+        last: &mut i64,
+    ) -> Result<Vec<(D, T, R)>, Error> {
+        let update = |(data, time, diff): (D, i64, i64)| {
+            *last = time.max(*last);
+            let time: T = time_from_i64(time.max(self.floor))?;
+            let signed = match self.sign {
+                Sign::Plus => Some(diff),
+                Sign::Minus => diff.checked_neg(),
+            };
+            let diff = signed.and_then(R::from_i64).ok_or(Error::Diff { diff })?;
+            Ok((data, time, diff))
+        };
+        let wanted = |(data, time, _): &(D, i64, i64)| self.wanted.is_wanted(|| hash(data), *time);
+        updates.into_iter().filter(wanted).map(update).collect()
+    }
+}
+
+/// A data file in memory, that is decoded piece by piece.
+pub(super) struct OpenFile<'a> {
+    worker: &'a Worker,
+    /// `None` at the end.
+    decoder: Option<FileDecoder>,
+}
+
+impl<'a> OpenFile<'a> {
+    /// Reads the file.
+    pub(super) async fn read(
+        worker: &'a Worker,
+        shard: &Shard,
+        file: &DataFile,
+    ) -> Result<Self, Error> {
+        let bytes = worker.retry("read", || shard.read_file(&file.path)).await?;
+        worker.instance.metrics.data_files_read.add(1);
+        let rows = CHUNK_ROWS.get(worker.cx.configs()).max(1);
+        let path = file.path.clone();
+        let cpu = worker.cx.client().cpu();
+        let decoder = cpu
+            .run(move || decode_file(&path, bytes, None, rows))
+            .await??;
+        Ok(OpenFile {
+            worker,
+            decoder: Some(decoder),
+        })
+    }
+
+    /// What `make` makes of the next batch; `None` at the end.
+    pub(super) async fn next<O: Send + 'static>(
+        &mut self,
+        make: impl FnOnce(RecordBatch) -> Result<O, Error> + Send + 'static,
+    ) -> Result<Option<O>, Error> {
+        let Some(mut decoder) = self.decoder.take() else {
+            return Ok(None);
+        };
+        let cpu = self.worker.cx.client().cpu();
+        let (decoder, made) = cpu
+            .run(move || {
+                let made = decoder
+                    .next()
+                    .map(|batch: Result<_, ShardError>| make(batch?));
+                (decoder, made)
+            })
+            .await?;
+        self.decoder = made.is_some().then_some(decoder);
+        made.transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mvsink_persist::Sums;
+
+    use super::*;
+
+    fn file(sums: &Sums, times: (i64, i64)) -> Summed<'_> {
+        Summed {
+            sums,
+            times: Some(times),
+        }
+    }
+
+    #[test]
+    fn a_file_is_left_alone_only_if_its_rows_count_at_one_time() {
+        let mut sums = Sums::default();
+        sums.add(3 << 120 | 1, 1);
+        let mut mine = Buckets::default();
+        mine.insert(3);
+        let others = Buckets::of_worker(0, 2);
+        let upper = Frontier::At(10);
+        let of = |buckets, from| Wanted {
+            from,
+            ..Wanted::of(buckets)
+        };
+        let matters = |wanted: Wanted, times| wanted.may_matter(&file(&sums, times), upper);
+        assert!(matters(of(mine, i64::MIN), (2, 9)));
+        assert!(!matters(of(others, i64::MIN), (2, 9)));
+        // Rows of a bucket without a sum may cancel out at a time that is still to come,
+        assert!(matters(of(others, i64::MIN), (2, 10)));
+        // or with rows that are not wanted.
+        assert!(matters(of(others, 3), (2, 9)));
+        assert!(!matters(of(others, 2), (2, 9)));
+        assert!(!matters(of(mine, 10), (2, 9)));
+    }
+}

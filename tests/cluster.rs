@@ -1,0 +1,305 @@
+//! Several processes of one Timely cluster, with one shard for each view.
+
+mod support;
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use differential_dataflow::input::InputSession;
+use mvsink::{Context, Frontier, Status, Target, no_errors, persist_sink};
+use mvsink_persist::ClientOptions;
+use mvsink_persist::testing::{Call, GateStore, Side};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use support::{
+    Driver, Program, assert_exact, at, cluster, free_addresses, oracle, process_config, read,
+    runtime, step_until_so, words,
+};
+use timely::Config;
+use timely::worker::Worker;
+
+const URL: &str = "memory://shared";
+
+fn a_cluster_of_processes_keeps_one_shard(driver: Driver) {
+    let runtime = runtime();
+    let updates = words(67, 400, 40);
+    let contexts = driver.contexts(&runtime, 2, Arc::new(InMemory::new()));
+    let program = Program::new(updates.clone());
+    let statuses = cluster(&contexts, 2, move |worker, cx| {
+        program.run(worker, cx, Target::new(URL))
+    });
+    for status in statuses {
+        assert!(matches!(status, Status::Finished), "{status}");
+    }
+    assert_exact(&contexts[0], URL, &updates, 0);
+    assert_eq!(at(&read(&contexts[0], URL).1, 39), oracle(&updates, 39));
+}
+
+/// Tells a child of the test below which process it is; with the addresses of all, and the shard.
+const CHILD: &str = "MVSINK_TEST_PROCESS";
+
+#[test]
+fn a_cluster_of_child_processes_keeps_one_shard() {
+    let updates = words(83, 400, 40);
+    if let Ok(child) = std::env::var(CHILD) {
+        let [process, url, addresses] = child.splitn(3, ' ').collect::<Vec<_>>()[..] else {
+            panic!("{child}")
+        };
+        let addresses = addresses.split(' ').map(str::to_owned).collect();
+        let config = process_config(process.parse().unwrap(), 2, addresses);
+        let runtime = runtime();
+        // They differ in the driver too.
+        let driver = if process == "0" {
+            Driver::Sync
+        } else {
+            Driver::Async
+        };
+        let (cx, target) = (driver.context(&runtime), Target::new(url));
+        let program = Program::new(updates);
+        let run = move |worker: &mut Worker| program.run(worker, &cx, target.clone());
+        for status in timely::execute(config, run).unwrap().join() {
+            let status = status.unwrap();
+            assert!(matches!(status, Status::Finished), "{status}");
+        }
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let url = dir.path().join("view").to_str().unwrap().to_owned();
+    let addresses = free_addresses(2).join(" ");
+    let child = |process: usize| {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_cluster_of_child_processes_keeps_one_shard"])
+            .env(CHILD, format!("{process} {url} {addresses}"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    for child in [child(0), child(1)] {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{said}");
+    }
+    let runtime = runtime();
+    let cx = support::context(&runtime);
+    assert_eq!(read(&cx, &url).0, Frontier::Empty);
+    assert_exact(&cx, &url, &updates, 0);
+}
+
+/// Contexts of processes that do not look for each other's commits by themselves for hours.
+fn without_polls(driver: Driver, runtime: &tokio::runtime::Runtime, count: usize) -> Vec<Context> {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let context = |_| {
+        let mut options = ClientOptions::default();
+        options.poll_min = Duration::from_secs(3600);
+        options.poll_max = Duration::from_secs(7200);
+        let builder = Context::builder(runtime.handle().clone()).client_options(options);
+        let cx = builder.configs(driver.configs()).build();
+        cx.client().mount("shared", Arc::clone(&store));
+        cx
+    };
+    (0..count).map(context).collect()
+}
+
+fn a_hint_spares_the_processes_of_a_cluster_their_polls(driver: Driver) {
+    let runtime = runtime();
+    let updates = words(89, 300, 30);
+    let contexts = without_polls(driver, &runtime, 2);
+    let words = updates.clone();
+    cluster(&contexts, 2, move |worker, cx| {
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::new();
+            let view = support::view(input.to_collection(scope));
+            let errors = no_errors::<u64, String, i64>(scope);
+            (
+                input,
+                persist_sink(cx, "view", URL, view, errors, 0).unwrap(),
+            )
+        });
+        for time in 0..30 {
+            for (index, (word, at, diff)) in words.iter().enumerate() {
+                if *at == time && index % worker.peers() == worker.index() {
+                    input.update_at(word.clone(), *at, *diff);
+                }
+            }
+            input.advance_to(time + 1);
+            input.flush();
+            // Appenders take turns, so the minter's process and the other one both have to be told.
+            step_until_so(worker, "everybody knows of every commit", || {
+                handle.frontier() >= Frontier::At(time + 1)
+            });
+        }
+        input.close();
+        step_until_so(worker, "everybody knows the end", || {
+            handle.frontier().is_empty()
+        });
+    });
+    assert_exact(&contexts[0], URL, &updates, 0);
+}
+
+fn a_failure_in_one_process_stops_the_sink_in_all(driver: Driver) {
+    let runtime = runtime();
+    let updates = words(97, 300, 30);
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let contexts = driver.contexts(&runtime, 2, Arc::clone(&inner));
+    let broken = GateStore::new(Arc::clone(&inner));
+    let _breaks = broken.hold(1, Side::Before, |call, path| {
+        let put = matches!(call, Call::Create | Call::Put);
+        let staging = put && path.extension() == Some("parquet");
+        assert!(!staging, "this process is broken, on purpose");
+        false
+    });
+    contexts[1].client().mount("shared", broken);
+    let program = Program::new(updates.clone());
+    let ended = cluster(&contexts, 2, move |worker, cx| {
+        program.run(worker, cx, Target::new(URL)).to_string()
+    });
+    assert_eq!(ended.len(), 4);
+    for (worker, status) in ended.iter().enumerate() {
+        assert!(status.starts_with("failed: "), "worker {worker}: {status}");
+        assert!(
+            status.contains("this process is broken, on purpose"),
+            "{status}"
+        );
+        let told = status.contains("failed on worker");
+        assert_eq!(told, worker < 2, "worker {worker}: {status}");
+    }
+    let cx = &driver.contexts(&runtime, 1, inner)[0];
+    assert_exact(cx, URL, &updates, 0);
+}
+
+/// How a worker leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaving {
+    /// It drops its handle.
+    Handle,
+    /// It drops the dataflow, and keeps the handle.
+    Dataflow,
+}
+
+/// Runs a view on three workers that leave it in this order, while a batch is under way and the input ends.
+fn leave_in_order(
+    worker: &mut Worker,
+    cx: &Context,
+    (url, order, leaving): (&str, [usize; 3], Leaving),
+    updates: &[support::Update],
+    left: &AtomicUsize,
+) {
+    let (mut input, handle) = worker.dataflow(|scope| {
+        let mut input = InputSession::new();
+        let view = support::view(input.to_collection(scope));
+        let errors = no_errors::<u64, String, i64>(scope);
+        (
+            input,
+            persist_sink(cx, "view", url, view, errors, 0).unwrap(),
+        )
+    });
+    for (index, (word, time, diff)) in updates.iter().enumerate() {
+        if index % 3 == worker.index() {
+            input.update_at(word.clone(), *time, *diff);
+        }
+    }
+    input.advance_to(12);
+    input.flush();
+    step_until_so(worker, "the first batch is committed", || {
+        handle.frontier() >= Frontier::At(12)
+    });
+    input.advance_to(25);
+    input.flush();
+    let position = order
+        .iter()
+        .position(|&turn| turn == worker.index())
+        .unwrap();
+    let mut open = Some(input);
+    step_until_so(worker, "its turn", || {
+        let others = left.load(Ordering::SeqCst);
+        if others > 0
+            && let Some(input) = open.take()
+        {
+            input.close();
+        }
+        others == position
+    });
+    // What those who have left could wrongly complete would be complete by then.
+    for _ in 0..100 {
+        worker.step_or_park(Some(Duration::from_micros(200)));
+    }
+    assert!(!handle.frontier().is_empty(), "{order:?} {leaving:?}");
+    let mut handle = Some(handle);
+    match leaving {
+        Leaving::Handle => handle = None,
+        Leaving::Dataflow => worker.drop_dataflow(worker.installed_dataflows()[0]),
+    }
+    left.fetch_add(1, Ordering::SeqCst);
+    if let Some(input) = open.take() {
+        input.close();
+    }
+    step_until_so(worker, "all have left", || left.load(Ordering::SeqCst) == 3);
+    for _ in 0..20 {
+        worker.step();
+    }
+    if let Some(handle) = handle {
+        assert!(!handle.frontier().is_empty(), "{order:?} {leaving:?}");
+    }
+}
+
+const ORDERS: [[usize; 3]; 6] = [
+    [0, 1, 2],
+    [0, 2, 1],
+    [1, 0, 2],
+    [1, 2, 0],
+    [2, 0, 1],
+    [2, 1, 0],
+];
+
+fn assert_whole(cx: &Context, url: &str, updates: &[support::Update], how: &str) {
+    let (upper, _) = read(cx, url);
+    assert!(
+        upper >= Frontier::At(12) && !upper.is_empty(),
+        "who has left completes nothing: {how}, {upper}"
+    );
+    assert_exact(cx, url, updates, 0);
+}
+
+fn r05_workers_that_leave_in_any_order_complete_nothing(driver: Driver) {
+    let runtime = runtime();
+    let updates = words(101, 300, 30);
+    for leaving in [Leaving::Handle, Leaving::Dataflow] {
+        for order in ORDERS {
+            let cx = driver.context(&runtime);
+            let (context, words) = (cx.clone(), updates.clone());
+            let left = AtomicUsize::new(0);
+            let guards = timely::execute(Config::process(3), move |worker| {
+                let how = ("memory://view", order, leaving);
+                leave_in_order(worker, &context, how, &words, &left);
+            });
+            guards.unwrap().join().into_iter().for_each(Result::unwrap);
+            let how = format!("{leaving:?} {order:?}");
+            assert_whole(&cx, "memory://view", &updates, &how);
+        }
+    }
+}
+
+fn r05_processes_that_leave_in_any_order_complete_nothing(driver: Driver) {
+    let runtime = runtime();
+    let updates = words(103, 300, 30);
+    for order in ORDERS {
+        let contexts = driver.contexts(&runtime, 3, Arc::new(InMemory::new()));
+        let words = updates.clone();
+        let left = Arc::new(AtomicUsize::new(0));
+        cluster(&contexts, 1, move |worker, cx| {
+            leave_in_order(worker, cx, (URL, order, Leaving::Handle), &words, &left);
+        });
+        assert_whole(&contexts[0], URL, &updates, &format!("{order:?}"));
+    }
+}
+
+on_both_drivers! {
+    a_cluster_of_processes_keeps_one_shard,
+    a_hint_spares_the_processes_of_a_cluster_their_polls,
+    a_failure_in_one_process_stops_the_sink_in_all,
+    r05_workers_that_leave_in_any_order_complete_nothing,
+    r05_processes_that_leave_in_any_order_complete_nothing,
+}

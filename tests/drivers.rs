@@ -1,0 +1,291 @@
+//! Which driver a sink has, what it does where, and sinks that have both.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use differential_dataflow::input::InputSession;
+use futures::FutureExt;
+use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
+use mvsink_persist::testing::{Call, FaultyStore, GateStore, Hold, Side};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use support::{
+    Driver, Program, assert_exact, cluster, execute, runtime, step_until, step_until_so,
+    unreferenced, words,
+};
+use timely::Config;
+use timely::worker::Worker;
+
+const URL: &str = "memory://shared";
+
+/// A call that puts a data file of a view, or an entry of its log after the first.
+fn writes(call: Call, path: &object_store::path::Path) -> bool {
+    let path = path.as_ref();
+    let log = path.contains("_delta_log/");
+    let entry = log && path.ends_with(".json") && !path.ends_with("00000000000000000000.json");
+    matches!(call, Call::Create | Call::Put) && (entry || !log && path.ends_with(".parquet"))
+}
+
+/// The kinds of threads on which sinks write.
+#[derive(Clone, Default)]
+struct Places(Arc<Mutex<BTreeSet<&'static str>>>);
+
+impl Places {
+    /// A store that notes them, for as long as what comes with it lives.
+    fn note(&self) -> (Arc<GateStore>, Hold) {
+        let store = GateStore::new(Arc::new(InMemory::new()));
+        let places = Arc::clone(&self.0);
+        let noted = store.hold(1, Side::Before, move |call, path| {
+            if writes(call, path) {
+                let thread = std::thread::current();
+                let task = thread.name().is_some_and(|name| name.starts_with("tokio"));
+                let place = if task { "task" } else { "worker" };
+                places.lock().unwrap().insert(place);
+            }
+            // Nothing stops.
+            false
+        });
+        (store, noted)
+    }
+
+    fn seen(&self) -> Vec<&'static str> {
+        self.0.lock().unwrap().iter().copied().collect()
+    }
+}
+
+impl Driver {
+    /// Where its operators write.
+    fn place(self) -> &'static str {
+        match self {
+            Driver::Sync => "task",
+            Driver::Async => "worker",
+        }
+    }
+}
+
+/// A context over this store, in which nothing but sinks writes.
+fn quiet(driver: Driver, runtime: &tokio::runtime::Runtime, store: Arc<GateStore>) -> Context {
+    let cx = driver.contexts(runtime, 1, store as Arc<dyn ObjectStore>);
+    cx[0].configs().set("mvsink_compaction", "false").unwrap();
+    cx[0].clone()
+}
+
+fn a_driver_writes_where_it_says(driver: Driver) {
+    let runtime = runtime();
+    let places = Places::default();
+    let (store, _noted) = places.note();
+    let cx = quiet(driver, &runtime, store);
+    // It bumps too.
+    let program = Program {
+        as_of: 3,
+        ..Program::new(words(71, 300, 30))
+    };
+    let status = execute(2, &cx, &Target::new(URL), &program);
+    assert!(matches!(status, Status::Finished), "{status}");
+    assert_eq!(places.seen(), [driver.place()]);
+    assert_exact(&cx, URL, &program.updates, 3);
+}
+
+/// An address that changes the flag when it is looked at, which is while the sink is rendered.
+struct Flip(Context, Driver);
+
+impl From<Flip> for Target {
+    fn from(flip: Flip) -> Target {
+        flip.1.choose(flip.0.configs());
+        Target::new(URL)
+    }
+}
+
+fn r04_a_flag_flipped_while_a_sink_is_rendered_changes_nothing(driver: Driver) {
+    let other = match driver {
+        Driver::Sync => Driver::Async,
+        Driver::Async => Driver::Sync,
+    };
+    let runtime = runtime();
+    let places = Places::default();
+    let (store, _noted) = places.note();
+    let cx = quiet(driver, &runtime, store);
+    let check = cx.clone();
+    timely::execute_directly(move |worker| {
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::new();
+            let view = support::view(input.to_collection(scope));
+            let errors = no_errors::<u64, String, i64>(scope);
+            let target = Flip(cx.clone(), other);
+            let handle = persist_sink(&cx, "view", target, view, errors, 0).unwrap();
+            (input, handle)
+        });
+        for time in 0..20 {
+            input.update_at(format!("word {time}"), time, 1);
+            input.advance_to(time + 1);
+            input.flush();
+            step_until(worker, &handle, Frontier::At(time + 1));
+        }
+        input.close();
+        step_until(worker, &handle, Frontier::Empty);
+    });
+    runtime.block_on(check.settled());
+    assert_eq!(places.seen(), [driver.place()]);
+}
+
+/// Renders the view with this driver. All workers of a process share the flag, so they take turns.
+fn render(
+    worker: &mut Worker,
+    cx: &Context,
+    driver: Driver,
+) -> (InputSession<u64, String, i64>, Handle<u64>) {
+    static RENDERING: Mutex<()> = Mutex::new(());
+    let _alone = RENDERING.lock().unwrap();
+    driver.choose(cx.configs());
+    worker.dataflow(|scope| {
+        let mut input = InputSession::new();
+        let view = support::view(input.to_collection(scope));
+        let errors = no_errors::<u64, String, i64>(scope);
+        let handle = persist_sink(cx, "view", URL, view, errors, 0).unwrap();
+        (input, handle)
+    })
+}
+
+/// Runs the view on workers whose drivers alternate, the first one's given.
+fn alternating(
+    worker: &mut Worker,
+    cx: &Context,
+    first: Driver,
+    updates: &[support::Update],
+) -> Status {
+    let sync = (worker.index() % 2 == 0) == (first == Driver::Sync);
+    let driver = if sync { Driver::Sync } else { Driver::Async };
+    let (mut input, handle) = render(worker, cx, driver);
+    for time in 0..40 {
+        for (index, (word, at, diff)) in updates.iter().enumerate() {
+            if *at == time && index % worker.peers() == worker.index() {
+                input.update_at(word.clone(), *at, *diff);
+            }
+        }
+        input.advance_to(time + 1);
+        input.flush();
+        if time % 5 == 0 {
+            step_until(worker, &handle, Frontier::At(time + 1));
+        }
+    }
+    input.close();
+    step_until(worker, &handle, Frontier::Empty)
+}
+
+fn r04_workers_of_one_dataflow_may_have_different_drivers(first: Driver) {
+    let runtime = runtime();
+    let updates = words(73, 400, 40);
+    for workers in [2, 3, 4] {
+        let places = Places::default();
+        let (store, _noted) = places.note();
+        let cx = quiet(first, &runtime, store);
+        let (context, words) = (cx.clone(), updates.clone());
+        let guards = timely::execute(Config::process(workers), move |worker| {
+            alternating(worker, &context, first, &words)
+        });
+        for status in guards.unwrap().join() {
+            let status = status.unwrap();
+            assert!(matches!(status, Status::Finished), "{status}");
+        }
+        assert_eq!(places.seen(), ["task", "worker"]);
+        assert_exact(&cx, URL, &updates, 0);
+    }
+}
+
+fn r04_processes_of_one_cluster_may_have_different_drivers(first: Driver) {
+    let runtime = runtime();
+    let updates = words(79, 400, 40);
+    let contexts = first.contexts(&runtime, 2, Arc::new(InMemory::new()));
+    let words = updates.clone();
+    let statuses = cluster(&contexts, 2, move |worker, cx| {
+        alternating(worker, cx, first, &words)
+    });
+    for status in statuses {
+        assert!(matches!(status, Status::Finished), "{status}");
+    }
+    assert_exact(&contexts[0], URL, &updates, 0);
+}
+
+fn r11_a_stop_winds_up_what_is_being_staged(driver: Driver) {
+    let runtime = runtime();
+    let inner = Arc::new(InMemory::new());
+    let store = GateStore::new(Arc::clone(&inner) as Arc<dyn ObjectStore>);
+    // The file is there, and the sink does not know.
+    let hold = store.hold(1, Side::After, |call, path| {
+        writes(call, path) && path.extension() == Some("parquet")
+    });
+    let cx = quiet(driver, &runtime, store);
+    let check = cx.clone();
+    timely::execute_directly(move |worker| {
+        let (mut input, handle) = render(worker, &cx, driver);
+        input.update_at("word".to_owned(), 0, 1);
+        input.advance_to(1);
+        input.flush();
+        step_until_so(worker, "a file is staged", || {
+            hold.reached().now_or_never().is_some()
+        });
+        drop(handle);
+        for _ in 0..200 {
+            worker.step_or_park(Some(Duration::from_millis(1)));
+            assert!(!cx.is_settled(), "the sink ends before it has wound up");
+        }
+        hold.release();
+        // The dataflow stays, and so does its input.
+        step_until_so(worker, "the sink has wound up", || cx.is_settled());
+    });
+    assert_eq!(unreferenced(&check, URL, &*inner), Vec::<String>::new());
+}
+
+fn a_panic_fails_the_sink_on_all_workers_and_nothing_else(driver: Driver) {
+    let runtime = runtime();
+    let store = GateStore::new(Arc::new(InMemory::new()));
+    let _panics = store.hold(1, Side::Before, |call, path| {
+        let staging = writes(call, path) && path.extension() == Some("parquet");
+        assert!(!staging, "a bug, on purpose");
+        false
+    });
+    let cx = quiet(driver, &runtime, store);
+    let guards = timely::execute(Config::process(2), move |worker| {
+        let (mut input, handle) = render(worker, &cx, driver);
+        input.update_at(format!("word {}", worker.index()), 0, 1);
+        input.close();
+        step_until_so(worker, "the sink has failed", || handle.status().is_final());
+        (handle.status().to_string(), handle.frontier())
+    });
+    for ended in guards.unwrap().join() {
+        let (status, frontier) = ended.unwrap();
+        assert!(
+            status.contains("panicked: a bug, on purpose"),
+            "the worker goes on, and knows why: {status}"
+        );
+        assert_eq!(frontier, Frontier::At(0));
+    }
+}
+
+#[test]
+fn the_end_of_the_runtime_cancels_a_sink_that_awaits() {
+    let runtime = runtime();
+    // Nothing answers, so that it waits to try again.
+    let store = FaultyStore::new(Arc::new(InMemory::new()), 7, 100);
+    let cx = Driver::Async.contexts(&runtime, 1, store.clone())[0].clone();
+    let status = timely::execute_directly(move |worker| {
+        let (_input, handle) = render(worker, &cx, Driver::Async);
+        step_until_so(worker, "the store is asked", || store.trace().len() > 1);
+        runtime.shutdown_background();
+        step_until_so(worker, "the sink has ended", || handle.status().is_final());
+        handle.status()
+    });
+    assert!(matches!(status, Status::Cancelled), "{status}");
+}
+
+on_both_drivers! {
+    a_driver_writes_where_it_says,
+    r04_a_flag_flipped_while_a_sink_is_rendered_changes_nothing,
+    r04_workers_of_one_dataflow_may_have_different_drivers,
+    r04_processes_of_one_cluster_may_have_different_drivers,
+    r11_a_stop_winds_up_what_is_being_staged,
+    a_panic_fails_the_sink_on_all_workers_and_nothing_else,
+}
