@@ -152,7 +152,7 @@ fn render(
 /// Waits until the shard is open.
 fn until_started(cx: &Context, handle: &Handle<u64>) {
     let mut statuses = handle.status_stream();
-    let started = statuses.wait_for(|status| matches!(status, Status::Running));
+    let started = statuses.wait_for(|status| !matches!(status, Status::Starting));
     cx.client()
         .handle()
         .block_on(started)

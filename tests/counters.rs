@@ -44,7 +44,7 @@ fn run(worker: &mut Worker, cx: &Context) -> [Counters; 2] {
         step_until(worker, &handle, Frontier::At(time + 1));
     }
     // As many rows again, at a time that is not complete.
-    input.update_at(u64::MAX >> 1, TIMES, 1);
+    input.update_at((u64::MAX >> 1) - worker.index() as u64, TIMES, 1);
     input.flush();
     while handle.counters().corrections < worker.peers() as u64 {
         worker.step_or_park(Some(std::time::Duration::from_millis(1)));

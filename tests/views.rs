@@ -50,7 +50,7 @@ fn chain(worker: &mut Worker, cx: &Context) -> (InputSession<u64, String, i64>, 
     });
     let mut handles = vec![letters];
     // A source finds its shard, or fails.
-    wait(worker, || handles[0].status().to_string() == "running");
+    wait(worker, || handles[0].status().to_string() != "starting");
     handles.extend(worker.dataflow(|scope| {
         let letters = source(cx, scope, URLS[0]);
         let counts = letters.ok.map(|(_, count)| ((), count));
@@ -62,7 +62,7 @@ fn chain(worker: &mut Worker, cx: &Context) -> (InputSession<u64, String, i64>, 
         let sink = persist_sink(cx, "totals", URLS[1], totals, letters.err, 0).unwrap();
         [letters.handle, sink]
     }));
-    wait(worker, || handles[2].status().to_string() == "running");
+    wait(worker, || handles[2].status().to_string() != "starting");
     handles.extend(worker.dataflow(|scope| {
         let (letters, totals) = (source(cx, scope, URLS[0]), source(cx, scope, URLS[1]));
         let (ok, err) = (letters.ok.concat(totals.ok), letters.err.concat(totals.err));
