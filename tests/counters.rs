@@ -52,6 +52,10 @@ fn run(worker: &mut Worker, cx: &Context) -> [Counters; 2] {
     let held = handle.counters();
     input.close();
     step_until(worker, &handle, Frontier::Empty);
+    // The log says so before the appender knows it.
+    while handle.counters().batches_committed < handle.counters().batches_minted {
+        worker.step_or_park(Some(std::time::Duration::from_millis(1)));
+    }
     [held, handle.counters()]
 }
 
