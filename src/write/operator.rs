@@ -73,13 +73,8 @@ where
     let waker = worker.waker(&scope, &info);
     let (upstream, inbox) = replies(&waker);
     let (commands, receiver) = write_channel(Arc::clone(&worker.instance.meter));
-    worker.spawn(task::run(
-        worker.clone(),
-        codec,
-        Store::new(mode, as_of),
-        receiver,
-        upstream,
-    ));
+    let store = Store::new(mode, as_of, &codec, worker.cx.disk());
+    worker.spawn(task::run(worker.clone(), codec, store, receiver, upstream));
 
     let worker = worker.clone();
     builder.build(move |_capabilities| {
