@@ -18,7 +18,8 @@
 mod operator;
 mod task;
 
-pub(crate) use operator::render;
+pub(crate) use operator::{Operator, render};
+pub(crate) use task::Task;
 
 use std::collections::BTreeMap;
 

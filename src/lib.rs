@@ -110,6 +110,7 @@ mod channel;
 mod context;
 pub mod corrections;
 pub mod description;
+mod driver;
 pub mod dyncfg;
 mod error;
 mod handle;

@@ -18,8 +18,10 @@
 //! - *read-only writes nothing*: neither a description nor a bump.
 
 mod operator;
+mod task;
 
-pub(crate) use operator::{Desired, Minted, render};
+pub(crate) use operator::{Bump, Desired, Minted, Operator, render};
+pub(crate) use task::Watch;
 
 use mvsink_persist::{CommitId, Frontier};
 

@@ -22,7 +22,8 @@
 mod operator;
 mod task;
 
-pub(crate) use operator::{Inputs, render};
+pub(crate) use operator::{Inputs, Operator, render};
+pub(crate) use task::{Batch, Store, Task};
 
 use mvsink_persist::Frontier;
 

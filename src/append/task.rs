@@ -1,55 +1,15 @@
-//! The task of `append`: commits, and deletes what was lost.
+//! The work of `append`: commits, and deletes what was lost.
 
 use mvsink_persist::{Append, Appended, Error as ShardError, Frontier, Shard, StagedFile};
 
 use super::{Effect, Input, State};
 use crate::bounds::{Timestamp, frontier_to_i64};
-use crate::channel::{AppendCommand, AppendReceiver};
-use crate::description::{Description, Outcome, Part};
+use crate::description::{Description, Outcome};
 use crate::error::Error;
 use crate::worker::Worker;
 
-type Commands<T> = AppendReceiver<Description<T>, Part<T, StagedFile>, Frontier<T>>;
-
-/// Runs the task until its operator is gone.
-pub(crate) async fn run<T: Timestamp>(
-    worker: Worker,
-    mut commands: Commands<T>,
-) -> Result<(), Error> {
-    let shard = match worker.stop.or_stop(worker.shard("open")).await {
-        Some(shard) => shard?,
-        // Where the shard is open, parts may be under way.
-        None => match worker.instance.shard.get() {
-            Some(shard) => shard.clone(),
-            None => return Ok(()),
-        },
-    };
-    let mut task = Task {
-        shard,
-        state: State::new(worker.peers),
-        effects: Vec::new(),
-        worker,
-    };
-    while let Some(command) = commands.recv().await {
-        match command {
-            AppendCommand::Descriptions(descriptions) => {
-                for description in descriptions {
-                    task.step(Input::Description(description)).await?;
-                }
-            }
-            AppendCommand::Parts(parts) => {
-                for part in parts {
-                    task.step(Input::Part(part)).await?;
-                }
-            }
-            AppendCommand::Frontier(frontier) => task.step(Input::Parts(frontier)).await?,
-        }
-    }
-    // The operator is gone, and no part will come: what waits for one cannot complete.
-    task.step(Input::Parts(Frontier::Empty)).await
-}
-
-struct Task<T> {
+/// The state, and the shard that it commits to.
+pub(crate) struct Task<T> {
     worker: Worker,
     shard: Shard,
     state: State<T, StagedFile>,
@@ -57,8 +17,26 @@ struct Task<T> {
 }
 
 impl<T: Timestamp> Task<T> {
+    /// Opens the shard; `None` if the sink stops before anybody has: then nothing can be under way.
+    pub(crate) async fn open(worker: Worker) -> Result<Option<Self>, Error> {
+        let shard = match worker.stop.or_stop(worker.shard("open")).await {
+            Some(shard) => shard?,
+            // Where the shard is open, parts may be under way.
+            None => match worker.instance.shard.get() {
+                Some(shard) => shard.clone(),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Task {
+            shard,
+            state: State::new(worker.peers),
+            effects: Vec::new(),
+            worker,
+        }))
+    }
+
     /// Steps the state, and does what it asks for, until it asks for nothing more.
-    async fn step(&mut self, input: Input<T, StagedFile>) -> Result<(), Error> {
+    pub(crate) async fn step(&mut self, input: Input<T, StagedFile>) -> Result<(), Error> {
         let mut next = Some(input);
         while let Some(input) = next.take() {
             self.state.step(input, &mut self.effects);

@@ -1,4 +1,4 @@
-//! The task of `write`: keeps the corrections, drains them into batches, stages these.
+//! The work of `write`: keeps the corrections, drains them into batches, stages these.
 
 use std::sync::Arc;
 
@@ -8,14 +8,13 @@ use mvsink_persist::{
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
-use crate::channel::{Weigh, WriteCommand, WriteReceiver};
+use crate::channel::Weigh;
 use crate::corrections::{Bookmark, Bounded, Disk, Errors, Rows, Taken, heap_bytes};
 use crate::description::Description;
 use crate::dyncfg::{CHUNK_ROWS, CORRECTIONS_BYTES, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
 use crate::status::HeldBytes;
 use crate::target::Mode;
-use crate::wake::Replies;
 use crate::worker::Worker;
 
 /// What a task that waits for the disk with what was put aside is called.
@@ -98,11 +97,8 @@ type Drained<D, T, R> = Taken<D, T, R, fn(&D) -> u64>;
 /// The rows and the errors of one batch.
 type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
 
-/// The commands of one worker's operator.
-type Commands<D, E, T, R> = WriteReceiver<Batch<D, E, T, R>, Description<T>>;
-
 /// The corrections of one worker, and what was drained from them for the batch in flight.
-pub(super) struct Store<D, E, T, R> {
+pub(crate) struct Store<D, E, T, R> {
     mode: Mode,
     ok: Held<D, T, R>,
     err: Held<E, T, R>,
@@ -115,7 +111,7 @@ pub(super) struct Store<D, E, T, R> {
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// Empty, for a sink with this as-of. What memory has no room for goes to the disk, as the codec writes it.
-    pub(super) fn new(mode: Mode, as_of: T, codec: &Codec<D, E>, disk: &Arc<dyn Disk>) -> Self {
+    pub(crate) fn new(mode: Mode, as_of: T, codec: &Codec<D, E>, disk: &Arc<dyn Disk>) -> Self {
         let rows = Arc::new(Rows(codec.clone()));
         let errors = Arc::new(Errors(codec.clone()));
         let hash_data = hash_data as fn(&D) -> u64;
@@ -269,7 +265,8 @@ struct Position {
     errors: Bookmark,
 }
 
-struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
+/// The corrections, and the shard that what is drained from them is staged for.
+pub(crate) struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
     worker: Worker,
     shard: Shard,
     codec: Codec<D, E>,
@@ -277,7 +274,6 @@ struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
     store: Option<Store<D, E, T, R>>,
     /// What the store held when it was last looked at.
     held: HeldBytes,
-    replies: Replies<(CommitId, Vec<StagedFile>)>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Drop for Task<D, E, T, R> {
@@ -294,39 +290,27 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Drop for Task<D, E, T, R> {
     }
 }
 
-/// Runs the task until its operator is gone, or the sink stops.
-pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
-    worker: Worker,
-    codec: Codec<D, E>,
-    store: Store<D, E, T, R>,
-    mut commands: Commands<D, E, T, R>,
-    replies: Replies<(CommitId, Vec<StagedFile>)>,
-) -> Result<(), Error> {
-    let stop = Arc::clone(&worker.stop);
-    let Some(shard) = stop.or_stop(worker.shard("open")).await else {
-        return Ok(());
-    };
-    let shard = shard?;
-    worker.instance.holds.join();
-    let mut task = Task {
-        worker,
-        shard,
-        codec,
-        store: Some(store),
-        held: HeldBytes::default(),
-        replies,
-    };
-    // A stop interrupts the waiting, not the work.
-    while let Some(Some(command)) = stop.or_stop(commands.recv()).await {
-        match command {
-            WriteCommand::Batch(batch) => task.apply(batch).await?,
-            WriteCommand::WriteBatch(description) => task.write(description).await?,
-        }
-    }
-    Ok(())
-}
-
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
+    /// Opens the shard; `None` if the sink stops first.
+    pub(crate) async fn open(
+        worker: Worker,
+        codec: Codec<D, E>,
+        store: Store<D, E, T, R>,
+    ) -> Result<Option<Self>, Error> {
+        let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
+            return Ok(None);
+        };
+        let shard = shard?;
+        worker.instance.holds.join();
+        Ok(Some(Task {
+            worker,
+            shard,
+            codec,
+            store: Some(store),
+            held: HeldBytes::default(),
+        }))
+    }
+
     /// Runs a closure on the corrections: here if there is little to do, else on the pool.
     async fn with_store<O: Send + 'static>(
         &mut self,
@@ -396,7 +380,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.held = held;
     }
 
-    async fn apply(&mut self, mut batch: Batch<D, E, T, R>) -> Result<(), Error> {
+    /// Takes in what one activation of the operator saw.
+    pub(crate) async fn apply(&mut self, mut batch: Batch<D, E, T, R>) -> Result<(), Error> {
         let budget = self.budget();
         loop {
             let updates = batch.updates();
@@ -404,11 +389,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let work = move |store: &mut Store<D, E, T, R>| {
                 store.set_budget(budget);
                 let whole = store.apply(&mut batch);
-                (batch, whole, store.wants_relief(), store.held_bytes())
+                (batch, whole, store.wants_relief())
             };
-            let (rest, whole, wants_relief, held) = self.with_store(little, work).await?;
-            self.report(held);
-            let mut more = wants_relief;
+            let (rest, whole, mut more) = self.with_store(little, work).await?;
             while more {
                 let step = |store: &mut Store<D, E, T, R>| store.relieve();
                 match self.with_disk(false, step).await? {
@@ -421,14 +404,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
             batch = rest;
         }
-        if self.store.as_ref().is_some_and(Store::has_spilled) {
-            let held = self.with_store(true, |store| store.held_bytes()).await?;
-            self.report(held);
+        if let Some(store) = &self.store {
+            self.report(store.held_bytes());
         }
         Ok(())
     }
 
-    async fn write(&mut self, description: Description<T>) -> Result<(), Error> {
+    /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
+    pub(crate) async fn write(
+        &mut self,
+        description: Description<T>,
+    ) -> Result<Option<Vec<StagedFile>>, Error> {
         let Description {
             id, lower, upper, ..
         } = description;
@@ -438,7 +424,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             match self.with_disk(little, drain).await? {
                 Some(true) => break,
                 Some(false) => {}
-                None => return Ok(()),
+                None => return Ok(None),
             }
         }
         // An update costs far more to encode than to drain.
@@ -460,7 +446,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             };
             let Some(encoded) = self.with_disk(little, work).await? else {
                 self.worker.delete_staged(&self.shard, &files).await;
-                return Ok(());
+                return Ok(None);
             };
             let Some((file, next)) = encoded else { break };
             position = next;
@@ -469,16 +455,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 None => {
                     // Stopped, and the store does not answer.
                     self.worker.delete_staged(&self.shard, &files).await;
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         }
         tracing::trace!(sink = %self.worker.instance.name, %id, files = files.len(), "staged");
-        if let Err((_, files)) = self.replies.send((id, files)) {
-            // The operator is gone: nobody will commit these.
-            self.worker.delete_staged(&self.shard, &files).await;
-        }
-        Ok(())
+        Ok(Some(files))
+    }
+
+    /// Deletes what was staged for an operator that is gone: nobody will commit it.
+    pub(crate) async fn discard(&self, files: &[StagedFile]) {
+        self.worker.delete_staged(&self.shard, files).await;
     }
 
     /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
