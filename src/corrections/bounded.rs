@@ -44,6 +44,8 @@ use crate::time::{Diff, Time};
 /// The rows of a block have about these bytes in memory, or a share of a small budget.
 const BLOCK_BYTES: usize = 32 << 10;
 const BLOCKS_A_BUDGET: usize = 64;
+/// Fewer rows than this are not worth a block.
+const BLOCK_ROWS_MIN: usize = 16;
 
 /// The bytes of a window if the budget was lifted with rows still on disk.
 const WINDOW_BYTES: usize = 16 << 20;
@@ -376,7 +378,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
             0 => BLOCK_BYTES,
             budget => BLOCK_BYTES.min(budget / BLOCKS_A_BUDGET),
         };
-        Writer::new(&*self.disk, row_bytes, block_bytes / row_bytes)
+        let block_rows = (block_bytes / row_bytes).max(BLOCK_ROWS_MIN);
+        Writer::new(&*self.disk, row_bytes, block_rows)
     }
 
     /// Moves parts of what is in memory to disk.
