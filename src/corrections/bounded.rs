@@ -49,6 +49,8 @@ const BLOCK_ROWS_MIN: usize = 16;
 
 /// The bytes of a window if the budget was lifted with rows still on disk.
 const WINDOW_BYTES: usize = 16 << 20;
+/// No window is smaller than this: each reads a block of each run.
+const WINDOW_BYTES_MIN: usize = 64 << 10;
 
 /// Fewer runs than this are not worth merging,
 const MERGE_RUNS_MIN: usize = 8;
@@ -298,7 +300,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
     fn window_bytes(&self) -> usize {
         match self.budget {
             0 => WINDOW_BYTES,
-            budget => budget / 4,
+            budget => (budget / 4).max(WINDOW_BYTES_MIN),
         }
     }
 

@@ -69,27 +69,25 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Taken<D, T, R, H> {
     }
 
     /// The next updates, `rows` of them or fewer; `None` at the end. All of a batch are distinct, none has a zero
-    /// difference. What is on disk is read a window at a time, which may fail; the bookmark is then as it was.
+    /// difference. What is on disk is read a window at a time, which may fail: then try again.
     pub(crate) fn next(
         &mut self,
         at: &mut Bookmark,
         rows: usize,
     ) -> Result<Option<impl ExactSizeIterator<Item = (&D, T, i64)>>, Error> {
-        let mut next = *at;
-        while next.page <= self.windows.len() {
-            let len = self.page(next.page)?.len();
-            if next.row < len {
-                let begin = next.row;
-                next.row = len.min(begin + rows);
-                *at = next;
-                return Ok(Some(self.page(next.page)?.range(begin..next.row)));
+        while at.page <= self.windows.len() {
+            let len = self.page(at.page)?.len();
+            let begin = at.row;
+            if begin < len {
+                at.row = len.min(begin + rows);
+                let end = at.row;
+                return Ok(Some(self.page(at.page)?.range(begin..end)));
             }
-            next = Bookmark {
-                page: next.page + 1,
+            *at = Bookmark {
+                page: at.page + 1,
                 row: 0,
             };
         }
-        *at = next;
         Ok(None)
     }
 
