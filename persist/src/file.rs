@@ -1,18 +1,20 @@
 //! Parquet files in memory: batches to bytes and back. No I/O, no clock; whoever calls chooses the thread.
 //!
 //! The encoding is the one that was measured best for updates and that every Delta reader knows: pages of
-//! version 1, LZ4_RAW, dictionaries on strings only, DELTA_BINARY_PACKED on integers (times and diffs shrink to
-//! almost nothing), statistics per column chunk, names of lists and maps as in the Parquet specification, and no
+//! version 1, LZ4_RAW, dictionaries on strings that repeat, DELTA_BINARY_PACKED on integers (times and diffs shrink
+//! to almost nothing), statistics per column chunk, names of lists and maps as in the Parquet specification, and no
 //! embedded Arrow schema. What is written is hashed: a file knows the sums of its rows' fingerprints.
 //!
 //! The Parquet reader panics on some damaged files. Damage is what the world does, so it is caught here and
 //! reported as [`Error::Corrupt`] like any other; the reader is dropped and not used again.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, Int64Array, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -35,10 +37,15 @@ const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 /// The compressed bytes of a row group, about: readers that stream hold one of each file.
 pub(crate) const GROUP_BYTES_MAX: usize = 8 << 20;
 
+/// The first rows of a file by which it is told whether a column of strings repeats: of 20,000 values, about as many
+/// as a dictionary holds before it is given up, so many rows show one in twenty twice.
+const SAMPLE_ROWS: usize = 2048;
+
 /// Writes batches into one Parquet file in memory.
 pub struct FileEncoder {
     schema: SchemaRef,
-    writer: ArrowWriter<Vec<u8>>,
+    /// None until the first batch shows which strings repeat.
+    writer: Option<ArrowWriter<Vec<u8>>>,
     rows: u64,
     min_time: i64,
     max_time: i64,
@@ -71,15 +78,9 @@ impl FileEncoder {
     /// [`Error::Type`] if a Delta table cannot hold the schema.
     pub fn new(schema: SchemaRef) -> Result<Self, Error> {
         let fingerprints = Fingerprints::new(&schema)?;
-        let properties = writer_properties(&schema).map_err(encode_error)?;
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties)
-            .with_skip_arrow_metadata(true);
-        let writer = ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(&schema), options)
-            .map_err(encode_error)?;
         Ok(FileEncoder {
             schema,
-            writer,
+            writer: None,
             rows: 0,
             min_time: i64::MAX,
             max_time: i64::MIN,
@@ -93,7 +94,11 @@ impl FileEncoder {
     ///
     /// [`Error::Type`] if the batch has another schema.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
-        self.writer.write(batch).map_err(encode_error)?;
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert(begin(&self.schema, batch)?),
+        };
+        writer.write(batch).map_err(encode_error)?;
         self.rows += batch.num_rows() as u64;
         let times = batch.column_by_name(TIME_COLUMN);
         if let Some(times) = times.and_then(|times| times.as_any().downcast_ref::<Int64Array>()) {
@@ -116,7 +121,10 @@ impl FileEncoder {
 
     /// About the bytes that the file would have if it were finished now.
     pub fn estimated_size(&self) -> usize {
-        self.writer.bytes_written() + self.writer.in_progress_size()
+        let writer = self.writer.as_ref();
+        writer.map_or(0, |writer| {
+            writer.bytes_written() + writer.in_progress_size()
+        })
     }
 
     /// Ends the file.
@@ -125,7 +133,11 @@ impl FileEncoder {
     ///
     /// [`Error::Type`] if the rows do not fit a Parquet file.
     pub fn finish(self) -> Result<EncodedFile, Error> {
-        let bytes = self.writer.into_inner().map_err(encode_error)?;
+        let writer = match self.writer {
+            Some(writer) => writer,
+            None => begin(&self.schema, &RecordBatch::new_empty(self.schema.clone()))?,
+        };
+        let bytes = writer.into_inner().map_err(encode_error)?;
         Ok(EncodedFile {
             bytes: bytes.into(),
             rows: self.rows,
@@ -147,7 +159,37 @@ fn bounds(times: &Int64Array) -> (i64, i64) {
     }
 }
 
-fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties, ParquetError> {
+/// A writer of a file that begins with this batch.
+fn begin(schema: &SchemaRef, first: &RecordBatch) -> Result<ArrowWriter<Vec<u8>>, Error> {
+    let properties = writer_properties(schema, &unrepeated(first)).map_err(encode_error)?;
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties)
+        .with_skip_arrow_metadata(true);
+    ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options).map_err(encode_error)
+}
+
+/// The columns of strings whose values hardly repeat: a dictionary of them would be given up.
+fn unrepeated(first: &RecordBatch) -> HashSet<String> {
+    if first.num_rows() < SAMPLE_ROWS {
+        return HashSet::new();
+    }
+    let schema = first.schema_ref();
+    let columns = schema.fields().iter().zip(first.columns());
+    let strings = columns.filter(|(field, _)| field.data_type() == &DataType::Utf8);
+    strings
+        .filter(|(_, column)| {
+            let values = column.as_string::<i32>().iter().take(SAMPLE_ROWS);
+            let distinct: HashSet<Option<&str>> = values.collect();
+            distinct.len() > SAMPLE_ROWS - SAMPLE_ROWS / 20
+        })
+        .map(|(field, _)| field.name().clone())
+        .collect()
+}
+
+fn writer_properties(
+    schema: &SchemaRef,
+    unrepeated: &HashSet<String>,
+) -> Result<WriterProperties, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_compression(Compression::LZ4_RAW)
@@ -162,7 +204,10 @@ fn writer_properties(schema: &SchemaRef) -> Result<WriterProperties, ParquetErro
     for column in columns.columns() {
         let path = column.path().clone();
         properties = match column.physical_type() {
-            PhysicalType::BYTE_ARRAY => properties.set_column_dictionary_enabled(path, true),
+            PhysicalType::BYTE_ARRAY => {
+                let repeats = !unrepeated.contains(&path.string());
+                properties.set_column_dictionary_enabled(path, repeats)
+            }
             PhysicalType::INT32 | PhysicalType::INT64 => {
                 properties.set_column_encoding(path, Encoding::DELTA_BINARY_PACKED)
             }

@@ -63,7 +63,7 @@ use std::cell::Cell;
 use serde::ser::Serialize;
 
 use canonical::Unkept;
-pub(crate) use canonical::{Canonical, Domain, Sink};
+pub(crate) use canonical::{Canonical, Domain, Sink, canonical_float, digest};
 
 use crate::error::Error;
 use crate::json;

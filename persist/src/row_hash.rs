@@ -11,6 +11,8 @@
 //! A batch may lack columns (they are null) and have others (they do not count), and hold the forms that other
 //! writers give to the same Delta types; each is brought to the schema's type first, which is free if it has it.
 
+mod flat;
+
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type};
 use arrow_array::{
@@ -26,6 +28,7 @@ use crate::error::Error;
 use crate::fingerprint::{BUCKETS, Canonical, Domain, Sink, bucket};
 use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, storable};
 use crate::sums::Sums;
+use flat::Block;
 
 /// Hashes rows of one schema.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ pub(crate) struct RowHasher {
     /// The columns of data.
     columns: Vec<Field>,
     row: Canonical,
+    block: Block,
 }
 
 impl RowHasher {
@@ -58,6 +62,7 @@ impl RowHasher {
         Ok(RowHasher {
             columns,
             row: Canonical::new(),
+            block: Block::default(),
         })
     }
 
@@ -95,14 +100,30 @@ impl RowHasher {
     ///
     /// As [`RowHasher::rows`].
     pub(crate) fn hash(&mut self, batch: &RecordBatch) -> Result<Vec<u128>, Error> {
-        let rows = self.rows(batch)?;
         let mut hashes = Vec::with_capacity(batch.num_rows());
+        self.hash_each(batch, |_, hash| hashes.push(hash))?;
+        Ok(hashes)
+    }
+
+    /// Hands out the fingerprint of each row, in order.
+    fn hash_each(
+        &mut self,
+        batch: &RecordBatch,
+        mut each: impl FnMut(usize, u128),
+    ) -> Result<(), Error> {
+        let rows = self.rows(batch)?;
+        if rows.errors.is_none()
+            && let Some(columns) = flat::flatten(&rows.columns)
+        {
+            self.block.hash(&columns, batch.num_rows(), each);
+            return Ok(());
+        }
         for row in 0..batch.num_rows() {
             self.row.clear();
             let domain = rows.put(row, &mut self.row);
-            hashes.push(self.row.digest(domain));
+            each(row, self.row.digest(domain));
         }
-        Ok(hashes)
+        Ok(())
     }
 }
 
@@ -146,17 +167,17 @@ impl Fingerprints {
         let diffs = diffs
             .as_ref()
             .map(|diffs| diffs.as_primitive::<Int64Type>());
-        for (row, hash) in self.hasher.hash(batch)?.into_iter().enumerate() {
+        let (totals, sorted, last) = (&mut self.totals, &mut self.sorted, &mut self.last);
+        self.hasher.hash_each(batch, |row, hash| {
             let diff = match diffs {
                 Some(diffs) if diffs.is_valid(row) => diffs.value(row),
                 _ => 1,
             };
-            let total = &mut self.totals[usize::from(bucket(hash))];
+            let total = &mut totals[usize::from(bucket(hash))];
             *total = total.wrapping_add(hash.wrapping_mul(i128::from(diff) as u128));
-            self.sorted &= self.last <= hash;
-            self.last = hash;
-        }
-        Ok(())
+            *sorted &= *last <= hash;
+            *last = hash;
+        })
     }
 
     /// Their sums.

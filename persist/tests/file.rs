@@ -100,6 +100,29 @@ fn the_encoding_is_the_designed_one() {
 }
 
 #[test]
+fn strings_that_repeat_have_a_dictionary_and_others_none() {
+    let codec = Codec::<(String, String, Option<String>), String>::new().unwrap();
+    let has_dictionaries = |rows: u64| {
+        let rows: Vec<_> = (0..rows)
+            .map(|i| (format!("{i:040}"), format!("{}", i % 500), None))
+            .collect();
+        let mut encoder = FileEncoder::new(codec.schema()).unwrap();
+        let updates = rows.iter().map(|row| (row, 0, 1));
+        encoder.write(&codec.encode(updates).unwrap()).unwrap();
+        // What comes later does not change the file's mind.
+        let again = rows.iter().map(|_| (&rows[0], 0, 1));
+        encoder.write(&codec.encode(again).unwrap()).unwrap();
+        let reader = SerializedFileReader::new(encoder.finish().unwrap().bytes).unwrap();
+        let group = reader.metadata().row_group(0);
+        let dictionary = |column: usize| group.column(column).dictionary_page_offset();
+        [0, 1, 2].map(|column| dictionary(column).is_some())
+    };
+    assert_eq!(has_dictionaries(4000), [false, true, true]);
+    // Too few to tell: a dictionary of few costs little.
+    assert_eq!(has_dictionaries(100), [true, true, true]);
+}
+
+#[test]
 fn batches_have_the_rows_and_columns_asked_for() {
     let names = ["mv_time", "c1", "no_such_column"];
     let decoder = decode_file(PATH, file(250).bytes, Some(&names), 100).unwrap();

@@ -16,6 +16,29 @@ pub(crate) enum Domain {
     Error = 1,
 }
 
+/// The fingerprint of a row without nulls that has these canonical bytes.
+#[inline]
+pub(crate) fn digest(bytes: &[u8], domain: Domain) -> u128 {
+    hash(bytes, domain as u8)
+}
+
+#[inline]
+fn hash(bytes: &[u8], domain: u8) -> u128 {
+    xxh3_128_with_seed(bytes, VERSION << 8 | u64::from(domain))
+}
+
+/// The bits of a float that all floats equal to it have, and all NaNs.
+#[inline]
+pub(crate) fn canonical_float(value: f64) -> u64 {
+    if value.is_nan() {
+        f64::NAN.to_bits() & !(1 << 63)
+    } else if value == 0.0 {
+        0
+    } else {
+        value.to_bits()
+    }
+}
+
 /// The bytes of one row and the nulls in it.
 #[derive(Debug, Default)]
 pub(crate) struct Canonical {
@@ -145,7 +168,7 @@ impl Canonical {
     #[inline]
     pub(crate) fn digest(&mut self, domain: Domain) -> u128 {
         let domain = self.seal(domain);
-        xxh3_128_with_seed(&self.bytes, VERSION << 8 | u64::from(domain))
+        hash(&self.bytes, domain)
     }
 
     /// Appends to `out` what [`Canonical::digest`] hashes, its domain first.
@@ -190,13 +213,7 @@ impl Sink for Canonical {
 
     #[inline]
     fn put_float(&mut self, value: f64) {
-        self.put_word(if value.is_nan() {
-            f64::NAN.to_bits() & !(1 << 63)
-        } else if value == 0.0 {
-            0
-        } else {
-            value.to_bits()
-        });
+        self.put_word(canonical_float(value));
     }
 
     #[inline]

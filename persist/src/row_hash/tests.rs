@@ -25,6 +25,14 @@ type Row = (
     Option<f32>,
 );
 
+type Flat = (
+    (bool, String, i8),
+    (i16, i32, (i64, char)),
+    (f32, f64),
+    String,
+    u32,
+);
+
 /// Few values, so that rows are often equal and often have the same bytes in another place.
 fn row() -> impl Strategy<Value = Row> {
     let inner = || {
@@ -82,6 +90,23 @@ proptest! {
         prop_assert_eq!(&hasher.hash(&batch).unwrap(), &expected);
         assert_same_iff_equal(&rows, &canonical(&hasher, &batch));
         // Arrays that begin in the middle of their buffers.
+        let from = from.min(rows.len());
+        let slice = batch.slice(from, rows.len() - from);
+        prop_assert_eq!(&hasher.hash(&slice).unwrap(), &expected[from..]);
+    }
+
+    /// Beyond a block of rows, in columns that are all put together at once.
+    #[test]
+    fn r20_flat_columns_hash_as_values_do(
+        rows in prop::collection::vec(any::<Flat>(), 1..200),
+        from in 0..200usize,
+    ) {
+        let codec = Codec::<Flat, String>::new().unwrap();
+        let mut hasher = hasher(&codec);
+        let batch = codec.encode(rows.iter().map(|row| (row, 3, 1))).unwrap();
+        prop_assert!(flat::flatten(&hasher.rows(&batch).unwrap().columns).is_some());
+        let expected: Vec<_> = rows.iter().map(|row| hash_data(row).unwrap()).collect();
+        prop_assert_eq!(&hasher.hash(&batch).unwrap(), &expected);
         let from = from.min(rows.len());
         let slice = batch.slice(from, rows.len() - from);
         prop_assert_eq!(&hasher.hash(&slice).unwrap(), &expected[from..]);
