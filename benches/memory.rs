@@ -32,6 +32,7 @@ fn measure(rows: u64, budget: usize, workers: usize) {
         rows,
         workers,
         budget,
+        chunks: None,
     };
     let budget = match budget {
         0 => "none".to_owned(),

@@ -20,6 +20,7 @@ fn measure(rows: u64, budget: usize) -> [Measured; 2] {
         rows,
         workers: 1,
         budget,
+        chunks: Some((1024, 2)),
     };
     let measured = [hydrate.run(1), hydrate.run(2)];
     hydrate.assert_exact();

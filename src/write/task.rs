@@ -65,27 +65,27 @@ impl<D, E, T, R> Batch<D, E, T, R> {
 
 impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     fn updates(&self) -> usize {
-        fn count<U>(containers: &[Vec<U>]) -> usize {
-            containers.iter().map(Vec::len).sum()
-        }
-        count(&self.desired_ok)
-            + count(&self.desired_err)
-            + count(&self.persist_ok)
-            + count(&self.persist_err)
+        count(&self.desired_ok) + count(&self.desired_err) + self.read_back()
     }
 
     fn bytes(&self) -> usize {
-        fn size<U>(containers: &[Vec<U>]) -> usize {
-            containers
-                .iter()
-                .map(|container| container.len() * size_of::<U>())
-                .sum()
-        }
         size(&self.desired_ok)
             + size(&self.desired_err)
             + size(&self.persist_ok)
             + size(&self.persist_err)
     }
+
+    fn read_back(&self) -> usize {
+        count(&self.persist_ok) + count(&self.persist_err)
+    }
+}
+
+fn count<U>(containers: &[Vec<U>]) -> usize {
+    containers.iter().map(Vec::len).sum()
+}
+
+fn size<U>(containers: &[Vec<U>]) -> usize {
+    count(containers) * size_of::<U>()
 }
 
 /// The corrections of rows, or of errors.

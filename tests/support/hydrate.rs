@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
-use mvsink_persist::{ClientOptions, Codec, Open, Sums};
+use mvsink_persist::{ClientOptions, Sums};
 use peak_alloc::PeakAlloc;
 use timely::worker::Worker;
 
@@ -49,6 +49,8 @@ pub struct Hydrate<'a> {
     pub workers: usize,
     /// In bytes; 0 for none.
     pub budget: usize,
+    /// The rows of a chunk, and how many chunks are read ahead, if not as usual: for a small budget.
+    pub chunks: Option<(usize, usize)>,
 }
 
 impl Hydrate<'_> {
@@ -69,6 +71,11 @@ impl Hydrate<'_> {
         let configs = cx.configs();
         let budget = self.budget.to_string();
         configs.set("mvsink_corrections_bytes", &budget).unwrap();
+        if let Some((chunk_rows, credits)) = self.chunks {
+            let set = |name, value: usize| configs.set(name, &value.to_string()).unwrap();
+            set("mvsink_chunk_rows", chunk_rows);
+            set("mvsink_source_credits", credits);
+        }
 
         let idle = PeakAlloc.current_usage();
         PeakAlloc.reset_peak_usage();
@@ -130,7 +137,7 @@ fn feed(worker: &mut Worker, cx: &Context, url: &str, rows: u64, upper: u64) -> 
                 worker.step_or_park(Some(Duration::from_millis(1)));
             }
         }
-        input.insert(row(number));
+        input.update(row(number), 1);
     }
     input.advance_to(upper);
     input.flush();
