@@ -75,6 +75,8 @@ impl Hydrate<'_> {
             let set = |name, value: usize| configs.set(name, &value.to_string()).unwrap();
             set("mvsink_chunk_rows", chunk_rows);
             set("mvsink_source_credits", credits);
+            // Merging files has a budget of its own, which is larger.
+            configs.set("mvsink_compaction", "false").unwrap();
         }
 
         let idle = PeakAlloc.current_usage();
