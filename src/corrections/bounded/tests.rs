@@ -314,6 +314,37 @@ fn r10_memory_stays_within_the_budget() {
     assert_eq!(disk.0.files.load(Ordering::Relaxed), 0);
 }
 
+/// Areas of many partitions, runs of many blocks, windows of many rows.
+#[test]
+fn large_runs_lose_nothing() {
+    const ROWS: u32 = 300_000;
+    let disk = Faulty::new(0);
+    let mut store: Store<i64, _> = store(&disk, 16 << 20, hashed());
+    store.advance(0);
+    for container in snapshot(0..ROWS) {
+        store.insert(container);
+        relieve(&mut store);
+    }
+    let runs = store.due.runs.clone();
+    assert!(runs.len() > 2);
+    for run in &runs {
+        let (mut last, mut at) = (0, 0);
+        while at < run.blocks() {
+            let (rows, next) = run.read(&*store.format, at).unwrap();
+            at = next;
+            for row in rows {
+                let hash = store.memory.hash_of(&row.0);
+                assert!(hash >= last, "a run is in the order of hashes");
+                last = hash;
+            }
+        }
+    }
+    assert_eq!(store.len(), ROWS as usize);
+    let mut taken = drain(&mut store, Frontier::At(1));
+    assert_eq!(taken.len(), ROWS as usize);
+    assert_eq!(contents(&mut taken).len(), ROWS as usize);
+}
+
 /// Nobody drains: what agrees goes away, on disk too.
 #[test]
 fn r08_runs_are_merged_as_times_advance() {
