@@ -26,6 +26,9 @@ const IO_BYTES: usize = 1 << 20;
 /// A row, its time and its difference, as they are stored.
 pub(super) type Stored<D> = (D, i64, i64);
 
+/// A row, its time and its difference, as they are summed.
+pub(super) type Sum<D, T> = (D, T, i64);
+
 /// Rows to bytes and back.
 pub(crate) trait Format<D>: Send + Sync {
     /// Appends the bytes of these rows.
@@ -137,7 +140,7 @@ impl<T: Time> Run<T> {
         &self,
         format: &dyn Format<D>,
         at: usize,
-    ) -> Result<(Vec<(D, T, i64)>, usize), Error> {
+    ) -> Result<(Vec<Sum<D, T>>, usize), Error> {
         let mut rows = Vec::new();
         let end = self.read_blocks(format, at, self.body.blocks.len(), |row| rows.push(row))?;
         Ok((rows, end))
@@ -148,7 +151,7 @@ impl<T: Time> Run<T> {
         &self,
         format: &dyn Format<D>,
         window: Window,
-        mut each: impl FnMut((D, T, i64)),
+        mut each: impl FnMut(Sum<D, T>),
     ) -> Result<(), Error> {
         let blocks = &self.body.blocks;
         // The block before the first one that begins in the window may end in it.
@@ -167,7 +170,7 @@ impl<T: Time> Run<T> {
         format: &dyn Format<D>,
         at: usize,
         end: usize,
-        mut each: impl FnMut((D, T, i64)),
+        mut each: impl FnMut(Sum<D, T>),
     ) -> Result<usize, Error> {
         let Body { file, blocks, .. } = &*self.body;
         let mut length = 0;

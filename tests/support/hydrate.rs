@@ -132,7 +132,7 @@ fn feed(worker: &mut Worker, cx: &Context, url: &str, rows: u64, upper: u64) -> 
     };
     let (index, peers) = (worker.index() as u64, worker.peers() as u64);
     for (fed, number) in (index..rows).step_by(peers as usize).enumerate() {
-        if fed as u64 % FED_AT_ONCE == 0 {
+        if (fed as u64).is_multiple_of(FED_AT_ONCE) {
             input.flush();
             worker.step();
             while look(&handle) {
