@@ -130,6 +130,13 @@ pub const MAINTENANCE_INTERVAL_MS: Config<usize> = Config::new(
     "how many milliseconds pass between two looks for files to merge, about",
 );
 
+/// The memory for updates that are not written yet.
+pub const CORRECTIONS_BYTES: Config<usize> = Config::new(
+    "mvsink_corrections_bytes",
+    Default::Usize(256 << 20),
+    "the memory in bytes that each sink may take in a process for updates that are not written yet; more go to disk, 0 means no bound",
+);
+
 /// The default of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -290,6 +297,7 @@ impl ConfigSet {
         .with(&ORPHAN_AGE_S)
         .with(&GARBAGE_INTERVAL_S)
         .with(&MAINTENANCE_INTERVAL_MS)
+        .with(&CORRECTIONS_BYTES)
     }
 
     /// The same set with one more flag, such as one of the host's own.

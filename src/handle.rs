@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::status::Status;
 use crate::worker::Worker;
 
-/// What waits in the queues of a sink, for throttling its sources.
+/// What waits in the queues of a sink, for throttling its sources, and what it holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pressure {
@@ -19,6 +19,11 @@ pub struct Pressure {
     pub queued_updates: usize,
     /// Their bytes, without what they own on the heap.
     pub queued_bytes: usize,
+    /// About the bytes of memory in which it keeps what is not written yet, with what the updates own on the heap
+    /// if it has a budget.
+    pub held_bytes: u64,
+    /// The bytes that it has put aside on disk for want of memory.
+    pub spilled_bytes: u64,
 }
 
 /// One worker's handle of a sink or source.
@@ -76,12 +81,15 @@ impl<T: Timestamp> Handle<T> {
         self.worker.instance.status()
     }
 
-    /// What waits in the queues of all workers of this process.
+    /// What waits in the queues of all workers of this process, and what they hold.
     pub fn pressure(&self) -> Pressure {
         let meter = &self.worker.instance.meter;
+        let held = self.worker.instance.holds.sum();
         Pressure {
             queued_updates: meter.updates(),
             queued_bytes: meter.bytes(),
+            held_bytes: held.memory,
+            spilled_bytes: held.disk,
         }
     }
 

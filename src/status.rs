@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -81,8 +82,62 @@ pub(crate) struct Instance {
     pub(crate) shard: OnceCell<Shard>,
     /// What waits in the command queues.
     pub(crate) meter: Arc<Meter>,
+    /// What the corrections hold.
+    pub(crate) holds: Holdings,
     status: watch::Sender<Status>,
     inner: Mutex<Inner>,
+}
+
+/// What one worker's corrections hold, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HeldBytes {
+    /// In memory, about.
+    pub(crate) memory: u64,
+    /// On disk.
+    pub(crate) disk: u64,
+}
+
+/// What the corrections of all workers of this process hold.
+#[derive(Debug, Default)]
+pub(crate) struct Holdings {
+    stores: AtomicUsize,
+    memory: AtomicU64,
+    disk: AtomicU64,
+}
+
+impl Holdings {
+    /// One more worker has corrections.
+    pub(crate) fn join(&self) {
+        self.stores.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A worker has none any more.
+    pub(crate) fn leave(&self) {
+        self.stores.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many workers have corrections.
+    pub(crate) fn stores(&self) -> usize {
+        self.stores.load(Ordering::Relaxed)
+    }
+
+    /// A worker that held `from` holds `to` now.
+    pub(crate) fn changed(&self, from: HeldBytes, to: HeldBytes) {
+        let change = |sum: &AtomicU64, from: u64, to: u64| {
+            // Wrapping, as sums of differences may.
+            sum.fetch_add(to.wrapping_sub(from), Ordering::Relaxed);
+        };
+        change(&self.memory, from.memory, to.memory);
+        change(&self.disk, from.disk, to.disk);
+    }
+
+    /// What all of them hold.
+    pub(crate) fn sum(&self) -> HeldBytes {
+        HeldBytes {
+            memory: self.memory.load(Ordering::Relaxed),
+            disk: self.disk.load(Ordering::Relaxed),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -101,6 +156,7 @@ impl Instance {
             name: name.to_owned(),
             shard: OnceCell::new(),
             meter: Arc::default(),
+            holds: Holdings::default(),
             status: watch::Sender::new(Status::Starting),
             inner: Mutex::default(),
         })

@@ -283,7 +283,6 @@ impl Area {
                 .collect();
             self.bits = child_depth;
         }
-        let width = 1usize << (self.bits - child_depth);
         let mut copied = entries.len() as u64;
         let mut rest = &entries[..];
         for child in 0..1usize << SPLIT_BITS {
@@ -299,6 +298,8 @@ impl Area {
                 self.partitions.push(partition);
                 self.partitions.len() - 1
             };
+            // A child that was split itself may have grown the directory.
+            let width = 1usize << (self.bits - child_depth);
             self.directory[child_prefix * width..][..width].fill(at as u32);
             if self.partitions[at].entries.len() > SPLIT_ABOVE {
                 copied += self.split(at);
@@ -328,6 +329,18 @@ impl Area {
         self.partitions
             .iter()
             .flat_map(|partition| &partition.entries)
+    }
+
+    /// The entries in the order of their hashes, a partition at a time.
+    pub fn in_order(&self) -> impl Iterator<Item = Vec<Entry>> + '_ {
+        // A partition lies in the directory as often as it has deeper neighbours, all in one place.
+        let first = |at: &usize| *at == 0 || self.directory[*at] != self.directory[at - 1];
+        let indices = (0..self.directory.len()).filter(first);
+        indices.map(|at| {
+            let mut entries = self.partitions[self.directory[at] as usize].entries.clone();
+            entries.sort_unstable_by_key(|entry| entry.hash);
+            entries
+        })
     }
 
     /// Removes the entries that `take` accepts, and hands them out.

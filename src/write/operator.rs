@@ -107,11 +107,12 @@ where
         capabilities: BTreeMap::new(),
         staged: BTreeMap::new(),
     };
+    let store = Store::new(mode, as_of, &codec, worker.cx.disk());
     let waker = worker.waker(&scope, &builder.operator_info());
     builder.build_reschedule_typed(move |_capabilities| {
         // No part is sent without a description, whose capability it takes.
         drop(_capabilities);
-        sync::write(operator, waker, codec, Store::new(mode, as_of))
+        sync::write(operator, waker, codec, store)
     });
     parts
 }

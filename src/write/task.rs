@@ -1,18 +1,27 @@
 //! The work of `write`: keeps the corrections, drains them into batches, stages these.
 
+use std::sync::Arc;
+
 use mvsink_persist::{
-    Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard,
-    StagedFile,
+    Codec, CommitId, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier,
+    RecordBatch, Shard, StagedFile,
 };
 
 use crate::bounds::{Data, Diff, Timestamp, hash_data, hash_error, time_to_i64};
 use crate::channel::Weigh;
-use crate::corrections::{Corrections, Drained};
+use crate::corrections::{Bookmark, Bounded, Disk, Errors, Rows, Taken, heap_bytes};
 use crate::description::Description;
-use crate::dyncfg::{CHUNK_ROWS, INLINE_UPDATES, TARGET_FILE_BYTES};
+use crate::dyncfg::{CHUNK_ROWS, CORRECTIONS_BYTES, INLINE_UPDATES, TARGET_FILE_BYTES};
 use crate::error::Error;
+use crate::status::HeldBytes;
 use crate::target::Mode;
 use crate::worker::Worker;
+
+/// What a task that waits for the disk with what was put aside is called.
+const SPILL: &str = "spill";
+
+/// No file is cut smaller than this for want of memory.
+const FILE_BYTES_MIN: usize = 1 << 20;
 
 /// All that one activation of the operator saw.
 pub(crate) struct Batch<D, E, T, R> {
@@ -56,28 +65,34 @@ impl<D, E, T, R> Batch<D, E, T, R> {
 
 impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
     fn updates(&self) -> usize {
-        fn count<U>(containers: &[Vec<U>]) -> usize {
-            containers.iter().map(Vec::len).sum()
-        }
-        count(&self.desired_ok)
-            + count(&self.desired_err)
-            + count(&self.persist_ok)
-            + count(&self.persist_err)
+        count(&self.desired_ok) + count(&self.desired_err) + self.read_back()
     }
 
     fn bytes(&self) -> usize {
-        fn size<U>(containers: &[Vec<U>]) -> usize {
-            containers
-                .iter()
-                .map(|container| container.len() * size_of::<U>())
-                .sum()
-        }
         size(&self.desired_ok)
             + size(&self.desired_err)
             + size(&self.persist_ok)
             + size(&self.persist_err)
     }
+
+    fn read_back(&self) -> usize {
+        count(&self.persist_ok) + count(&self.persist_err)
+    }
 }
+
+fn count<U>(containers: &[Vec<U>]) -> usize {
+    containers.iter().map(Vec::len).sum()
+}
+
+fn size<U>(containers: &[Vec<U>]) -> usize {
+    count(containers) * size_of::<U>()
+}
+
+/// The corrections of rows, or of errors.
+type Held<D, T, R> = Bounded<D, T, R, fn(&D) -> u64>;
+
+/// What was drained from them.
+type Drained<D, T, R> = Taken<D, T, R, fn(&D) -> u64>;
 
 /// The rows and the errors of one batch.
 type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
@@ -85,18 +100,24 @@ type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
 /// The corrections of one worker, and what was drained from them for the batch in flight.
 pub(crate) struct Store<D, E, T, R> {
     mode: Mode,
-    ok: Corrections<D, T, R, fn(&D) -> u64>,
-    err: Corrections<E, T, R, fn(&E) -> u64>,
+    ok: Held<D, T, R>,
+    err: Held<E, T, R>,
+    /// The rows of the batch that is being drained, before its errors.
+    drained_ok: Option<Drained<D, T, R>>,
     in_flight: Option<Batched<D, E, T, R>>,
     /// In ingest mode, the frontier below which everything is sealed.
     sealed: Option<Frontier<T>>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
-    /// Empty, for a sink with this as-of.
-    pub(crate) fn new(mode: Mode, as_of: T) -> Self {
-        let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
-        let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
+    /// Empty, for a sink with this as-of. What memory has no room for goes to the disk, as the codec writes it.
+    pub(crate) fn new(mode: Mode, as_of: T, codec: &Codec<D, E>, disk: &Arc<dyn Disk>) -> Self {
+        let rows = Arc::new(Rows(codec.clone()));
+        let errors = Arc::new(Errors(codec.clone()));
+        let hash_data = hash_data as fn(&D) -> u64;
+        let hash_error = hash_error as fn(&E) -> u64;
+        let mut ok = Bounded::new(hash_data, heap_bytes, rows, Arc::clone(disk));
+        let mut err = Bounded::new(hash_error, heap_bytes, errors, Arc::clone(disk));
         if mode == Mode::View {
             // Nothing is written below the as-of: the rows of a snapshot need not be told apart by time.
             ok.advance(as_of);
@@ -106,6 +127,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             mode,
             ok,
             err,
+            drained_ok: None,
             in_flight: None,
             sealed: None,
         }
@@ -124,12 +146,52 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// A few updates into small corrections: nothing that they could set off takes long, be it a consolidation,
     /// or the end of the batch in flight, whose updates are then given back or freed one by one.
     fn is_little(&self, updates: usize, few: usize) -> bool {
-        updates <= few && self.len() + self.in_flight_len() <= few.saturating_mul(64)
+        updates <= few
+            && self.len() + self.in_flight_len() <= few.saturating_mul(64)
+            && !self.has_spilled()
     }
 
-    /// Takes in a batch: what was in flight is settled first, then updates come in, then times advance.
-    fn apply(&mut self, batch: Batch<D, E, T, R>) {
-        match batch.settle {
+    /// True if any update is on disk: whatever is done then may have to wait for it.
+    fn has_spilled(&self) -> bool {
+        let in_flight = self.in_flight.as_ref();
+        self.ok.has_spilled()
+            || self.err.has_spilled()
+            || in_flight.is_some_and(|(ok, err)| ok.has_spilled() || err.has_spilled())
+    }
+
+    /// What the corrections hold, the batch in flight included if it is on disk.
+    fn held_bytes(&self) -> HeldBytes {
+        let in_flight = self.in_flight.as_ref();
+        HeldBytes {
+            memory: (self.ok.memory_bytes() + self.err.memory_bytes()) as u64,
+            disk: self.ok.disk_bytes()
+                + self.err.disk_bytes()
+                + in_flight.map_or(0, |(ok, err)| ok.disk_bytes() + err.disk_bytes()),
+        }
+    }
+
+    /// The memory that the corrections may take from now on, in bytes; 0 for as much as they need.
+    fn set_budget(&mut self, budget: usize) {
+        // Errors are few.
+        let errors = budget / 8;
+        self.ok.set_budget(budget - errors);
+        self.err.set_budget(errors);
+    }
+
+    /// True if [`Store::relieve`] may have something to do.
+    fn wants_relief(&self) -> bool {
+        self.ok.wants_relief() || self.err.wants_relief()
+    }
+
+    /// One step of what keeps the corrections within their budget. False if there was nothing to do.
+    fn relieve(&mut self) -> Result<bool, Error> {
+        Ok(self.ok.relieve()? || self.err.relieve()?)
+    }
+
+    /// Takes in as much of a batch as memory has room for: what was in flight is settled first, then updates come
+    /// in, then times advance. The batch is left with the rest; false if there is one.
+    fn apply(&mut self, batch: &mut Batch<D, E, T, R>) -> bool {
+        match batch.settle.take() {
             None => {}
             Some(Settle::Own) => self.in_flight = None,
             Some(Settle::Lost) => {
@@ -139,33 +201,38 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                 }
             }
         }
-        batch
-            .desired_ok
-            .into_iter()
-            .for_each(|rows| self.ok.insert(rows));
-        batch
-            .desired_err
-            .into_iter()
-            .for_each(|errors| self.err.insert(errors));
-        batch
-            .persist_ok
-            .into_iter()
-            .for_each(|rows| self.ok.insert_negated(rows));
-        batch
-            .persist_err
-            .into_iter()
-            .for_each(|errors| self.err.insert_negated(errors));
+        loop {
+            if let Some(rows) = batch.desired_ok.pop() {
+                self.ok.insert(rows);
+            } else if let Some(errors) = batch.desired_err.pop() {
+                self.err.insert(errors);
+            } else if let Some(rows) = batch.persist_ok.pop() {
+                self.ok.insert_negated(rows);
+            } else if let Some(errors) = batch.persist_err.pop() {
+                self.err.insert_negated(errors);
+            } else {
+                self.advance(batch.advance.take());
+                return true;
+            }
+            if self.wants_relief() {
+                return false;
+            }
+        }
+    }
+
+    /// Takes in the new frontier of the read-back, if there is one.
+    fn advance(&mut self, frontier: Option<Frontier<T>>) {
         match self.mode {
             Mode::View => {
                 // An empty frontier leaves no time to advance to, and nothing to write either.
-                if let Some(Frontier::At(since)) = batch.advance {
+                if let Some(Frontier::At(since)) = frontier {
                     self.ok.advance(since);
                     self.err.advance(since);
                 }
             }
             Mode::Ingest => {
                 // Also without a new frontier: what arrived now may be long sealed.
-                self.sealed = self.sealed.max(batch.advance);
+                self.sealed = self.sealed.max(frontier);
                 if let Some(sealed) = self.sealed {
                     self.ok.discard_before(sealed);
                     self.err.discard_before(sealed);
@@ -174,26 +241,53 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         }
     }
 
-    fn drain(&mut self, upper: Frontier<T>) {
+    /// One step of draining a batch. False if there are more to do.
+    fn drain(&mut self, upper: Frontier<T>) -> Result<bool, Error> {
         debug_assert!(self.in_flight.is_none(), "one batch in flight");
-        self.in_flight = Some((self.ok.drain(upper), self.err.drain(upper)));
+        if self.drained_ok.is_none() {
+            self.drained_ok = self.ok.drain(upper)?;
+            if self.drained_ok.is_none() {
+                return Ok(false);
+            }
+        }
+        let Some(err) = self.err.drain(upper)? else {
+            return Ok(false);
+        };
+        self.in_flight = self.drained_ok.take().map(|ok| (ok, err));
+        Ok(true)
     }
 }
 
 /// Where the encoding of a batch stands, between two closures on the pool.
 #[derive(Clone, Copy, Default)]
 struct Position {
-    rows: usize,
-    errors: usize,
+    rows: Bookmark,
+    errors: Bookmark,
 }
 
 /// The corrections, and the shard that what is drained from them is staged for.
-pub(crate) struct Task<D, E, T, R> {
+pub(crate) struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
     worker: Worker,
     shard: Shard,
     codec: Codec<D, E>,
     /// `None` only while a closure on the pool has it.
     store: Option<Store<D, E, T, R>>,
+    /// What the store held when it was last looked at.
+    held: HeldBytes,
+}
+
+impl<D: Data, E: Data, T: Timestamp, R: Diff> Drop for Task<D, E, T, R> {
+    fn drop(&mut self) {
+        self.report(HeldBytes::default());
+        self.worker.instance.holds.leave();
+        if let Some(store) = self.store.take()
+            && store.has_spilled()
+        {
+            // Files are deleted.
+            let handle = self.worker.cx.client().handle();
+            handle.spawn_blocking(move || drop(store));
+        }
+    }
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -206,11 +300,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
             return Ok(None);
         };
+        let shard = shard?;
+        worker.instance.holds.join();
         Ok(Some(Task {
-            shard: shard?,
             worker,
+            shard,
             codec,
             store: Some(store),
+            held: HeldBytes::default(),
         }))
     }
 
@@ -243,12 +340,74 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.store.as_ref().is_some_and(|store| little(store, few))
     }
 
+    /// Runs a step on the corrections that may have to read or write what is put aside on disk, until it succeeds.
+    /// `None` if the sink was stopped first.
+    async fn with_disk<O: Send + 'static>(
+        &mut self,
+        little: bool,
+        step: impl Fn(&mut Store<D, E, T, R>) -> Result<O, Error> + Clone + Send + 'static,
+    ) -> Result<Option<O>, Error> {
+        let mut attempt = 0;
+        loop {
+            let error = match self.with_store(little, step.clone()).await? {
+                Err(error) if error.is_transient() => error,
+                decided => {
+                    if attempt > 0 {
+                        self.worker.instance.resumed(SPILL);
+                    }
+                    return decided.map(Some);
+                }
+            };
+            self.worker.instance.stalled(SPILL, &error);
+            let wait = self.worker.cx.client().wait(attempt);
+            if self.worker.stop.or_stop(wait).await.is_none() {
+                return Ok(None);
+            }
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    /// The memory in bytes that this worker's corrections may take; 0 for as much as they need.
+    fn budget(&self) -> usize {
+        let budget = CORRECTIONS_BYTES.get(self.worker.cx.configs());
+        // A share of nothing would be no bound at all.
+        (budget / self.worker.instance.holds.stores().max(1)).max(budget.min(1))
+    }
+
+    /// Tells what the store holds.
+    fn report(&mut self, held: HeldBytes) {
+        self.worker.instance.holds.changed(self.held, held);
+        self.held = held;
+    }
+
     /// Takes in what one activation of the operator saw.
-    pub(crate) async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
-        let updates = batch.updates();
-        let little = self.is_little(|store, few| store.is_little(updates, few));
-        self.with_store(little, move |store| store.apply(batch))
-            .await
+    pub(crate) async fn apply(&mut self, mut batch: Batch<D, E, T, R>) -> Result<(), Error> {
+        let budget = self.budget();
+        loop {
+            let updates = batch.updates();
+            let little = self.is_little(|store, few| store.is_little(updates, few));
+            let work = move |store: &mut Store<D, E, T, R>| {
+                store.set_budget(budget);
+                let whole = store.apply(&mut batch);
+                (batch, whole, store.wants_relief())
+            };
+            let (rest, whole, mut more) = self.with_store(little, work).await?;
+            while more {
+                let step = |store: &mut Store<D, E, T, R>| store.relieve();
+                match self.with_disk(false, step).await? {
+                    Some(done) => more = done,
+                    None => return Ok(()),
+                }
+            }
+            if whole {
+                break;
+            }
+            batch = rest;
+        }
+        if let Some(store) = &self.store {
+            self.report(store.held_bytes());
+        }
+        Ok(())
     }
 
     /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
@@ -260,11 +419,23 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             id, lower, upper, ..
         } = description;
         let little = self.is_little(|store, few| store.is_little(0, few));
-        self.with_store(little, move |store| store.drain(upper))
-            .await?;
+        let drain = move |store: &mut Store<D, E, T, R>| store.drain(upper);
+        loop {
+            match self.with_disk(little, drain).await? {
+                Some(true) => break,
+                Some(false) => {}
+                None => return Ok(None),
+            }
+        }
         // An update costs far more to encode than to drain.
-        let little = self.is_little(|store, few| store.in_flight_len() <= few);
+        let little =
+            self.is_little(|store, few| store.in_flight_len() <= few && !store.has_spilled());
         let target = TARGET_FILE_BYTES.get(self.worker.cx.configs());
+        // A file is in memory until it is staged.
+        let target = match self.budget() {
+            0 => target,
+            budget => target.min((budget / 2).max(FILE_BYTES_MIN)),
+        };
         let chunk = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
         let mut files = Vec::new();
         let mut position = Position::default();
@@ -273,8 +444,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let work = move |store: &mut Store<D, E, T, R>| {
                 encode(&codec, store, lower, position, chunk, target)
             };
-            let encoded = self.with_store(little, work).await?;
-            let Some((file, next)) = encoded? else { break };
+            let Some(encoded) = self.with_disk(little, work).await? else {
+                self.worker.delete_staged(&self.shard, &files).await;
+                return Ok(None);
+            };
+            let Some((file, next)) = encoded else { break };
             position = next;
             match self.stage(id, file).await? {
                 Some(file) => files.push(file),
@@ -313,42 +487,60 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
 /// Encodes the batch in flight from `position` on into one file; `None` if nothing is left.
 fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
     codec: &Codec<D, E>,
-    store: &Store<D, E, T, R>,
+    store: &mut Store<D, E, T, R>,
     lower: T,
     mut position: Position,
     chunk: usize,
     target: usize,
 ) -> Result<Option<(EncodedFile, Position)>, Error> {
-    let Some((ok, err)) = &store.in_flight else {
+    let Some((ok, err)) = &mut store.in_flight else {
         return Ok(None);
     };
-    if position.rows == ok.len() && position.errors == err.len() {
-        return Ok(None);
-    }
-    let mut file = FileEncoder::new(codec.schema())?;
-    while position.rows < ok.len() && file.estimated_size() < target {
-        let end = ok.len().min(position.rows + chunk);
+    let mut file: Option<FileEncoder> = None;
+    let is_full = |file: &Option<FileEncoder>| {
+        file.as_ref()
+            .is_some_and(|file| file.estimated_size() >= target)
+    };
+    while !is_full(&file) {
+        let Some(rows) = ok.next(&mut position.rows, chunk)? else {
+            break;
+        };
         let mut unfit = None;
-        let rows = ok
-            .range(position.rows..end)
-            .map(|(data, time, diff)| (data, stored(time, lower, &mut unfit), diff));
+        let rows = rows.map(|(data, time, diff)| (data, stored(time, lower, &mut unfit), diff));
         let batch = codec.encode(rows)?;
         unfit.map_or(Ok(()), Err)?;
-        file.write(&batch)?;
-        position.rows = end;
+        append(codec, &mut file, &batch)?;
     }
-    while position.errors < err.len() && file.estimated_size() < target {
-        let end = err.len().min(position.errors + chunk);
+    while !is_full(&file) {
+        let Some(errors) = err.next(&mut position.errors, chunk)? else {
+            break;
+        };
         let mut unfit = None;
-        let errors = err
-            .range(position.errors..end)
-            .map(|(error, time, diff)| (error, stored(time, lower, &mut unfit), diff));
+        let errors =
+            errors.map(|(error, time, diff)| (error, stored(time, lower, &mut unfit), diff));
         let batch = codec.encode_errors(errors)?;
         unfit.map_or(Ok(()), Err)?;
-        file.write(&batch)?;
-        position.errors = end;
+        append(codec, &mut file, &batch)?;
     }
-    Ok(Some((file.finish()?, position)))
+    match file {
+        Some(file) => Ok(Some((file.finish()?, position))),
+        None => Ok(None),
+    }
+}
+
+/// Appends the batch to the file, which begins with it if there is none.
+fn append<D: Data, E: Data>(
+    codec: &Codec<D, E>,
+    file: &mut Option<FileEncoder>,
+    batch: &RecordBatch,
+) -> Result<(), Error> {
+    if file.is_none() {
+        *file = Some(FileEncoder::new(codec.schema())?);
+    }
+    if let Some(file) = file {
+        file.write(batch)?;
+    }
+    Ok(())
 }
 
 /// The time as it is stored; one that cannot be is left in `unfit`.
@@ -366,30 +558,43 @@ fn stored<T: Timestamp>(time: T, lower: T, unfit: &mut Option<Error>) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::corrections::Directory;
+
+    fn store() -> Store<u64, String, u64, i64> {
+        let disk: Arc<dyn Disk> = Arc::new(Directory::new(std::env::temp_dir(), || 0));
+        Store::new(Mode::View, 0, &Codec::new().unwrap(), &disk)
+    }
+
+    fn apply(store: &mut Store<u64, String, u64, i64>, mut batch: Batch<u64, String, u64, i64>) {
+        assert!(store.apply(&mut batch), "there is no budget");
+    }
 
     #[test]
     fn r02_what_is_in_flight_counts_as_work() {
         const FEW: usize = 4;
-        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, 0);
+        let mut store = store();
         let rows: Vec<_> = (0..64 * FEW as u64).map(|row| (row, 0, 1)).collect();
-        store.apply(Batch {
+        let snapshot = Batch {
             desired_ok: vec![rows],
             ..Batch::default()
-        });
+        };
+        apply(&mut store, snapshot);
         assert!(store.is_little(FEW, FEW));
         assert!(!store.is_little(FEW + 1, FEW));
-        store.drain(Frontier::At(1));
+        assert!(store.drain(Frontier::At(1)).unwrap());
         assert_eq!((store.len(), store.in_flight_len()), (0, 64 * FEW));
-        store.apply(Batch {
+        let update = Batch {
             desired_ok: vec![vec![(7, 1, 1)]],
             ..Batch::default()
-        });
+        };
+        apply(&mut store, update);
         // To free or give back the batch in flight is work too.
         assert!(!store.is_little(0, FEW));
-        store.apply(Batch {
+        let own = Batch {
             settle: Some(Settle::Own),
             ..Batch::default()
-        });
+        };
+        apply(&mut store, own);
         assert!(store.is_little(0, FEW));
     }
 }
