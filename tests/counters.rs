@@ -90,7 +90,7 @@ fn all_that_a_sink_does_is_counted() {
         let rows = ROWS * TIMES + workers as u64;
         assert_eq!((end.updates_in, end.updates_out), (rows, rows));
         assert_eq!((end.corrections, end.queued_updates), (0, 0));
-        assert!(end.batches_committed >= TIMES + 1, "{end:?}");
+        assert!(end.batches_committed > TIMES, "{end:?}");
         assert_eq!(end.batches_minted, end.batches_committed, "{end:?}");
         assert_eq!(end.batches_written, workers as u64 * end.batches_committed);
         assert_eq!(end.commits.count, end.batches_committed);
@@ -134,7 +134,7 @@ fn logged_sizes_add_up_and_are_taken_back() {
             .unwrap()
             .insert::<CorrectionsEventBuilder, _>(CORRECTIONS, logger);
         run(worker, &cx);
-        while worker.installed_dataflows().first().is_some() {
+        while !worker.installed_dataflows().is_empty() {
             worker.drop_dataflow(worker.installed_dataflows()[0]);
         }
     })

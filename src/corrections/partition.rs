@@ -283,7 +283,6 @@ impl Area {
                 .collect();
             self.bits = child_depth;
         }
-        let width = 1usize << (self.bits - child_depth);
         let mut copied = entries.len() as u64;
         let mut rest = &entries[..];
         for child in 0..1usize << SPLIT_BITS {
@@ -299,6 +298,8 @@ impl Area {
                 self.partitions.push(partition);
                 self.partitions.len() - 1
             };
+            // A child that was split itself may have grown the directory.
+            let width = 1usize << (self.bits - child_depth);
             self.directory[child_prefix * width..][..width].fill(at as u32);
             if self.partitions[at].entries.len() > SPLIT_ABOVE {
                 copied += self.split(at);

@@ -261,6 +261,53 @@ fn large_areas_agree_with_the_model() {
     assert_eq!(contents(&store.drain(Frontier::Empty)), expected);
 }
 
+/// A partition so large that the children of its split are split at once.
+#[test]
+fn a_split_within_a_split_loses_nothing() {
+    const ROWS: u32 = 150_000;
+    let mut rows: Vec<_> = (0..2 * ROWS).map(|row| (data(row), 0, 1)).collect();
+    // Such that all begin with the same bits once they are mixed.
+    rows.retain(|(data, ..)| super::mix(hash(data)) >> 63 == 1);
+    let len = rows.len();
+    let mut store = corrections();
+    store.advance(0);
+    // One container after the other, so that partitions are pushed to between splits.
+    for container in rows.chunks(64) {
+        store.insert(container.to_vec());
+    }
+    store.consolidate();
+    assert_eq!(store.len(), len);
+    check_prefixes(&store);
+    let drained = store.drain(Frontier::At(1));
+    assert_eq!(contents(&drained).len(), len);
+
+    // All in one bucket of the future, which becomes due and is then one partition.
+    let rows: Vec<_> = (0..2 * ROWS)
+        .map(|row| (data(row), 300 + u64::from(row % 200), 1))
+        .collect();
+    let mut store = corrections();
+    store.insert(rows.clone());
+    store.advance(400);
+    check_prefixes(&store);
+    store.insert_negated(rows);
+    store.consolidate();
+    assert!(store.is_empty(), "{} are left", store.len());
+}
+
+/// Invariant *prefix*, and that the directory has each partition where its prefix is.
+fn check_prefixes<H: Fn(&Data) -> u64>(store: &Store<H>) {
+    let mut held = 0;
+    for area in std::iter::once(&store.due).chain(store.future.areas()) {
+        let mut last = 0;
+        for entry in area.in_order().flatten() {
+            assert!(entry.hash >= last, "prefix");
+            last = entry.hash;
+            held += 1;
+        }
+    }
+    assert_eq!(held, store.len(), "prefix: all of them");
+}
+
 #[test]
 fn everything_cancelled_leaves_a_small_constant() {
     let empty = corrections().bytes();

@@ -13,7 +13,6 @@ use crate::description::Description;
 use crate::driver::{Driver, LocalInput, Output, asynchronous, sync};
 use crate::dyncfg::{STANDBY, STANDBY_SILENCE_MS};
 use crate::error::Error;
-use crate::target::Mode;
 use crate::worker::Worker;
 
 /// The streams of a desired collection: its rows, and its errors.
@@ -62,10 +61,8 @@ pub(crate) fn render<'s, D, E, T, R>(
     driver: Driver,
     scope: Scope<'s, T>,
     desired: Desired<'s, D, E, T, R>,
-    mode: Mode,
-    as_of: Frontier<T>,
+    state: State<T>,
     minter: usize,
-    nonce: u128,
 ) -> Minted<'s, D, E, T, R>
 where
     D: Data,
@@ -96,7 +93,7 @@ where
             ok_out: Output::from(ok_out),
             err_out: Output::from(err_out),
             capability: capabilities.pop().filter(|_| mints),
-            state: State::new(mode, as_of, T::minimum(), worker.peers, nonce),
+            state,
             effects: Vec::new(),
             uppers: None,
             worker,
