@@ -63,16 +63,8 @@ where
         err: err.inner,
     };
     let nonce = cx.client().random_u128();
-    let minted = mint::render(
-        &worker,
-        driver,
-        scope,
-        desired,
-        target.mode,
-        as_of,
-        minter,
-        nonce,
-    );
+    let state = mint::State::new(target.mode, as_of, T::minimum(), worker.peers, nonce);
+    let minted = mint::render(&worker, driver, scope, desired, state, minter);
     let own = OwnCommits::default();
     let reading = Reading {
         codec: codec.clone(),

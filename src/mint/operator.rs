@@ -12,7 +12,6 @@ use crate::bounds::{Data, Diff, Timestamp, meet};
 use crate::description::Description;
 use crate::driver::{Driver, LocalInput, Output, asynchronous, sync};
 use crate::error::Error;
-use crate::target::Mode;
 use crate::worker::Worker;
 
 /// The streams of a desired collection: its rows, and its errors.
@@ -50,16 +49,14 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     uppers: Option<Frontier<T>>,
 }
 
-/// Renders mint. It decides on the worker that `minter` names, and passes `desired` through on all.
+/// Renders mint, which begins in this state. It decides on the worker that `minter` names, and passes `desired` through on all.
 pub(crate) fn render<'s, D, E, T, R>(
     worker: &Worker,
     driver: Driver,
     scope: Scope<'s, T>,
     desired: Desired<'s, D, E, T, R>,
-    mode: Mode,
-    as_of: T,
+    state: State<T>,
     minter: usize,
-    nonce: u128,
 ) -> Minted<'s, D, E, T, R>
 where
     D: Data,
@@ -90,7 +87,7 @@ where
             ok_out: Output::from(ok_out),
             err_out: Output::from(err_out),
             capability: capabilities.pop().filter(|_| mints),
-            state: State::new(mode, as_of, T::minimum(), worker.peers, nonce),
+            state,
             effects: Vec::new(),
             uppers: None,
             worker,
