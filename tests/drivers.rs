@@ -156,7 +156,7 @@ fn alternating(
     first: Driver,
     updates: &[support::Update],
 ) -> Status {
-    let sync = (worker.index() % 2 == 0) == (first == Driver::Sync);
+    let sync = worker.index().is_multiple_of(2) == (first == Driver::Sync);
     let driver = if sync { Driver::Sync } else { Driver::Async };
     let (mut input, handle) = render(worker, cx, driver);
     for time in 0..40 {
