@@ -35,9 +35,7 @@ impl Gauge {
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
-}
 
-impl Gauge {
     /// A worker that held `before` holds `now`. Wrapping: what workers add and take back may arrive in any order.
     fn change(&self, before: u64, now: u64) {
         self.0
