@@ -111,7 +111,7 @@ impl<T: Timestamp> Handle<T> {
         Pressure {
             queued_updates: meter.updates(),
             queued_bytes: meter.bytes(),
-            held_updates: self.counters().corrections as usize,
+            held_updates: self.worker.instance.metrics.corrections.get() as usize,
         }
     }
 
