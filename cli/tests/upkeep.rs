@@ -20,12 +20,6 @@ fn shard(name: &str) -> (tempfile::TempDir, PathBuf) {
     (dir, shard)
 }
 
-fn json(arguments: &[&str]) -> Value {
-    let line = succeed(arguments);
-    assert_eq!(line.lines().count(), 1, "{arguments:?}: {line}");
-    serde_json::from_str(&line).expect("a JSON object")
-}
-
 fn files(shard: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(shard).expect("a shard").flatten();
     let mut files: Vec<_> = entries
@@ -51,11 +45,11 @@ fn compact_merges_and_gc_deletes_what_it_replaced() {
     let loose = files(&shard);
     assert!(loose.len() > 4, "{loose:?}");
 
-    let dry = json(&["compact", url, "--full", "--dry-run", "--json"]);
+    let dry = printed_json(&["compact", url, "--full", "--dry-run", "--json"]);
     assert_eq!(dry["files_in"], loose.len());
     assert_eq!(files(&shard), loose, "a dry run changes nothing");
 
-    let merged = json(&["compact", url, "--full", "--json"]);
+    let merged = printed_json(&["compact", url, "--full", "--json"]);
     assert_eq!(
         (&merged["merges"], &merged["files_out"]),
         (&1.into(), &1.into())
@@ -70,10 +64,10 @@ fn compact_merges_and_gc_deletes_what_it_replaced() {
     assert_eq!(again, "nothing to merge\n");
 
     // The grace period, and then its end.
-    let spared = json(&["gc", url, "--json"]);
+    let spared = printed_json(&["gc", url, "--json"]);
     assert_eq!(spared["removed"]["files"], 0);
     assert_eq!(spared["spared"]["grace"]["files"], loose.len());
-    let dry = json(&["gc", url, "--grace", "0s", "--dry-run", "--json"]);
+    let dry = printed_json(&["gc", url, "--grace", "0s", "--dry-run", "--json"]);
     assert_eq!(dry["removed"]["files"], loose.len());
     assert_eq!(files(&shard).len(), loose.len() + 1);
     let told = succeed(&["gc", url, "--grace", "0s"]);
@@ -92,10 +86,10 @@ fn gc_deletes_what_was_never_committed() {
     let live = files(&shard);
     let orphan = shard.join("6f9619ff-8b86-4d01-b42d-00cf4fc964ff.parquet");
     std::fs::write(&orphan, "left behind").expect("a file");
-    let young = json(&["gc", url, "--json"]);
+    let young = printed_json(&["gc", url, "--json"]);
     assert_eq!(young["orphans"]["files"], 0, "{young}");
     assert!(orphan.exists());
-    let told = json(&["gc", url, "--orphan-age", "0s", "--json"]);
+    let told = printed_json(&["gc", url, "--orphan-age", "0s", "--json"]);
     assert_eq!(told["orphans"]["files"], 1, "{told}");
     assert_eq!(files(&shard), live);
 }
@@ -104,7 +98,7 @@ fn gc_deletes_what_was_never_committed() {
 fn verify_names_the_file_that_differs() {
     let (_dir, shard) = shard("bid");
     let url = text(&shard);
-    let clean = json(&["verify", url, "--json"]);
+    let clean = printed_json(&["verify", url, "--json"]);
     assert_eq!(clean["findings"], serde_json::json!([]));
     assert_eq!(clean["rows"].as_i64(), inspect(&shard)["rows"].as_i64());
     succeed(&["verify", url]);
@@ -140,7 +134,7 @@ fn holds_are_taken_listed_and_released() {
     let (_dir, shard) = shard("q4");
     let url = text(&shard);
     assert_eq!(succeed(&["hold", "list", url]), "");
-    let taken = json(&[
+    let taken = printed_json(&[
         "hold", "take", url, "report", "--at", "5", "--lease", "2h", "--json",
     ]);
     assert_eq!(
@@ -148,14 +142,14 @@ fn holds_are_taken_listed_and_released() {
         (&"report".into(), &5.into())
     );
     assert_eq!(taken["lease_s"], 7200.0);
-    let listed = json(&["hold", "list", url, "--json"]);
+    let listed = printed_json(&["hold", "list", url, "--json"]);
     assert_eq!(listed, taken);
     assert_eq!(inspect(&shard)["holds"][0], taken);
     let line = fail(&["hold", "take", url, "report"], 1);
     assert!(line.contains("report"), "{line}");
     // Files that its version has are kept, whatever the grace.
     succeed(&["compact", url, "--full"]);
-    let spared = json(&["gc", url, "--grace", "0s", "--json"]);
+    let spared = printed_json(&["gc", url, "--grace", "0s", "--json"]);
     assert_eq!(spared["removed"]["files"], 0, "{spared}");
     assert!(
         spared["spared"]["held"]["files"].as_i64() > Some(0),
@@ -168,7 +162,7 @@ fn holds_are_taken_listed_and_released() {
     assert!(line.contains("-1"), "{line}");
     let line = fail(&["hold", "take", url, "a/b"], 1);
     assert!(line.contains("a/b"), "{line}");
-    let deleted = json(&["gc", url, "--grace", "0s", "--json"]);
+    let deleted = printed_json(&["gc", url, "--grace", "0s", "--json"]);
     assert!(deleted["removed"]["files"].as_i64() > Some(0), "{deleted}");
 }
 

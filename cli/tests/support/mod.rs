@@ -85,8 +85,15 @@ pub fn start(arguments: &[&str]) -> Child {
         .expect("the binary starts")
 }
 
+/// The one JSON object that a command prints.
+pub fn printed_json(arguments: &[&str]) -> Value {
+    let line = succeed(arguments);
+    assert_eq!(line.lines().count(), 1, "{arguments:?}: {line}");
+    serde_json::from_str(&line).expect("a JSON object")
+}
+
 pub fn inspect(shard: &Path) -> Value {
-    serde_json::from_str(&succeed(&["inspect", text(shard), "--json"])).expect("one JSON object")
+    printed_json(&["inspect", text(shard), "--json"])
 }
 
 pub fn upper(shard: &Path) -> i64 {
@@ -178,13 +185,6 @@ pub fn assert_same(found: &[History], expected: &[History]) {
             "{shard}: not {more:#?}, but {less:#?}"
         );
     }
-}
-
-/// How many data files there are in a shard's directory, referenced or not.
-pub fn data_files(shard: &Path) -> u64 {
-    let files = std::fs::read_dir(shard).expect("a shard").flatten();
-    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.contains(".parquet")).count() as u64
 }
 
 /// How many log entries all shards of a directory have.
