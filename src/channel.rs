@@ -16,13 +16,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// What waits in the command queues of a sink: its owner throttles the sources by it.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     updates: AtomicUsize,
     bytes: AtomicUsize,
+    /// Of the updates, those that were read back.
+    read_back: AtomicUsize,
+    /// Something was taken out.
+    taken: Notify,
 }
 
 impl Meter {
@@ -35,6 +39,32 @@ impl Meter {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
+
+    /// Waits until at most so many updates wait that were read back: who reads them need not be ahead by more.
+    pub(crate) async fn read_back_at_most(&self, updates: usize) {
+        loop {
+            let taken = self.taken.notified();
+            if self.read_back.load(Ordering::Relaxed) <= updates {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    fn add<C: Weigh>(&self, command: &C) {
+        self.updates.fetch_add(command.updates(), Ordering::Relaxed);
+        self.bytes.fetch_add(command.bytes(), Ordering::Relaxed);
+        self.read_back
+            .fetch_add(command.read_back(), Ordering::Relaxed);
+    }
+
+    fn subtract<C: Weigh>(&self, command: &C) {
+        self.updates.fetch_sub(command.updates(), Ordering::Relaxed);
+        self.bytes.fetch_sub(command.bytes(), Ordering::Relaxed);
+        self.read_back
+            .fetch_sub(command.read_back(), Ordering::Relaxed);
+        self.taken.notify_waiters();
+    }
 }
 
 /// How much a command weighs in the meter of its queue.
@@ -45,6 +75,10 @@ pub(crate) trait Weigh {
     }
     /// The bytes of these updates.
     fn bytes(&self) -> usize {
+        0
+    }
+    /// The number of those that were read back from the shard.
+    fn read_back(&self) -> usize {
         0
     }
 }
@@ -63,12 +97,7 @@ struct Sender<C> {
 
 impl<C: Weigh> Sender<C> {
     fn send(&self, phase: u8, command: C) {
-        self.meter
-            .updates
-            .fetch_add(command.updates(), Ordering::Relaxed);
-        self.meter
-            .bytes
-            .fetch_add(command.bytes(), Ordering::Relaxed);
+        self.meter.add(&command);
         // A task that has ended has reported why; what is sent to it is dropped with the sink.
         let _ = self.commands.send(Stamped {
             activation: self.activation,
@@ -93,12 +122,7 @@ impl<C: Weigh> Receiver<C> {
             phase,
             command,
         } = self.commands.recv().await?;
-        self.meter
-            .updates
-            .fetch_sub(command.updates(), Ordering::Relaxed);
-        self.meter
-            .bytes
-            .fetch_sub(command.bytes(), Ordering::Relaxed);
+        self.meter.subtract(&command);
         debug_assert!(
             self.last < Some((activation, phase)),
             "commands arrive in the order of activations and phases: {:?} after {:?}",
@@ -115,12 +139,7 @@ impl<C: Weigh> Drop for Receiver<C> {
         // What is left in the queue is dropped with it.
         self.commands.close();
         while let Ok(Stamped { command, .. }) = self.commands.try_recv() {
-            self.meter
-                .updates
-                .fetch_sub(command.updates(), Ordering::Relaxed);
-            self.meter
-                .bytes
-                .fetch_sub(command.bytes(), Ordering::Relaxed);
+            self.meter.subtract(&command);
         }
     }
 }
@@ -161,6 +180,13 @@ impl<B: Weigh, W> Weigh for WriteCommand<B, W> {
     fn bytes(&self) -> usize {
         match self {
             WriteCommand::Batch(batch) => batch.bytes(),
+            WriteCommand::WriteBatch(_) => 0,
+        }
+    }
+
+    fn read_back(&self) -> usize {
+        match self {
+            WriteCommand::Batch(batch) => batch.read_back(),
             WriteCommand::WriteBatch(_) => 0,
         }
     }

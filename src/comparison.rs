@@ -54,9 +54,22 @@ impl Buckets {
         self.iter().count()
     }
 
+    /// True if none is missing.
+    pub(crate) fn is_all(&self) -> bool {
+        *self == Buckets::ALL
+    }
+
     /// True if one of them has a sum other than zero.
     pub(crate) fn meet(&self, sums: &Sums) -> bool {
         sums.buckets().any(|(bucket, _)| self.contains(bucket))
+    }
+}
+
+impl std::ops::Not for Buckets {
+    type Output = Buckets;
+
+    fn not(self) -> Buckets {
+        Buckets(self.0.map(|word| !word))
     }
 }
 

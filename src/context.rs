@@ -1,5 +1,6 @@
 //! What a host gives its sinks and sources, once.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -7,6 +8,7 @@ use mvsink_persist::{Client, ClientOptions};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use crate::corrections::{Directory, Disk};
 use crate::count::{Count, One};
 use crate::dyncfg::ConfigSet;
 use crate::error::Error;
@@ -26,6 +28,7 @@ struct Inner {
     client: Client,
     configs: ConfigSet,
     read_only: watch::Receiver<bool>,
+    disk: Arc<dyn Disk>,
     /// What the workers of this process share, by the place of the sink in the dataflow, which is the same
     /// on all of them.
     instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, Weak<Instance>>>,
@@ -57,6 +60,7 @@ impl Context {
             client: ClientOptions::default(),
             configs: ConfigSet::new(),
             read_only: watch::Sender::new(false).subscribe(),
+            spill_directory: std::env::temp_dir(),
         }
     }
 
@@ -102,6 +106,11 @@ impl Context {
     /// Counts one more thing that runs, until what it gives is dropped.
     pub(crate) fn running(&self) -> One {
         self.inner.running.one()
+    }
+
+    /// Where updates go that memory has no room for.
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.inner.disk
     }
 
     pub(crate) fn read_only(&self) -> watch::Receiver<bool> {
@@ -178,6 +187,7 @@ pub struct ContextBuilder {
     client: ClientOptions,
     configs: ConfigSet,
     read_only: watch::Receiver<bool>,
+    spill_directory: PathBuf,
 }
 
 impl ContextBuilder {
@@ -199,11 +209,24 @@ impl ContextBuilder {
         self
     }
 
+    /// Where sinks put updates for which their memory ([`CORRECTIONS_BYTES`](crate::dyncfg::CORRECTIONS_BYTES)) has
+    /// no room: in a folder of its own below this directory, made when it is needed and deleted with the
+    /// context. The default is the system's directory for temporary files; one that is kept in memory (`tmpfs`)
+    /// saves none.
+    pub fn spill_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.spill_directory = directory.into();
+        self
+    }
+
     /// The context.
     pub fn build(self) -> Context {
+        let client = Client::new(self.handle, self.client);
+        let names = client.clone();
+        let disk = Directory::new(self.spill_directory, move || names.random_u128());
         Context {
             inner: Arc::new(Inner {
-                client: Client::new(self.handle, self.client),
+                client,
+                disk: Arc::new(disk),
                 configs: self.configs,
                 read_only: self.read_only,
                 instances: Default::default(),

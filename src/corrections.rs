@@ -28,13 +28,19 @@
 //! Cost: inserting is a hash and an append for each row, and now and then the consolidation of one partition, which
 //! is bounded (some tens of thousands of entries). Draining and forced consolidation are work for a CPU pool.
 
+mod bounded;
+mod disk;
 mod drained;
 mod future;
+mod heap;
 #[cfg(test)]
 pub(crate) mod model;
 mod partition;
+mod parts;
 mod payload;
+mod run;
 mod store;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -42,8 +48,13 @@ use std::sync::Arc;
 
 use mvsink_persist::Frontier;
 
+pub(crate) use bounded::Bounded;
+pub(crate) use disk::{Directory, Disk};
 pub use drained::Drained;
+pub(crate) use heap::heap_bytes;
+pub(crate) use run::{Errors, Rows};
 pub use store::CorrectionStore;
+pub(crate) use taken::{Bookmark, Taken};
 
 use crate::time::{Diff, Time};
 use drained::Held;
@@ -96,6 +107,11 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             let rest = container.split_off(CONTAINER_ROWS_MAX);
             self.insert_signed(std::mem::replace(&mut container, rest), sign);
         }
+        self.insert_each(container, |_, diff| diff.to_i64().wrapping_mul(sign));
+    }
+
+    /// Adds the rows of one container; `diff_of` tells their differences, by their numbers and what they say.
+    fn insert_each(&mut self, container: Vec<Row<D, T, R>>, diff_of: impl Fn(usize, &R) -> i64) {
         if container.is_empty() {
             return;
         }
@@ -107,7 +123,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         let mut at = start;
         while at < start + added {
             let end = (at + ROWS_AT_ONCE).min(start + added);
-            self.enter(&rows, first.container, at..end, sign);
+            self.enter(&rows, first.container, at..end, |row, diff| {
+                diff_of(row - start, diff)
+            });
             at = end;
         }
         drop(rows);
@@ -120,7 +138,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         rows: &[Row<D, T, R>],
         container: u32,
         range: std::ops::Range<usize>,
-        sign: i64,
+        diff_of: impl Fn(usize, &R) -> i64,
     ) {
         let base = self.future.base();
         let mut at = range.start;
@@ -137,7 +155,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
                 if time < from || time > to {
                     break;
                 }
-                let diff = diff.to_i64().wrapping_mul(sign);
+                let diff = diff_of(at, diff);
                 if diff == 0 {
                     self.payload.release(container);
                 } else {
@@ -301,9 +319,12 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     }
 
     fn rewrite_if_sparse(&mut self) {
-        if !self.payload.rewrite_due() {
-            return;
+        if self.payload.rewrite_due() {
+            self.rewrite();
         }
+    }
+
+    fn rewrite(&mut self) {
         let mut rewrite = self.payload.rewrite_begin();
         for area in std::iter::once(&self.due).chain(self.future.areas()) {
             area.rewrite_mark(&self.payload, &mut rewrite);

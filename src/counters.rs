@@ -7,8 +7,8 @@
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::channel::Meter;
@@ -43,45 +43,56 @@ impl Gauge {
     }
 }
 
+/// What one worker's corrections hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Updates, some of which may yet cancel.
+    pub(crate) updates: u64,
+    /// Bytes in memory, about.
+    pub(crate) bytes: u64,
+    /// Bytes on disk.
+    pub(crate) spilled_bytes: u64,
+}
+
 /// The size of one worker's corrections, and its share of what all hold; taken back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Size {
     metrics: Arc<Metrics>,
-    updates: AtomicU64,
-    bytes: AtomicU64,
+    held: Mutex<Held>,
 }
 
 impl Size {
     /// Of empty corrections.
     pub(crate) fn new(metrics: &Arc<Metrics>) -> Arc<Self> {
+        metrics.stores.change(0, 1);
         Arc::new(Size {
             metrics: Arc::clone(metrics),
-            updates: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
+            held: Mutex::default(),
         })
     }
 
     /// This worker's corrections hold so much now.
-    pub(crate) fn set(&self, updates: usize, bytes: usize) {
-        let (updates, bytes) = (updates as u64, bytes as u64);
-        let before = self.updates.swap(updates, Ordering::Relaxed);
-        self.metrics.corrections.change(before, updates);
-        let before = self.bytes.swap(bytes, Ordering::Relaxed);
-        self.metrics.corrections_bytes.change(before, bytes);
+    pub(crate) fn set(&self, now: Held) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *held, now);
+        let metrics = &self.metrics;
+        metrics.corrections.change(before.updates, now.updates);
+        metrics.corrections_bytes.change(before.bytes, now.bytes);
+        metrics
+            .corrections_spilled_bytes
+            .change(before.spilled_bytes, now.spilled_bytes);
     }
 
-    /// The updates and bytes that are held.
-    pub(crate) fn get(&self) -> [u64; 2] {
-        [
-            self.updates.load(Ordering::Relaxed),
-            self.bytes.load(Ordering::Relaxed),
-        ]
+    /// What is held.
+    pub(crate) fn get(&self) -> Held {
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Size {
     fn drop(&mut self) {
-        self.set(0, 0);
+        self.set(Held::default());
+        self.metrics.stores.change(1, 0);
     }
 }
 
@@ -130,6 +141,9 @@ pub(crate) struct Metrics {
     pub(crate) updates_out: Counter,
     pub(crate) corrections: Gauge,
     pub(crate) corrections_bytes: Gauge,
+    pub(crate) corrections_spilled_bytes: Gauge,
+    /// The workers that have corrections.
+    pub(crate) stores: Gauge,
     pub(crate) batches_minted: Counter,
     pub(crate) batches_written: Counter,
     pub(crate) batches_committed: Counter,
@@ -158,6 +172,8 @@ impl Default for Metrics {
             updates_out: Counter::default(),
             corrections: Gauge::default(),
             corrections_bytes: Gauge::default(),
+            corrections_spilled_bytes: Gauge::default(),
+            stores: Gauge::default(),
             batches_minted: Counter::default(),
             batches_written: Counter::default(),
             batches_committed: Counter::default(),
@@ -197,6 +213,7 @@ impl Metrics {
             updates_out: self.updates_out.get(),
             corrections: self.corrections.get(),
             corrections_bytes: self.corrections_bytes.get(),
+            corrections_spilled_bytes: self.corrections_spilled_bytes.get(),
             batches_minted: self.batches_minted.get(),
             batches_written: self.batches_written.get(),
             batches_committed: self.batches_committed.get(),
@@ -234,8 +251,10 @@ pub struct Counters {
     pub updates_out: u64,
     /// Updates that the corrections hold now.
     pub corrections: u64,
-    /// Their bytes, as far as they lie in memory, without what rows own on the heap.
+    /// About their bytes in memory, with what rows own on the heap if the sink has a budget.
     pub corrections_bytes: u64,
+    /// Their bytes on disk.
+    pub corrections_spilled_bytes: u64,
     /// Batches that were decided on; each is counted by the worker that minted it.
     pub batches_minted: u64,
     /// Parts of batches that were staged, empty ones included: one for each worker and batch.

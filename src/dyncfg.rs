@@ -158,6 +158,13 @@ pub const HOLD_LEASE_S: Config<usize> = Config::new(
     "how many seconds a reader's hold on a shard's past outlives it; 0 takes none; read as reading begins",
 );
 
+/// The memory for updates that are not written yet.
+pub const CORRECTIONS_BYTES: Config<usize> = Config::new(
+    "mvsink_corrections_bytes",
+    Default::Usize(256 << 20),
+    "the memory in bytes that each sink may take in a process for updates that are not written yet; more go to disk, 0 means no bound",
+);
+
 /// The default of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -322,6 +329,7 @@ impl ConfigSet {
         .with(&STANDBY_SILENCE_MS)
         .with(&STALL_AFTER_MS)
         .with(&HOLD_LEASE_S)
+        .with(&CORRECTIONS_BYTES)
     }
 
     /// The same set with one more flag, such as one of the host's own.

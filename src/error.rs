@@ -71,6 +71,16 @@ pub enum Error {
         /// The name of the sink.
         name: String,
     },
+    /// The disk that updates are put aside on, for want of memory, does not do what it should.
+    #[error("cannot {action} {path}, where updates are put aside: {source}")]
+    Spill {
+        /// What was to be done.
+        action: &'static str,
+        /// To what.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A task of the sink panicked: a bug.
     #[error("a task of the sink {name} panicked: {message}")]
     Panicked {
@@ -86,6 +96,11 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Shard(error) => error.is_transient(),
+            // Rows that are gone do not come back; all else that a disk says, a full one first, may pass.
+            Error::Spill { action, source, .. } => {
+                use std::io::ErrorKind::{NotFound, UnexpectedEof};
+                *action != "read" || !matches!(source.kind(), NotFound | UnexpectedEof)
+            }
             _ => false,
         }
     }

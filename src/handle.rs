@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::status::Status;
 use crate::worker::Worker;
 
-/// What waits in the queues of a sink, for throttling its sources.
+/// What waits in the queues of a sink, for throttling its sources, and what it holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pressure {
@@ -22,6 +22,10 @@ pub struct Pressure {
     pub queued_bytes: usize,
     /// Updates that are held because the shard differs by them from the collection, some of which may yet cancel.
     pub held_updates: usize,
+    /// About the bytes of memory that these take, with what they own on the heap if the sink has a budget.
+    pub held_bytes: usize,
+    /// The bytes that it has put aside on disk for want of memory.
+    pub spilled_bytes: u64,
 }
 
 /// What a sink found out about replicas that compute something else, in this process.
@@ -105,13 +109,16 @@ impl<T: Timestamp> Handle<T> {
         Disputed { rounds, updates }
     }
 
-    /// What waits in the queues of all workers of this process.
+    /// What waits in the queues of all workers of this process, and what they hold.
     pub fn pressure(&self) -> Pressure {
         let meter = &self.worker.instance.meter;
+        let metrics = &self.worker.instance.metrics;
         Pressure {
             queued_updates: meter.updates(),
             queued_bytes: meter.bytes(),
-            held_updates: self.worker.instance.metrics.corrections.get() as usize,
+            held_updates: metrics.corrections.get() as usize,
+            held_bytes: metrics.corrections_bytes.get() as usize,
+            spilled_bytes: metrics.corrections_spilled_bytes.get(),
         }
     }
 

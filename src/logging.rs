@@ -11,7 +11,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::logging_core::Logger;
 use timely::progress::Timestamp;
 
-use crate::counters::Size;
+use crate::counters::{Held, Size};
 
 /// The name that the logger is registered under.
 pub const CORRECTIONS: &str = "mvsink/corrections";
@@ -24,8 +24,10 @@ pub struct CorrectionsEvent {
     pub operator: usize,
     /// How many more updates are held.
     pub updates_diff: i64,
-    /// How many more bytes, without what rows own on the heap.
+    /// How many more bytes in memory, about.
     pub bytes_diff: i64,
+    /// How many more bytes on disk.
+    pub spilled_bytes_diff: i64,
 }
 
 /// The container builder of the logger.
@@ -36,7 +38,7 @@ pub(crate) struct CorrectionsLog {
     logger: Logger<CorrectionsEventBuilder>,
     operator: usize,
     size: Arc<Size>,
-    told: [u64; 2],
+    told: Held,
 }
 
 impl CorrectionsLog {
@@ -53,7 +55,7 @@ impl CorrectionsLog {
             logger,
             operator,
             size,
-            told: [0; 2],
+            told: Held::default(),
         })
     }
 
@@ -62,13 +64,15 @@ impl CorrectionsLog {
         self.told(self.size.get());
     }
 
-    fn told(&mut self, now: [u64; 2]) {
+    fn told(&mut self, now: Held) {
         if now != self.told {
-            let diff = |at: usize| now[at].wrapping_sub(self.told[at]) as i64;
+            let told = self.told;
+            let diff = |now: u64, told: u64| now.wrapping_sub(told) as i64;
             self.logger.log(CorrectionsEvent {
                 operator: self.operator,
-                updates_diff: diff(0),
-                bytes_diff: diff(1),
+                updates_diff: diff(now.updates, told.updates),
+                bytes_diff: diff(now.bytes, told.bytes),
+                spilled_bytes_diff: diff(now.spilled_bytes, told.spilled_bytes),
             });
             self.told = now;
         }
@@ -77,6 +81,6 @@ impl CorrectionsLog {
 
 impl Drop for CorrectionsLog {
     fn drop(&mut self) {
-        self.told([0; 2]);
+        self.told(Held::default());
     }
 }

@@ -29,12 +29,16 @@
 //!   description is written on half a comparison, and the read-back meets every commit that this worker has a
 //!   part in.
 
+mod batch;
 pub mod disputes;
 mod operator;
+mod store;
 mod task;
 
+pub(crate) use batch::Batch;
 pub(crate) use operator::{Inputs, Operator, render};
-pub(crate) use task::{Batch, Store, Task};
+pub(crate) use store::Store;
+pub(crate) use task::Task;
 
 use mvsink_persist::Frontier;
 

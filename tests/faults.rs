@@ -4,7 +4,7 @@ mod support;
 
 use std::sync::Arc;
 
-use mvsink::{Frontier, Status, Target};
+use mvsink::{Context, Frontier, Status, Target};
 use mvsink_persist::testing::{Call, CountingStore, FaultyStore};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -136,6 +136,99 @@ fn a_value_that_no_column_can_hold_fails_the_sink(driver: Driver) {
     assert_eq!(upper, Frontier::At(0));
 }
 
+/// Contexts like these, whose sinks have no memory for updates.
+fn without_memory(
+    driver: Driver,
+    runtime: &tokio::runtime::Runtime,
+    spill: &std::path::Path,
+    store: Arc<dyn ObjectStore>,
+) -> Context {
+    let cx = Context::builder(runtime.handle().clone())
+        .spill_directory(spill)
+        .build();
+    driver.choose(&cx);
+    cx.configs().set("mvsink_corrections_bytes", "1").unwrap();
+    cx.client().mount("shared", store);
+    cx
+}
+
+fn r10_rival_sinks_without_memory_are_exact_and_leave_nothing(driver: Driver) {
+    let runtime = runtime();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let spill = tempfile::tempdir().unwrap();
+    let updates = words(53, 200, 20);
+    let rivals = [1, 2, 4].map(|workers| {
+        let cx = without_memory(driver, &runtime, spill.path(), Arc::clone(&store));
+        (workers, cx)
+    });
+    std::thread::scope(|scope| {
+        for (workers, cx) in &rivals {
+            let program = Program {
+                stride: 4,
+                ..Program::new(updates.clone())
+            };
+            scope.spawn(move || {
+                let status = execute(*workers, cx, &Target::new("memory://shared"), &program);
+                assert!(matches!(status, Status::Finished), "{status}");
+            });
+        }
+    });
+    let folders = || spill.path().read_dir().unwrap().count();
+    assert_eq!(folders(), rivals.len(), "each of them had to spill");
+    assert_exact(&rivals[0].1, "memory://shared", &updates, 0);
+    drop(rivals);
+    // Tasks that end delete what they had put aside.
+    drop(runtime);
+    assert_eq!(folders(), 0);
+}
+
+fn r10_a_disk_that_takes_nothing_stalls_the_sink_by_name_and_loses_nothing(driver: Driver) {
+    use differential_dataflow::input::InputSession;
+    let runtime = runtime();
+    let dir = tempfile::tempdir().unwrap();
+    // No folder can be made below a file.
+    let blocked = dir.path().join("blocked");
+    std::fs::write(&blocked, "").unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let cx = without_memory(driver, &runtime, &blocked, Arc::clone(&store));
+    let updates = words(59, 300, 1);
+    let (context, program) = (cx.clone(), updates.clone());
+    timely::execute_directly(move |worker| {
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::new();
+            let view = support::view(input.to_collection(scope));
+            let errors = mvsink::no_errors::<u64, String, i64>(scope);
+            let target = "memory://shared";
+            let handle = mvsink::persist_sink(&context, "view", target, view, errors, 0).unwrap();
+            (input, handle)
+        });
+        for (word, time, diff) in program {
+            input.update_at(word, time, diff);
+        }
+        input.advance_to(1);
+        input.flush();
+        let stalled = loop {
+            worker.step_or_park(Some(std::time::Duration::from_millis(1)));
+            match handle.status() {
+                Status::Stalled { on, .. } => break on,
+                status => assert!(!status.is_final(), "{status}"),
+            }
+        };
+        assert!(stalled.starts_with("spill: cannot create "), "{stalled}");
+        assert!(stalled.contains(blocked.to_str().unwrap()), "{stalled}");
+        assert_eq!(handle.frontier(), Frontier::At(0));
+        std::fs::remove_file(&blocked).unwrap();
+        support::step_until(worker, &handle, Frontier::At(1));
+        assert!(
+            matches!(handle.status(), Status::Running),
+            "{}",
+            handle.status()
+        );
+        drop(handle);
+    });
+    assert_exact(&cx, "memory://shared", &updates, 0);
+}
+
 on_both_drivers! {
     r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call,
     a_sink_never_reads_back_what_it_wrote,
@@ -143,4 +236,6 @@ on_both_drivers! {
     a_shard_of_another_schema_is_refused_and_left_alone,
     an_unknown_address_is_refused,
     a_value_that_no_column_can_hold_fails_the_sink,
+    r10_rival_sinks_without_memory_are_exact_and_leave_nothing,
+    r10_a_disk_that_takes_nothing_stalls_the_sink_by_name_and_loses_nothing,
 }

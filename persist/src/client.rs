@@ -327,6 +327,11 @@ impl Client {
         self.inner.env.retry(on_retry, operation).await
     }
 
+    /// Waits as the policy of retries says after failed attempt `attempt` (from 0).
+    pub async fn wait(&self, attempt: u32) {
+        self.inner.env.wait(attempt).await;
+    }
+
     /// Opens the shard at `url`, or creates it: empty, with an upper of 0.
     ///
     /// Errors that may pass are retried for ever, with a warning each.

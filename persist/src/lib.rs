@@ -163,6 +163,7 @@ mod frontier;
 mod gc;
 mod history;
 mod hold;
+pub mod ipc;
 mod json;
 mod location;
 mod log;

@@ -62,8 +62,8 @@ impl Future {
         }
     }
 
-    /// First and last offset of the bucket around `offset`, which is not due.
-    fn bounds(offset: u64, level: u32) -> (u64, u64) {
+    /// First and last offset of the bucket around `offset`, which is not due, at this level.
+    pub fn bounds(offset: u64, level: u32) -> (u64, u64) {
         let within = (1 << (level * DIGIT_BITS)) - 1;
         (offset & !within, offset | within)
     }
@@ -143,6 +143,22 @@ impl Future {
 
     pub fn areas_mut(&mut self) -> impl Iterator<Item = &mut Area> {
         self.buckets.values_mut().map(|bucket| &mut bucket.area)
+    }
+
+    /// The buckets, the farthest first: where each starts, its level, and how much it holds.
+    pub fn farthest_first(&self) -> impl Iterator<Item = (u64, u32, usize)> + '_ {
+        let buckets = self.buckets.iter().rev();
+        buckets.map(|(start, bucket)| (*start, bucket.level, bucket.area.len()))
+    }
+
+    /// The area of the bucket that starts there, if there is one.
+    pub fn area_at(&mut self, start: u64) -> Option<&mut Area> {
+        self.buckets.get_mut(&start).map(|bucket| &mut bucket.area)
+    }
+
+    /// Forgets the bucket that starts there, whose entries are held elsewhere now.
+    pub fn remove(&mut self, start: u64) -> Option<Area> {
+        self.buckets.remove(&start).map(|bucket| bucket.area)
     }
 
     #[cfg(test)]

@@ -331,6 +331,18 @@ impl Area {
             .flat_map(|partition| &partition.entries)
     }
 
+    /// The entries in the order of their hashes, a partition at a time.
+    pub fn in_order(&self) -> impl Iterator<Item = Vec<Entry>> + '_ {
+        // A partition lies in the directory as often as it has deeper neighbours, all in one place.
+        let first = |at: &usize| *at == 0 || self.directory[*at] != self.directory[at - 1];
+        let indices = (0..self.directory.len()).filter(first);
+        indices.map(|at| {
+            let mut entries = self.partitions[self.directory[at] as usize].entries.clone();
+            entries.sort_unstable_by_key(|entry| entry.hash);
+            entries
+        })
+    }
+
     /// Removes the entries that `take` accepts, and hands them out.
     pub fn extract(&mut self, mut take: impl FnMut(&Entry) -> bool, mut each: impl FnMut(Entry)) {
         for partition in &mut self.partitions {

@@ -31,6 +31,9 @@ const PACK_BELOW: usize = 64;
 /// A packed container is closed at this size: large enough to make bookkeeping vanish, small enough for an idle sink.
 const PACKED_BYTES: usize = 32 << 10;
 
+/// One row of so many has its heap estimated.
+const HEAP_SAMPLE_STEP: usize = 16;
+
 /// Rows without an entry that are put up with, whatever the number of those that have one.
 const DEAD_ROWS_MIN: usize = 1024;
 
@@ -40,6 +43,8 @@ pub(super) const CONTAINER_ROWS_MAX: usize = u32::MAX as usize;
 struct Slot<D, T, R> {
     rows: Option<Rows<D, T, R>>,
     live: u32,
+    /// About what its rows own on the heap, in bytes.
+    heap: usize,
     /// Scratch for passes that number containers; zero between passes.
     mark: u32,
 }
@@ -53,6 +58,9 @@ pub(super) struct Payload<D, T, R> {
     live: usize,
     rows: usize,
     row_capacity: usize,
+    /// About what all rows own on the heap, in bytes; 0 if nobody estimates it.
+    heap: usize,
+    heap_of: Option<fn(&D) -> usize>,
     /// Dead rows that the last rewriting could not get rid of.
     dead_floor: usize,
     since: Option<T>,
@@ -75,10 +83,29 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             live: 0,
             rows: 0,
             row_capacity: 0,
+            heap: 0,
+            heap_of: None,
             dead_floor: 0,
             since: None,
             copied: 0,
         }
+    }
+
+    /// From now on, estimates what rows own on the heap.
+    pub fn estimate_heap(&mut self, heap_of: fn(&D) -> usize) {
+        self.heap_of = Some(heap_of);
+    }
+
+    /// What the rows own, from that of a few of them.
+    fn heap_of_rows(&self, rows: &[Row<D, T, R>]) -> usize {
+        let Some(heap_of) = self.heap_of else {
+            return 0;
+        };
+        let sample = rows.iter().step_by(HEAP_SAMPLE_STEP);
+        let (sampled, sum) = sample.fold((0, 0usize), |(sampled, sum), (data, ..)| {
+            (sampled + 1, sum.saturating_add(heap_of(data)))
+        });
+        sum.saturating_mul(rows.len()) / sampled.max(1)
     }
 
     pub fn since(&self) -> Option<T> {
@@ -116,6 +143,7 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
     /// Takes `container`, all rows of it counted as live. Returns where its rows lie: a container and the first row.
     pub fn take_in(&mut self, mut container: Vec<Row<D, T, R>>) -> Place {
         let added = container.len();
+        let heap = self.heap_of_rows(&container);
         let place = if added < PACK_BELOW {
             self.pack(container)
         } else {
@@ -125,8 +153,11 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             let container = self.hold(Arc::new(container));
             Place { container, row: 0 }
         };
-        self.slots[place.container as usize].live += added as u32;
+        let slot = &mut self.slots[place.container as usize];
+        slot.live += added as u32;
+        slot.heap += heap;
         self.live += added;
+        self.heap += heap;
         place
     }
 
@@ -166,6 +197,7 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
         let slot = Slot {
             rows: Some(rows),
             live: 0,
+            heap: 0,
             mark: 0,
         };
         match self.free.pop() {
@@ -188,7 +220,13 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             .and_then(|slot| slot.rows.as_ref())
         {
             Some(held) if Arc::ptr_eq(held, rows) => slot,
-            _ => self.hold(Arc::clone(rows)),
+            _ => {
+                let heap = self.heap_of_rows(rows);
+                let slot = self.hold(Arc::clone(rows));
+                self.slots[slot as usize].heap = heap;
+                self.heap += heap;
+                slot
+            }
         }
     }
 
@@ -214,6 +252,7 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
         if let Some(rows) = slot.rows.take() {
             self.rows -= rows.len();
             self.row_capacity -= rows.capacity();
+            self.heap -= std::mem::take(&mut slot.heap);
         }
         self.free.push(container);
         if self.open == Some(container) {
@@ -258,6 +297,11 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
         dead > self.dead_floor + 2 * self.live + DEAD_ROWS_MIN
     }
 
+    /// True if a third of the rows are dead: worth a rewriting to somebody who needs the memory.
+    pub fn is_sparse(&self) -> bool {
+        2 * (self.rows - self.live) > self.live
+    }
+
     /// Chooses the sparse containers that nobody shares. The caller then names every live row with
     /// [`Payload::rewrite_mark`], calls [`Payload::rewrite_move`], and asks [`Payload::rewritten`] for the new places.
     pub fn rewrite_begin(&mut self) -> Rewrite {
@@ -297,6 +341,7 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             };
             self.rows -= rows.len();
             self.row_capacity -= rows.capacity();
+            self.heap -= std::mem::take(&mut slot.heap);
             self.live -= slot.live as usize;
             slot.live = 0;
             let Some(rows) = Arc::into_inner(rows) else {
@@ -348,7 +393,12 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             + held * (size_of::<Vec<Row<D, T, R>>>() + 2 * size_of::<usize>())
     }
 
-    #[cfg(test)]
+    /// About the bytes that the rows own on the heap, if that is estimated.
+    pub fn heap(&self) -> usize {
+        self.heap
+    }
+
+    /// The number of entries.
     pub fn live(&self) -> usize {
         self.live
     }

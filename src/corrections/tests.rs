@@ -8,14 +8,14 @@ use proptest::prelude::*;
 use super::model::Model;
 use super::{CorrectionStore, Corrections, Drained};
 
-type Data = (u32, String);
+pub(super) type Data = (u32, String);
 type Store<H> = Corrections<Data, u64, i64, H>;
 
-fn data(number: u32) -> Data {
+pub(super) fn data(number: u32) -> Data {
     (number, format!("row {number}"))
 }
 
-fn hash(data: &Data) -> u64 {
+pub(super) fn hash(data: &Data) -> u64 {
     // splitmix64's finalizer: a bijection, so distinct rows have distinct hashes.
     let mut x = u64::from(data.0).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -42,7 +42,7 @@ fn contents(drained: &Drained<Data, u64, i64>) -> BTreeMap<(Data, u64), i64> {
 }
 
 /// The invariants that the modules state, checked from outside.
-fn check<H: Fn(&Data) -> u64>(store: &Store<H>) {
+pub(super) fn check<H: Fn(&Data) -> u64>(store: &Store<H>) {
     assert_eq!(
         store.payload.live(),
         store.len(),
@@ -65,7 +65,7 @@ fn check<H: Fn(&Data) -> u64>(store: &Store<H>) {
 }
 
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Insert(Vec<(u32, u64, i64)>),
     Negate(Vec<(u32, u64, i64)>),
     Advance(u64),
@@ -77,7 +77,7 @@ enum Op {
     Consolidate,
 }
 
-fn time() -> impl Strategy<Value = u64> {
+pub(super) fn time() -> impl Strategy<Value = u64> {
     prop_oneof![
         8 => 0..20u64,
         4 => 0..5_000u64,
@@ -86,11 +86,11 @@ fn time() -> impl Strategy<Value = u64> {
     ]
 }
 
-fn frontier() -> impl Strategy<Value = Frontier<u64>> {
+pub(super) fn frontier() -> impl Strategy<Value = Frontier<u64>> {
     prop_oneof![20 => time().prop_map(Frontier::At), 1 => Just(Frontier::Empty)]
 }
 
-fn updates() -> impl Strategy<Value = Vec<(u32, u64, i64)>> {
+pub(super) fn updates() -> impl Strategy<Value = Vec<(u32, u64, i64)>> {
     let update = || (0..12u32, time(), -2..3i64);
     prop_oneof![
         6 => prop::collection::vec(update(), 0..8),
@@ -99,7 +99,7 @@ fn updates() -> impl Strategy<Value = Vec<(u32, u64, i64)>> {
     ]
 }
 
-fn ops() -> impl Strategy<Value = Vec<Op>> {
+pub(super) fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         6 => updates().prop_map(Op::Insert),
         6 => updates().prop_map(Op::Negate),
@@ -113,7 +113,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
     prop::collection::vec(op, 1..50)
 }
 
-fn rows(updates: &[(u32, u64, i64)]) -> Vec<(Data, u64, i64)> {
+pub(super) fn rows(updates: &[(u32, u64, i64)]) -> Vec<(Data, u64, i64)> {
     updates
         .iter()
         .map(|(row, time, diff)| (data(*row), *time, *diff))
@@ -277,6 +277,7 @@ fn a_split_within_a_split_loses_nothing() {
     }
     store.consolidate();
     assert_eq!(store.len(), len);
+    check_prefixes(&store);
     let drained = store.drain(Frontier::At(1));
     assert_eq!(contents(&drained).len(), len);
 
@@ -287,9 +288,24 @@ fn a_split_within_a_split_loses_nothing() {
     let mut store = corrections();
     store.insert(rows.clone());
     store.advance(400);
+    check_prefixes(&store);
     store.insert_negated(rows);
     store.consolidate();
     assert!(store.is_empty(), "{} are left", store.len());
+}
+
+/// Invariant *prefix*, and that the directory has each partition where its prefix is.
+fn check_prefixes<H: Fn(&Data) -> u64>(store: &Store<H>) {
+    let mut held = 0;
+    for area in std::iter::once(&store.due).chain(store.future.areas()) {
+        let mut last = 0;
+        for entry in area.in_order().flatten() {
+            assert!(entry.hash >= last, "prefix");
+            last = entry.hash;
+            held += 1;
+        }
+    }
+    assert_eq!(held, store.len(), "prefix: all of them");
 }
 
 #[test]

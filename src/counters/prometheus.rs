@@ -48,8 +48,13 @@ const FAMILIES: &[Family] = &[
     ),
     family(
         "mvsink_corrections_bytes",
-        "bytes of the corrections in memory, without what rows own on the heap",
+        "bytes of the corrections in memory, about",
         Value::Gauge(|counters| Some(counters.corrections_bytes)),
+    ),
+    family(
+        "mvsink_corrections_spilled_bytes",
+        "bytes of the corrections on disk",
+        Value::Gauge(|counters| Some(counters.corrections_spilled_bytes)),
     ),
     family(
         "mvsink_batches_minted_total",

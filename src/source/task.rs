@@ -13,11 +13,15 @@ use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
 use super::{Mark, Message, OwnCommits};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
 use crate::comparison::{Buckets, HeldEnd};
+use crate::dyncfg::CHUNK_ROWS;
 use crate::dyncfg::FULL_READ_BACK;
 use crate::error::Error;
 use crate::holding::Holding;
 use crate::wake::Replies;
 use crate::worker::Worker;
+
+/// How far a sink's read-back may be ahead of its corrections.
+const CHUNKS_AHEAD: usize = 4;
 
 /// What a source reads.
 pub(crate) struct Reading<D, E, T> {
@@ -359,6 +363,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
 
     /// Sends data once the operator has taken up enough of what was sent before.
     async fn send(&self, data: Message<D, E, T, R>) {
+        // A sink's corrections may be slower than its read-back.
+        let ahead = CHUNKS_AHEAD * CHUNK_ROWS.get(self.worker.cx.configs());
+        let meter = &self.worker.instance.meter;
+        meter.read_back_at_most(ahead).await;
         if let Ok(permit) = self.credits.acquire().await {
             // The operator gives it back.
             permit.forget();

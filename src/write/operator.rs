@@ -10,7 +10,8 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
 
-use super::task::{Batch, Settle, Store};
+use super::batch::{Batch, Settle};
+use super::store::Store;
 use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, hash_data, hash_error, meet, route};
 use crate::comparison::DesiredEnd;
@@ -128,7 +129,7 @@ where
     builder.build_reschedule_typed(move |_capabilities| {
         // No part is sent without a description, whose capability it takes.
         drop(_capabilities);
-        let store = Store::new(mode, as_of, comparison);
+        let store = Store::new(mode, as_of, comparison, &codec, worker.cx.disk());
         match driver {
             Driver::Sync => sync::write(operator, waker, codec, store),
             Driver::Async => asynchronous::write(operator, waker, codec, store),

@@ -1,329 +1,42 @@
-//! The work of `write`: keeps the corrections, drains them into batches, stages these.
+//! The work of `write`: feeds the corrections, drains them into batches, stages these.
 
 use std::sync::Arc;
 
 use mvsink_persist::{
-    Codec, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, Shard, StagedFile,
+    Codec, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, RecordBatch, Shard,
+    StagedFile,
 };
-
 use tracing::Instrument;
 
-use crate::bounds::{
-    Data, Diff, Timestamp, bucket, fingerprint_data, fingerprint_error, hash_data, hash_error,
-    time_to_i64,
-};
+use super::batch::Batch;
+use super::store::{Compared, Store};
+use crate::bounds::{Data, Diff, Timestamp, time_to_i64};
 use crate::channel::Weigh;
-use crate::comparison::{Buckets, DesiredEnd, Totals};
-use crate::corrections::{Corrections, Drained};
+use crate::comparison::{Buckets, DesiredEnd};
+use crate::corrections::Bookmark;
 use crate::counters::Size;
 use crate::description::Description;
-use crate::dyncfg::{CHUNK_ROWS, FULL_READ_BACK, INLINE_UPDATES, TARGET_FILE_BYTES};
+use crate::dyncfg::{
+    CHUNK_ROWS, CORRECTIONS_BYTES, FULL_READ_BACK, INLINE_UPDATES, TARGET_FILE_BYTES,
+};
 use crate::error::Error;
-use crate::target::Mode;
 use crate::worker::Worker;
-use crate::write::disputes::Disputes;
 
-/// All that one activation of the operator saw.
-pub(crate) struct Batch<D, E, T, R> {
-    pub(crate) desired_ok: Vec<Vec<(D, T, R)>>,
-    pub(crate) desired_err: Vec<Vec<(E, T, R)>>,
-    pub(crate) persist_ok: Vec<Vec<(D, T, R)>>,
-    pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
-    /// What became of the batch in flight.
-    pub(crate) settle: Option<Settle>,
-    /// A rival moved the shard's upper here, and desired is complete up to here.
-    pub(crate) check_rival: Option<T>,
-    /// Desired is complete at the cutoff, as of what is in this batch.
-    pub(crate) compare: bool,
-    /// The new frontier of the read-back.
-    pub(crate) advance: Option<Frontier<T>>,
-}
+/// What a task that waits for the disk with what was put aside is called.
+const SPILL: &str = "spill";
 
-/// What became of a batch in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settle {
-    /// The shard holds it.
-    Own,
-    /// The shard does not hold it.
-    Lost,
-}
-
-impl<D, E, T, R> Default for Batch<D, E, T, R> {
-    fn default() -> Self {
-        Batch {
-            desired_ok: Vec::new(),
-            desired_err: Vec::new(),
-            persist_ok: Vec::new(),
-            persist_err: Vec::new(),
-            settle: None,
-            check_rival: None,
-            compare: false,
-            advance: None,
-        }
-    }
-}
-
-impl<D, E, T, R> Batch<D, E, T, R> {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.settle.is_none() && !self.compare && self.advance.is_none() && self.updates() == 0
-    }
-
-    pub(crate) fn desired_updates(&self) -> usize {
-        count(&self.desired_ok) + count(&self.desired_err)
-    }
-
-    fn persist_updates(&self) -> usize {
-        count(&self.persist_ok) + count(&self.persist_err)
-    }
-}
-
-fn count<U>(containers: &[Vec<U>]) -> usize {
-    containers.iter().map(Vec::len).sum()
-}
-
-impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
-    fn updates(&self) -> usize {
-        self.desired_updates() + self.persist_updates()
-    }
-
-    fn bytes(&self) -> usize {
-        fn size<U>(containers: &[Vec<U>]) -> usize {
-            containers
-                .iter()
-                .map(|container| container.len() * size_of::<U>())
-                .sum()
-        }
-        size(&self.desired_ok)
-            + size(&self.desired_err)
-            + size(&self.persist_ok)
-            + size(&self.persist_err)
-    }
-}
-
-/// How many updates are not worth consolidating.
-const FEW: usize = 64;
-
-/// The rows and the errors of one batch.
-type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
-
-/// The corrections of one worker, and what was drained from them for the batch in flight.
-pub(crate) struct Store<D, E, T, R> {
-    mode: Mode,
-    ok: Corrections<D, T, R, fn(&D) -> u64>,
-    err: Corrections<E, T, R, fn(&E) -> u64>,
-    in_flight: Option<Batched<D, E, T, R>>,
-    disputes: Disputes,
-    /// Rows of others were read since updates were last consolidated on purpose.
-    foreign: bool,
-    /// How many were left then, at the most.
-    consolidated: usize,
-    /// Until it has begun.
-    end: Option<DesiredEnd<T>>,
-    /// What desired holds at the cutoff, until that was compared.
-    comparing: Option<Comparing<T>>,
-    /// In ingest mode, the frontier below which everything is sealed.
-    sealed: Option<Frontier<T>>,
-}
-
-/// The fingerprints of desired's updates at times up to the cutoff.
-struct Comparing<T> {
-    cutoff: T,
-    totals: Totals,
-}
-
-impl<T: Timestamp> Comparing<T> {
-    fn add<D, R: Diff>(&mut self, updates: &[(D, T, R)], fingerprint: impl Fn(&D) -> u128) {
-        for (data, time, diff) in updates {
-            if *time <= self.cutoff {
-                self.totals.add(fingerprint(data), diff.to_i64());
-            }
-        }
-    }
-}
-
-/// How a comparison ended.
-#[derive(Clone, Copy, Debug)]
-struct Compared {
-    differing: Buckets,
-    rows_verified: i64,
-    rows_diffed: i64,
-}
-
-impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
-    /// Empty, for a sink with this as-of, with its end of the comparison that a view begins with.
-    pub(crate) fn new(mode: Mode, as_of: Frontier<T>, end: Option<DesiredEnd<T>>) -> Self {
-        let mut ok = Corrections::<D, T, R, fn(&D) -> u64>::new(hash_data);
-        let mut err = Corrections::<E, T, R, fn(&E) -> u64>::new(hash_error);
-        if let (Mode::View, Frontier::At(as_of)) = (mode, as_of) {
-            // Nothing is written below the as-of: the rows of a snapshot need not be told apart by time.
-            ok.advance(as_of);
-            err.advance(as_of);
-        }
-        Store {
-            mode,
-            ok,
-            err,
-            in_flight: None,
-            disputes: Disputes::default(),
-            foreign: false,
-            consolidated: 0,
-            end,
-            comparing: None,
-            sealed: None,
-        }
-    }
-
-    /// From now on sums up what is to be compared at the cutoff. Nothing is written before that was compared, nor at
-    /// times up to the cutoff: so they count as one.
-    fn begin(&mut self, cutoff: T) {
-        self.ok.advance(cutoff);
-        self.err.advance(cutoff);
-        self.comparing = Some(Comparing {
-            cutoff,
-            totals: Totals::new(),
-        });
-    }
-
-    /// Drops the updates up to the cutoff in those of these buckets in which they add up to what is held; or in those
-    /// that do not count as `differing`, if that is given.
-    fn compare(&mut self, held: &Totals, among: Buckets, differing: Option<Buckets>) -> Compared {
-        let desired = self.comparing.take();
-        let desired = desired.map_or_else(Totals::new, |comparing| comparing.totals);
-        let differing = differing.unwrap_or_else(|| desired.differing(held, among));
-        let agrees = |hash: u64| !differing.contains(bucket(hash));
-        self.ok.discard_due(agrees);
-        self.err.discard_due(agrees);
-        let rows_diffed = desired.rows(differing);
-        Compared {
-            differing,
-            rows_verified: desired.rows(Buckets::ALL).wrapping_sub(rows_diffed),
-            rows_diffed,
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.ok.len() + self.err.len()
-    }
-
-    /// Bytes held, without what the rows own on the heap.
-    fn bytes(&self) -> usize {
-        self.ok.bytes() + self.err.bytes()
-    }
-
-    /// The number of updates in the batch in flight.
-    fn in_flight_len(&self) -> usize {
-        let in_flight = self.in_flight.as_ref();
-        in_flight.map_or(0, |(ok, err)| ok.len() + err.len())
-    }
-
-    /// A few updates into small corrections: nothing that they could set off takes long, be it a consolidation,
-    /// or the end of the batch in flight, whose updates are then given back or freed one by one.
-    fn is_little(&self, updates: usize, few: usize) -> bool {
-        updates <= few && self.len() + self.in_flight_len() <= few.saturating_mul(64)
-    }
-
-    /// Takes in a batch: what was in flight is settled first, then updates come in, then a rival's batch is compared
-    /// with ours, then times advance. Gives what was found out about rivals, if that is news.
-    fn apply(&mut self, batch: Batch<D, E, T, R>) -> Option<Disputes> {
-        match batch.settle {
-            None => {}
-            Some(Settle::Own) => {
-                self.disputes.committed(self.in_flight_len());
-                self.in_flight = None;
-            }
-            Some(Settle::Lost) => {
-                if let Some((ok, err)) = self.in_flight.take() {
-                    self.ok.give_back(ok);
-                    self.err.give_back(err);
-                }
-            }
-        }
-        self.foreign |= batch.persist_updates() > 0;
-        if let Some(comparing) = &mut self.comparing {
-            for rows in &batch.desired_ok {
-                comparing.add(rows, fingerprint_data);
-            }
-            for errors in &batch.desired_err {
-                comparing.add(errors, fingerprint_error);
-            }
-        }
-        batch
-            .desired_ok
-            .into_iter()
-            .for_each(|rows| self.ok.insert(rows));
-        batch
-            .desired_err
-            .into_iter()
-            .for_each(|errors| self.err.insert(errors));
-        batch
-            .persist_ok
-            .into_iter()
-            .for_each(|rows| self.ok.insert_negated(rows));
-        batch
-            .persist_err
-            .into_iter()
-            .for_each(|errors| self.err.insert_negated(errors));
-        let news = self.check_rival(batch.check_rival);
-        match self.mode {
-            Mode::View => {
-                // An empty frontier leaves no time to advance to, and nothing to write either.
-                if let Some(Frontier::At(since)) = batch.advance {
-                    self.ok.advance(since);
-                    self.err.advance(since);
-                    self.consolidate();
-                }
-            }
-            Mode::Ingest => {
-                // Also without a new frontier: what arrived now may be long sealed.
-                self.sealed = self.sealed.max(batch.advance);
-                if let Some(sealed) = self.sealed {
-                    self.ok.discard_before(sealed);
-                    self.err.discard_before(sealed);
-                }
-            }
-        }
-        news
-    }
-
-    /// Counts what a rival's commit has left to be corrected before this time.
-    fn check_rival(&mut self, time: Option<T>) -> Option<Disputes> {
-        let before =
-            Frontier::At(time.filter(|_| self.mode == Mode::View && self.disputes.is_due())?);
-        let (ok, err) = (self.ok.drain(before), self.err.drain(before));
-        let known = self.disputes.clone();
-        self.disputes.compared(ok.len() + err.len());
-        self.ok.give_back(ok);
-        self.err.give_back(err);
-        (self.disputes != known).then(|| self.disputes.clone())
-    }
-
-    /// Adds up what others have written with what was to be written here. Who writes does that with every batch; who
-    /// only reads must do it on purpose, whenever what is held has doubled.
-    fn consolidate(&mut self) {
-        self.consolidated = self.consolidated.min(self.len());
-        if self.foreign && self.in_flight.is_none() && self.len() > 2 * self.consolidated + FEW {
-            self.ok.consolidate();
-            self.err.consolidate();
-            self.consolidated = self.len();
-            self.foreign = false;
-        }
-    }
-
-    fn drain(&mut self, upper: Frontier<T>) {
-        debug_assert!(self.in_flight.is_none(), "one batch in flight");
-        self.in_flight = Some((self.ok.drain(upper), self.err.drain(upper)));
-    }
-}
+/// No file is cut smaller than this for want of memory.
+const FILE_BYTES_MIN: usize = 1 << 20;
 
 /// Where the encoding of a batch stands, between two closures on the pool.
 #[derive(Clone, Copy, Default)]
 struct Position {
-    rows: usize,
-    errors: usize,
+    rows: Bookmark,
+    errors: Bookmark,
 }
 
 /// The corrections, and the shard that what is drained from them is staged for.
-pub(crate) struct Task<D, E, T, R> {
+pub(crate) struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
     worker: Worker,
     shard: Shard,
     codec: Codec<D, E>,
@@ -332,6 +45,18 @@ pub(crate) struct Task<D, E, T, R> {
     size: Arc<Size>,
     /// Until it was compared.
     end: Option<DesiredEnd<T>>,
+}
+
+impl<D: Data, E: Data, T: Timestamp, R: Diff> Drop for Task<D, E, T, R> {
+    fn drop(&mut self) {
+        if let Some(store) = self.store.take()
+            && store.has_spilled()
+        {
+            // Files are deleted.
+            let handle = self.worker.cx.client().handle();
+            handle.spawn_blocking(move || drop(store));
+        }
+    }
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -345,7 +70,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let Some(shard) = worker.stop.or_stop(worker.shard("open")).await else {
             return Ok(None);
         };
-        let mut end = store.end.take();
+        let mut end = store.take_end();
         if let Some(end) = &mut end {
             match worker.stop.or_stop(&mut end.cutoff).await {
                 Some(Ok(Some(cutoff))) => store.begin(cutoff),
@@ -382,7 +107,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             })
             .await?
         };
-        self.size.set(store.len(), store.bytes());
+        self.size.set(store.held());
         self.store = Some(store);
         Ok(output)
     }
@@ -393,16 +118,70 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.store.as_ref().is_some_and(|store| little(store, few))
     }
 
+    /// Runs a step on the corrections that may have to read or write what is put aside on disk, until it succeeds.
+    /// `None` if the sink was stopped first.
+    async fn with_disk<O: Send + 'static>(
+        &mut self,
+        little: bool,
+        step: impl Fn(&mut Store<D, E, T, R>) -> Result<O, Error> + Clone + Send + 'static,
+    ) -> Result<Option<O>, Error> {
+        let mut attempt = 0;
+        loop {
+            let error = match self.with_store(little, step.clone()).await? {
+                Err(error) if error.is_transient() => error,
+                decided => {
+                    if attempt > 0 {
+                        self.worker.instance.resumed(SPILL);
+                    }
+                    return decided.map(Some);
+                }
+            };
+            self.worker.instance.stalled(SPILL, &error);
+            let wait = self.worker.cx.client().wait(attempt);
+            if self.worker.stop.or_stop(wait).await.is_none() {
+                return Ok(None);
+            }
+            attempt = attempt.saturating_add(1);
+        }
+    }
+
+    /// The memory in bytes that this worker's corrections may take; 0 for as much as they need.
+    fn budget(&self) -> usize {
+        let budget = CORRECTIONS_BYTES.get(self.worker.cx.configs());
+        // A share of nothing would be no bound at all.
+        (budget / (self.worker.instance.metrics.stores.get() as usize).max(1)).max(budget.min(1))
+    }
+
     /// Takes in what one activation of the operator saw.
-    pub(crate) async fn apply(&mut self, batch: Batch<D, E, T, R>) -> Result<(), Error> {
-        let updates = batch.updates();
+    pub(crate) async fn apply(&mut self, mut batch: Batch<D, E, T, R>) -> Result<(), Error> {
+        let budget = self.budget();
         let compare = batch.compare;
-        let little = self.is_little(|store, few| store.is_little(updates, few));
-        let work = move |store: &mut Store<D, E, T, R>| store.apply(batch);
-        let news = self.with_store(little, work).await?;
-        if let Some(disputes) = news {
+        let known = self.store.as_ref().map(|store| store.disputes().clone());
+        loop {
+            let updates = batch.updates();
+            let little = self.is_little(|store, few| store.is_little(updates, few));
+            let work = move |store: &mut Store<D, E, T, R>| {
+                store.set_budget(budget);
+                let whole = store.apply(&mut batch);
+                (batch, whole, store.wants_relief())
+            };
+            let (rest, whole, mut more) = self.with_store(little, work).await?;
+            while more {
+                let step = |store: &mut Store<D, E, T, R>| store.relieve();
+                match self.with_disk(false, step).await? {
+                    Some(done) => more = done,
+                    None => return Ok(()),
+                }
+            }
+            if whole {
+                break;
+            }
+            batch = rest;
+        }
+        let disputes = self.store.as_ref().map(Store::disputes);
+        if let Some(disputes) = disputes.filter(|now| known.as_ref() != Some(*now)) {
             let instance = &self.worker.instance;
-            instance.disputed(self.worker.index, disputes);
+            instance.disputed(self.worker.index, disputes.clone());
         }
         match self.end.take_if(|_| compare) {
             Some(end) => self.compare(end).await,
@@ -460,11 +239,23 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         upper: Frontier<T>,
     ) -> Result<Option<Vec<StagedFile>>, Error> {
         let little = self.is_little(|store, few| store.is_little(0, few));
-        self.with_store(little, move |store| store.drain(upper))
-            .await?;
+        let drain = move |store: &mut Store<D, E, T, R>| store.drain(upper);
+        loop {
+            match self.with_disk(little, drain).await? {
+                Some(true) => break,
+                Some(false) => {}
+                None => return Ok(None),
+            }
+        }
         // An update costs far more to encode than to drain.
-        let little = self.is_little(|store, few| store.in_flight_len() <= few);
+        let little =
+            self.is_little(|store, few| store.in_flight_len() <= few && !store.has_spilled());
         let target = TARGET_FILE_BYTES.get(self.worker.cx.configs());
+        // A file is in memory until it is staged.
+        let target = match self.budget() {
+            0 => target,
+            budget => target.min((budget / 2).max(FILE_BYTES_MIN)),
+        };
         let chunk = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
         let mut files = Vec::new();
         let mut position = Position::default();
@@ -473,8 +264,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let work = move |store: &mut Store<D, E, T, R>| {
                 encode(&codec, store, lower, position, chunk, target)
             };
-            let encoded = self.with_store(little, work).await?;
-            let Some((file, next)) = encoded? else { break };
+            let Some(encoded) = self.with_disk(little, work).await? else {
+                self.worker.delete_staged(&self.shard, &files).await;
+                return Ok(None);
+            };
+            let Some((file, next)) = encoded else { break };
             position = next;
             match self.stage(file).await? {
                 Some(file) => files.push(file),
@@ -520,42 +314,60 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
 /// Encodes the batch in flight from `position` on into one file; `None` if nothing is left.
 fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
     codec: &Codec<D, E>,
-    store: &Store<D, E, T, R>,
+    store: &mut Store<D, E, T, R>,
     lower: T,
     mut position: Position,
     chunk: usize,
     target: usize,
 ) -> Result<Option<(EncodedFile, Position)>, Error> {
-    let Some((ok, err)) = &store.in_flight else {
+    let Some((ok, err)) = store.in_flight() else {
         return Ok(None);
     };
-    if position.rows == ok.len() && position.errors == err.len() {
-        return Ok(None);
-    }
-    let mut file = FileEncoder::new(codec.schema())?;
-    while position.rows < ok.len() && file.estimated_size() < target {
-        let end = ok.len().min(position.rows + chunk);
+    let mut file: Option<FileEncoder> = None;
+    let is_full = |file: &Option<FileEncoder>| {
+        file.as_ref()
+            .is_some_and(|file| file.estimated_size() >= target)
+    };
+    while !is_full(&file) {
+        let Some(rows) = ok.next(&mut position.rows, chunk)? else {
+            break;
+        };
         let mut unfit = None;
-        let rows = ok
-            .range(position.rows..end)
-            .map(|(data, time, diff)| (data, stored(time, lower, &mut unfit), diff));
+        let rows = rows.map(|(data, time, diff)| (data, stored(time, lower, &mut unfit), diff));
         let batch = codec.encode(rows)?;
         unfit.map_or(Ok(()), Err)?;
-        file.write(&batch)?;
-        position.rows = end;
+        append(codec, &mut file, &batch)?;
     }
-    while position.errors < err.len() && file.estimated_size() < target {
-        let end = err.len().min(position.errors + chunk);
+    while !is_full(&file) {
+        let Some(errors) = err.next(&mut position.errors, chunk)? else {
+            break;
+        };
         let mut unfit = None;
-        let errors = err
-            .range(position.errors..end)
-            .map(|(error, time, diff)| (error, stored(time, lower, &mut unfit), diff));
+        let errors =
+            errors.map(|(error, time, diff)| (error, stored(time, lower, &mut unfit), diff));
         let batch = codec.encode_errors(errors)?;
         unfit.map_or(Ok(()), Err)?;
-        file.write(&batch)?;
-        position.errors = end;
+        append(codec, &mut file, &batch)?;
     }
-    Ok(Some((file.finish()?, position)))
+    match file {
+        Some(file) => Ok(Some((file.finish()?, position))),
+        None => Ok(None),
+    }
+}
+
+/// Appends the batch to the file, which begins with it if there is none.
+fn append<D: Data, E: Data>(
+    codec: &Codec<D, E>,
+    file: &mut Option<FileEncoder>,
+    batch: &RecordBatch,
+) -> Result<(), Error> {
+    if file.is_none() {
+        *file = Some(FileEncoder::new(codec.schema())?);
+    }
+    if let Some(file) = file {
+        file.write(batch)?;
+    }
+    Ok(())
 }
 
 /// The time as it is stored; one that cannot be is left in `unfit`.
@@ -568,35 +380,4 @@ fn stored<T: Timestamp>(time: T, lower: T, unfit: &mut Option<Error>) -> i64 {
         *unfit = Some(error);
         i64::MAX
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn r02_what_is_in_flight_counts_as_work() {
-        const FEW: usize = 4;
-        let mut store = Store::<u64, String, u64, i64>::new(Mode::View, Frontier::At(0), None);
-        let rows: Vec<_> = (0..64 * FEW as u64).map(|row| (row, 0, 1)).collect();
-        store.apply(Batch {
-            desired_ok: vec![rows],
-            ..Batch::default()
-        });
-        assert!(store.is_little(FEW, FEW));
-        assert!(!store.is_little(FEW + 1, FEW));
-        store.drain(Frontier::At(1));
-        assert_eq!((store.len(), store.in_flight_len()), (0, 64 * FEW));
-        store.apply(Batch {
-            desired_ok: vec![vec![(7, 1, 1)]],
-            ..Batch::default()
-        });
-        // To free or give back the batch in flight is work too.
-        assert!(!store.is_little(0, FEW));
-        store.apply(Batch {
-            settle: Some(Settle::Own),
-            ..Batch::default()
-        });
-        assert!(store.is_little(0, FEW));
-    }
 }

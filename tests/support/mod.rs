@@ -1,6 +1,8 @@
 //! Programs to end with a sink, a from-scratch oracle, and a reader of what the sink wrote.
 #![allow(dead_code)]
 
+pub mod hydrate;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::sync::Arc;
