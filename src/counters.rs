@@ -322,18 +322,29 @@ mod tests {
     fn sizes_add_up_and_are_taken_back() {
         let metrics = Arc::<Metrics>::default();
         let (one, other) = (Size::new(&metrics), Size::new(&metrics));
-        let held = || {
-            let counters = counters(&metrics);
-            (counters.corrections, counters.corrections_bytes)
+        let held = |updates, bytes, spilled_bytes| Held {
+            updates,
+            bytes,
+            spilled_bytes,
         };
-        one.set(5, 50);
-        other.set(7, 70);
-        one.set(2, 20);
-        assert_eq!(held(), (9, 90));
+        let all = || {
+            let counters = counters(&metrics);
+            held(
+                counters.corrections,
+                counters.corrections_bytes,
+                counters.corrections_spilled_bytes,
+            )
+        };
+        one.set(held(5, 50, 500));
+        other.set(held(7, 70, 0));
+        one.set(held(2, 20, 0));
+        assert_eq!(all(), held(9, 90, 0));
+        one.set(held(3, 30, 300));
+        assert_eq!((all(), metrics.stores.get()), (held(10, 100, 300), 2));
         drop(other);
-        assert_eq!((held(), one.get()), ((2, 20), [2, 20]));
+        assert_eq!((all(), one.get()), (held(3, 30, 300), held(3, 30, 300)));
         drop(one);
-        assert_eq!(held(), (0, 0));
+        assert_eq!((all(), metrics.stores.get()), (Held::default(), 0));
     }
 
     #[test]
