@@ -146,7 +146,7 @@ fn without_memory(
     let cx = Context::builder(runtime.handle().clone())
         .spill_directory(spill)
         .build();
-    driver.choose(&cx);
+    driver.choose(cx.configs());
     cx.configs().set("mvsink_corrections_bytes", "1").unwrap();
     cx.client().mount("shared", store);
     cx
