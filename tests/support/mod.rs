@@ -266,14 +266,13 @@ impl Driver {
 }
 
 /// Makes a test for each driver of each function that takes one.
-#[macro_export]
 macro_rules! on_both_drivers {
     ($($test:ident),* $(,)?) => {
         mod on_sync {
-            $(#[test] fn $test() { super::$test(super::support::Driver::Sync) })*
+            $(#[test] fn $test() { super::$test(crate::support::Driver::Sync) })*
         }
         mod on_async {
-            $(#[test] fn $test() { super::$test(super::support::Driver::Async) })*
+            $(#[test] fn $test() { super::$test(crate::support::Driver::Async) })*
         }
     };
 }

@@ -1,13 +1,12 @@
 //! Sinks that are dropped, read-only, chained, or spread over processes.
 
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Mode, Status, Target, no_errors, persist_sink, persist_source};
-use support::{
+use crate::support::{
+    self,
     Driver, Program, Row, assert_exact, context, execute, read, runtime, step_until, words,
 };
 use timely::Config;

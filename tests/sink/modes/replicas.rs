@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use crate::support::{Row, contexts, runtime};
-use crate::{Replica, is_data, signal, tenfold, until};
+use super::{Replica, is_data, signal, tenfold, until};
 
 /// Runs replicas through times, all of them to each; gives the bytes that they staged, by replica.
 fn staged_bytes(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mvsink::{Status, Target};
 
-use crate::prepare;
+use super::prepare;
 use crate::support::{Program, Row, assert_exact, at, context, execute, read, runtime, words};
 
 #[test]

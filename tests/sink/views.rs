@@ -1,14 +1,12 @@
 //! Views on views: a chain of them through shards, read at one time.
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Source, no_errors, persist_sink, persist_source};
 use mvsink_persist::{Frontier as Upper, Shard, common_time};
-use support::{Row, Update, at, context, oracle, read, runtime, words};
+use crate::support::{self, Row, Update, at, context, oracle, read, runtime, words};
 use timely::Config;
 use timely::worker::Worker;
 

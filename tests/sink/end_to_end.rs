@@ -1,12 +1,10 @@
 //! Real dataflows into real shards, compared with a from-scratch oracle at every time.
 
-mod support;
-
 use std::sync::Arc;
 
 use mvsink::{Context, Frontier, Mode, Status, Target};
 use object_store::memory::InMemory;
-use support::{Driver, Program, assert_exact, execute, read, runtime, words};
+use crate::support::{self, Driver, Program, assert_exact, execute, read, runtime, words};
 
 /// What is left in the shard's folder beside the log and the files that it refers to.
 fn unreferenced(cx: &Context, dir: &std::path::Path) -> Vec<String> {

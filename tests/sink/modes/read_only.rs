@@ -8,7 +8,7 @@ use mvsink_persist::testing::{GateStore, Side};
 use object_store::memory::InMemory;
 
 use crate::support::{at, context, contexts, oracle, read, runtime, words};
-use crate::{Replica, signal, tenfold, until};
+use super::{Replica, signal, tenfold, until};
 
 #[test]
 fn r08_a_read_only_sink_beside_one_that_writes() {

@@ -1,7 +1,5 @@
 //! Several processes of one Timely cluster, with one shard for each view.
 
-mod support;
-
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +11,8 @@ use mvsink_persist::ClientOptions;
 use mvsink_persist::testing::{Call, GateStore, Side};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use support::{
+use crate::support::{
+    self,
     Driver, Program, assert_exact, at, cluster, free_addresses, oracle, process_config, read,
     runtime, step_until_so, words,
 };
@@ -70,7 +69,7 @@ fn a_cluster_of_child_processes_keeps_one_shard() {
     let addresses = free_addresses(2).join(" ");
     let child = |process: usize| {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_cluster_of_child_processes_keeps_one_shard"])
+            .args(["--exact", "cluster::a_cluster_of_child_processes_keeps_one_shard"])
             .env(CHILD, format!("{process} {url} {addresses}"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

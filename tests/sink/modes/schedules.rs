@@ -7,7 +7,7 @@ use mvsink::{Frontier, Mode, Refresh, Status, Target, no_errors, persist_sink};
 use object_store::memory::InMemory;
 
 use crate::support::{Program, at, context, contexts, execute, oracle, read, runtime, words};
-use crate::{uppers, version};
+use super::{uppers, version};
 
 fn a_view_is_what_it_was_at_its_last_refresh(workers: usize) {
     let runtime = runtime();

@@ -1,7 +1,5 @@
 //! Sinks that start over shards which hold something already: what they verify, what they read, what they repair.
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -12,7 +10,7 @@ use mvsink_persist::{
     Append, Appended, Codec, CommitId, FileEncoder, FileMeta, Open, bucket, hash_data,
 };
 use object_store::memory::InMemory;
-use support::{Row, at, context, read, runtime, step_until};
+use crate::support::{Row, at, context, read, runtime, step_until};
 use timely::Config;
 use tokio::runtime::Runtime;
 

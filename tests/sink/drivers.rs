@@ -1,7 +1,5 @@
 //! Which driver a sink has, what it does where, and sinks that have both.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +10,8 @@ use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink}
 use mvsink_persist::testing::{Call, FaultyStore, GateStore, Hold, Side};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use support::{
+use crate::support::{
+    self,
     Driver, Program, assert_exact, cluster, execute, runtime, step_until, step_until_so,
     unreferenced, words,
 };

@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use timely::Config;
 
 use crate::support::{at, context, contexts, read, runtime, step_until, view};
-use crate::{Replica, is_data, prepare, until};
+use super::{Replica, is_data, prepare, until};
 
 #[test]
 fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth() {

@@ -1,13 +1,11 @@
 //! What sinks count, what Prometheus is given of it, and what Timely's logging says.
 
-mod support;
-
 use std::sync::{Arc, Mutex};
 
 use mvsink::logging::{CORRECTIONS, CorrectionsEvent, CorrectionsEventBuilder};
 use mvsink::{Context, Counters, Frontier, Target, no_errors, persist_sink};
 use prometheus::{Encoder, Registry, TextEncoder};
-use support::{context, runtime, step_until};
+use crate::support::{context, runtime, step_until};
 use timely::Config;
 use timely::worker::Worker;
 

@@ -1,9 +1,6 @@
 //! The modes of a sink: schedules, ends, read-only and standby, replicas that do not agree; and what a sink says of
 //! itself meanwhile.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod read_only;
 mod replicas;
 mod schedules;
@@ -15,7 +12,7 @@ use std::time::Duration;
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Target, no_errors, persist_sink};
 use mvsink_persist::{Append, Appended, Codec, CommitId, FileEncoder, FileMeta, Open};
-use support::{Row, view};
+use crate::support::{Row, view};
 use timely::worker::Worker;
 use tokio::sync::watch;
 
