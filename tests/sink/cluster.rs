@@ -5,17 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::support::{
+    self, Driver, Program, assert_exact, at, cluster, free_addresses, oracle, process_config, read,
+    runtime, step_until_so, words,
+};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Status, Target, no_errors, persist_sink};
 use mvsink_persist::ClientOptions;
 use mvsink_persist::testing::{Call, GateStore, Side};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use crate::support::{
-    self,
-    Driver, Program, assert_exact, at, cluster, free_addresses, oracle, process_config, read,
-    runtime, step_until_so, words,
-};
 use timely::Config;
 use timely::worker::Worker;
 
@@ -69,7 +68,10 @@ fn a_cluster_of_child_processes_keeps_one_shard() {
     let addresses = free_addresses(2).join(" ");
     let child = |process: usize| {
         Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "cluster::a_cluster_of_child_processes_keeps_one_shard"])
+            .args([
+                "--exact",
+                "cluster::a_cluster_of_child_processes_keeps_one_shard",
+            ])
             .env(CHILD, format!("{process} {url} {addresses}"))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

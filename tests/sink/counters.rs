@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
+use crate::support::{context, runtime, step_until};
 use mvsink::logging::{CORRECTIONS, CorrectionsEvent, CorrectionsEventBuilder};
 use mvsink::{Context, Counters, Frontier, Target, no_errors, persist_sink};
 use prometheus::{Encoder, Registry, TextEncoder};
-use crate::support::{context, runtime, step_until};
 use timely::Config;
 use timely::worker::Worker;
 

@@ -4,17 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::{
+    self, Driver, Program, assert_exact, cluster, execute, runtime, step_until, step_until_so,
+    unreferenced, words,
+};
 use differential_dataflow::input::InputSession;
 use futures::FutureExt;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
 use mvsink_persist::testing::{Call, FaultyStore, GateStore, Hold, Side};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use crate::support::{
-    self,
-    Driver, Program, assert_exact, cluster, execute, runtime, step_until, step_until_so,
-    unreferenced, words,
-};
 use timely::Config;
 use timely::worker::Worker;
 

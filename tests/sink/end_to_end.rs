@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::support::{self, Driver, Program, assert_exact, execute, read, runtime, words};
 use mvsink::{Context, Frontier, Mode, Status, Target};
 use object_store::memory::InMemory;
-use crate::support::{self, Driver, Program, assert_exact, execute, read, runtime, words};
 
 /// What is left in the shard's folder beside the log and the files that it refers to.
 fn unreferenced(cx: &Context, dir: &std::path::Path) -> Vec<String> {

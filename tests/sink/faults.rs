@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use crate::support::{self, Driver, Program, assert_exact, execute, runtime, words};
 use mvsink::{Context, Frontier, Status, Target};
 use mvsink_persist::testing::{Call, CountingStore, FaultyStore};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
-use crate::support::{self, Driver, Program, assert_exact, execute, runtime, words};
 
 fn r01_a_view_is_exact_over_a_store_that_fails_every_fifth_call(driver: Driver) {
     let runtime = runtime();

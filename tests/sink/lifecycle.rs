@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::support::{
+    self, Driver, Program, Row, assert_exact, context, execute, read, runtime, step_until, words,
+};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Mode, Status, Target, no_errors, persist_sink, persist_source};
-use crate::support::{
-    self,
-    Driver, Program, Row, assert_exact, context, execute, read, runtime, step_until, words,
-};
 use timely::Config;
 use tokio::sync::watch;
 

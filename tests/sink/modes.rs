@@ -9,10 +9,10 @@ mod statuses;
 
 use std::time::Duration;
 
+use crate::support::{Row, view};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Target, no_errors, persist_sink};
 use mvsink_persist::{Append, Appended, Codec, CommitId, FileEncoder, FileMeta, Open};
-use crate::support::{Row, view};
 use timely::worker::Worker;
 use tokio::sync::watch;
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::support::{Row, at, context, read, runtime, step_until};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Counters, Frontier, Status, no_errors, persist_sink};
 use mvsink_persist::testing::{Call, CountingStore};
@@ -10,7 +11,6 @@ use mvsink_persist::{
     Append, Appended, Codec, CommitId, FileEncoder, FileMeta, Open, bucket, hash_data,
 };
 use object_store::memory::InMemory;
-use crate::support::{Row, at, context, read, runtime, step_until};
 use timely::Config;
 use tokio::runtime::Runtime;
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::support::{self, Row, Update, at, context, oracle, read, runtime, words};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Source, no_errors, persist_sink, persist_source};
 use mvsink_persist::{Frontier as Upper, Shard, common_time};
-use crate::support::{self, Row, Update, at, context, oracle, read, runtime, words};
 use timely::Config;
 use timely::worker::Worker;
 

@@ -7,8 +7,8 @@ use mvsink::{Frontier, Target};
 use mvsink_persist::testing::{GateStore, Side};
 use object_store::memory::InMemory;
 
-use crate::support::{at, context, contexts, oracle, read, runtime, words};
 use super::{Replica, signal, tenfold, until};
+use crate::support::{at, context, contexts, oracle, read, runtime, words};
 
 #[test]
 fn r08_a_read_only_sink_beside_one_that_writes() {

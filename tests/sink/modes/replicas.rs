@@ -7,8 +7,8 @@ use mvsink_persist::testing::{Call, CountingStore};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use crate::support::{Row, contexts, runtime};
 use super::{Replica, is_data, signal, tenfold, until};
+use crate::support::{Row, contexts, runtime};
 
 /// Runs replicas through times, all of them to each; gives the bytes that they staged, by replica.
 fn staged_bytes(

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use mvsink::{Frontier, Mode, Refresh, Status, Target, no_errors, persist_sink};
 use object_store::memory::InMemory;
 
-use crate::support::{Program, at, context, contexts, execute, oracle, read, runtime, words};
 use super::{uppers, version};
+use crate::support::{Program, at, context, contexts, execute, oracle, read, runtime, words};
 
 fn a_view_is_what_it_was_at_its_last_refresh(workers: usize) {
     let runtime = runtime();

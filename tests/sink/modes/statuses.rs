@@ -11,8 +11,8 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use timely::Config;
 
-use crate::support::{at, context, contexts, read, runtime, step_until, view};
 use super::{Replica, is_data, prepare, until};
+use crate::support::{at, context, contexts, read, runtime, step_until, view};
 
 #[test]
 fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth() {
