@@ -2,7 +2,18 @@
 //!
 //! All in one binary: a sink is generic in the host's types, and is compiled once for all of these tests.
 
-#[macro_use]
+/// Makes a test for each driver of each function that takes one.
+macro_rules! on_both_drivers {
+    ($($test:ident),* $(,)?) => {
+        mod on_sync {
+            $(#[test] fn $test() { super::$test(crate::support::Driver::Sync) })*
+        }
+        mod on_async {
+            $(#[test] fn $test() { super::$test(crate::support::Driver::Async) })*
+        }
+    };
+}
+
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -15,4 +26,5 @@ mod faults;
 mod lifecycle;
 mod modes;
 mod restart;
+mod silence;
 mod views;

@@ -265,18 +265,6 @@ impl Driver {
     }
 }
 
-/// Makes a test for each driver of each function that takes one.
-macro_rules! on_both_drivers {
-    ($($test:ident),* $(,)?) => {
-        mod on_sync {
-            $(#[test] fn $test() { super::$test(crate::support::Driver::Sync) })*
-        }
-        mod on_async {
-            $(#[test] fn $test() { super::$test(crate::support::Driver::Async) })*
-        }
-    };
-}
-
 /// A context over stores in memory, with the default driver.
 pub fn context(runtime: &tokio::runtime::Runtime) -> Context {
     Driver::Sync.context(runtime)

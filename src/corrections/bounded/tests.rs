@@ -398,7 +398,7 @@ fn large_runs_lose_nothing() {
     for run in &runs {
         let (mut last, mut at) = (0, 0);
         while at < run.blocks() {
-            let (rows, next) = run.read(&*store.format, &store.hash, at).unwrap();
+            let (rows, next) = run.read(&*store.format, store.hash, at).unwrap();
             at = next;
             for row in rows {
                 let hash = store.memory.hash_of(&row.0);
