@@ -177,7 +177,7 @@ impl Held {
             loop {
                 tokio::time::sleep(lease / 3).await;
                 let Some(held) = held.upgrade() else { return };
-                if let Err(error) = held.renew().await {
+                if let Err(error) = Box::pin(held.renew()).await {
                     tracing::warn!(%error, "could not renew a hold");
                     if !error.is_transient() {
                         return;

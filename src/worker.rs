@@ -97,17 +97,20 @@ impl Worker {
         let opened = self
             .instance
             .shard
-            .get_or_try_init(|| async {
-                let shard = self.open(task).await?;
-                let upkeep = maintenance::run(self.clone(), shard.clone());
-                self.spawn(async move {
-                    upkeep.await;
-                    Ok(())
-                });
-                if self.opening.create.is_some() {
-                    self.spawn(report_read_only(self.clone()));
-                }
-                Ok::<_, Error>(shard)
+            .get_or_try_init(|| {
+                // Once is rare: its room is not kept in the tasks of every sink.
+                Box::pin(async {
+                    let shard = self.open(task).await?;
+                    let upkeep = maintenance::run(self.clone(), shard.clone());
+                    self.spawn(async move {
+                        upkeep.await;
+                        Ok(())
+                    });
+                    if self.opening.create.is_some() {
+                        self.spawn(report_read_only(self.clone()));
+                    }
+                    Ok::<_, Error>(shard)
+                })
             })
             .await?;
         self.instance.started();
@@ -173,7 +176,8 @@ impl Worker {
 
     /// Deletes staged files that no commit refers to. What cannot be deleted now costs space and nothing else.
     pub(crate) async fn delete_staged(&self, shard: &Shard, files: &[StagedFile]) {
-        match self.stop.or_grace(shard.delete_files(files)).await {
+        let delete = Box::pin(shard.delete_files(files));
+        match self.stop.or_grace(delete).await {
             Some(Ok(())) => self.instance.metrics.files_deleted.add(files.len() as u64),
             Some(Err(error)) => {
                 tracing::warn!(sink = %self.instance.name, %error, "left staged files behind");
@@ -190,8 +194,10 @@ impl Worker {
         let handle = self.cx.client().handle().clone();
         let worker = self.clone();
         let running = self.running();
-        handle.clone().spawn(async move {
-            match handle.spawn(task).await {
+        // Not in the task that waits for it, which would keep room for it a second time.
+        let task = handle.spawn(task);
+        handle.spawn(async move {
+            match task.await {
                 Ok(ended) => worker.ended(ended),
                 Err(join) => {
                     if let Ok(panic) = join.try_into_panic() {

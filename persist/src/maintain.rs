@@ -90,7 +90,9 @@ impl Shard {
                 interval = round.interval;
                 let collect =
                     last_collection.is_none_or(|at| at.elapsed() >= round.collect_interval);
-                match self.round(&round, collect, collected, &mut stopped).await {
+                // A task that waits for the next one keeps no room for it.
+                let work = Box::pin(self.round(&round, collect, collected, &mut stopped));
+                match work.await {
                     Ok(()) => {}
                     Err(Error::Shutdown) => return Err(Error::Shutdown),
                     Err(error) if is_passing(&error) => {

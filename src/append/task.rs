@@ -88,7 +88,8 @@ impl<T: Timestamp> Task<T> {
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("commit", error);
         let begun = Instant::now();
-        let append = self.shard.append(append, &stalled);
+        // An idle task keeps no room for it.
+        let append = Box::pin(self.shard.append(append, &stalled));
         let append = self.worker.patiently("commit", append);
         let Some(appended) = self.worker.stop.or_grace(append).await else {
             return Ok(Outcome::Cancelled);

@@ -92,7 +92,7 @@ impl Watch {
         }
         while self.told < version {
             let next = (self.told + 1).max(version.saturating_sub(COMMITS_AT_ONCE));
-            let entry = self.shard.entry(next).await;
+            let entry = Box::pin(self.shard.entry(next)).await;
             self.told = next;
             match entry {
                 Ok(entry) if entry.lower < entry.upper && entry.id.is_some() => {
@@ -138,7 +138,7 @@ impl Watch {
         };
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("bump", error);
-        let append = self.shard.append(append, &stalled);
+        let append = Box::pin(self.shard.append(append, &stalled));
         let appended = self.worker.patiently("bump", append).await?;
         instance.resumed("bump");
         Ok(match appended {

@@ -123,7 +123,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             credits,
             replies,
         };
-        let progress = task.start(purpose).await?;
+        let progress = Box::pin(task.start(purpose)).await?;
         task.follow(progress).await
     };
     tokio::select! {
@@ -194,15 +194,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 self.holding = None;
             }
             let version = progress.version + 1;
-            let entry = match self.shard.entry(version).await {
+            // What an idle task waits for takes no more room than that.
+            let entry = match Box::pin(self.shard.entry(version)).await {
                 Ok(entry) => entry,
                 Err(ShardError::EntryGone { .. }) => {
-                    progress = self.jump(progress).await?;
+                    progress = Box::pin(self.jump(progress)).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            self.take(&entry).await?;
+            Box::pin(self.take(&entry)).await?;
             progress = Progress {
                 version,
                 upper: entry.upper,

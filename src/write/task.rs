@@ -297,7 +297,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let bytes = file.bytes;
         let instance = &self.worker.instance;
         let stalled = |error: &ShardError| instance.stalled("stage", error);
-        let put = self.shard.put_file(bytes, meta, &stalled);
+        // An idle task keeps no room for it.
+        let put = Box::pin(self.shard.put_file(bytes, meta, &stalled));
         let put = self.worker.patiently("stage", put);
         let Some(staged) = self.worker.stop.or_grace(put).await else {
             return Ok(None);
