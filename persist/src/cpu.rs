@@ -121,6 +121,44 @@ mod tests {
     }
 
     #[test]
+    fn r02_an_unrelated_task_runs_while_every_computation_is_slow() {
+        const WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(60);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .build()
+            .unwrap();
+        let pool = CpuPool::new(runtime.handle().clone(), 2);
+        runtime.block_on(async {
+            // More than there are threads, and each goes on only once the other task has run since it began.
+            let (began, beginnings) = tokio::sync::mpsc::unbounded_channel();
+            let slow = (0..8).map(|_| {
+                let (pool, began) = (pool.clone(), began.clone());
+                tokio::spawn(async move {
+                    let compute = move || {
+                        let (run, ran) = std::sync::mpsc::channel::<()>();
+                        began.send(run).unwrap();
+                        ran.recv_timeout(WAIT_MAX)
+                    };
+                    pool.run(compute).await.unwrap()
+                })
+            });
+            let slow: Vec<_> = slow.collect();
+            drop(began);
+            let unrelated = tokio::spawn(async move {
+                let mut beginnings = beginnings;
+                while let Some(run) = beginnings.recv().await {
+                    let _ = run.send(());
+                }
+            });
+            for computation in slow {
+                let ran = computation.await.unwrap();
+                ran.expect("the other task was polled meanwhile");
+            }
+            unrelated.await.unwrap();
+        });
+    }
+
+    #[test]
     fn r03_who_waits_and_is_not_polled_keeps_nobody_from_the_pool() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

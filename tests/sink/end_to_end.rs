@@ -368,11 +368,50 @@ fn r24_an_ingest_sink_reports_what_another_program_edits(driver: Driver) {
     });
 }
 
+fn r22_workers_without_data_hold_up_nobody(driver: Driver) {
+    use differential_dataflow::input::InputSession;
+    let runtime = runtime();
+    let cx = driver.context(&runtime);
+    let context = cx.clone();
+    const URL: &str = "memory://skewed";
+    let guards = timely::execute(timely::Config::process(4), move |worker| {
+        let (mut input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::<u64, support::Row, i64>::new();
+            let rows = input.to_collection(scope);
+            let errors = mvsink::no_errors::<u64, String, i64>(scope);
+            let handle = mvsink::persist_sink(&context, "skewed", URL, rows, errors, 0);
+            (input, handle.unwrap())
+        });
+        // All rows come from one worker and go to one, which one by one are not the same.
+        for time in 0..20 {
+            if worker.index() == 3 {
+                input.update_at((format!("row {time}"), 1), time, 1);
+                input.advance_to(time + 1);
+                input.flush();
+            } else if time == 0 {
+                // The others have nothing to say, ever.
+                input.advance_to(20);
+                input.flush();
+            }
+            support::step_until(worker, &handle, Frontier::At(time + 1));
+        }
+        handle.status().to_string()
+    });
+    for status in guards.unwrap().join() {
+        assert!(!status.unwrap().starts_with("failed"));
+    }
+    let (_, stored) = read(&cx, URL);
+    for time in 0..20 {
+        assert_eq!(support::at(&stored, time).len() as u64, time + 1);
+    }
+}
+
 on_both_drivers! {
     a_view_with_retractions_is_exact_with_1_worker,
     a_view_with_retractions_is_exact_with_2_workers,
     a_view_with_retractions_is_exact_with_4_workers,
     a_restart_goes_on_where_the_shard_ends,
+    r22_workers_without_data_hold_up_nobody,
     r18_rivals_keep_one_shard_exact,
     r18_rivals_on_a_local_directory_leave_nothing_behind,
     r26_replicas_with_different_as_ofs_write_the_view_once,

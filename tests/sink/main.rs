@@ -23,6 +23,7 @@ mod counters;
 mod drivers;
 mod end_to_end;
 mod faults;
+mod idle;
 mod lifecycle;
 mod modes;
 mod restart;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::support::{Row, at, context, read, runtime, step_until};
+use crate::support::{Driver, Row, at, read, runtime, step_until};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Counters, Frontier, Status, no_errors, persist_sink};
 use mvsink_persist::testing::{Call, CountingStore};
@@ -106,8 +106,8 @@ impl Collection {
 }
 
 /// A process, over a store that is shared with others.
-fn process(runtime: &Runtime, store: &Arc<CountingStore>) -> Context {
-    let cx = context(runtime);
+fn process(driver: Driver, runtime: &Runtime, store: &Arc<CountingStore>) -> Context {
+    let cx = driver.context(runtime);
     // A merge reads files as well.
     cx.configs().set("mvsink_compaction", "false").unwrap();
     cx.client().mount("shared", Arc::clone(store) as _);
@@ -121,8 +121,7 @@ fn data_reads(store: &CountingStore) -> usize {
     })
 }
 
-#[test]
-fn a_restart_over_a_right_shard_reads_no_data_file() {
+fn a_restart_over_a_right_shard_reads_no_data_file(driver: Driver) {
     let runtime = runtime();
     let mut collection = Collection {
         rows: number("MVSINK_TEST_ROWS", 200_000),
@@ -130,7 +129,7 @@ fn a_restart_over_a_right_shard_reads_no_data_file() {
     };
     let store = CountingStore::new(Arc::new(InMemory::new()));
     let mut upper = 12;
-    collection.sink(&process(&runtime, &store), 2, 0, upper);
+    collection.sink(&process(driver, &runtime, &store), 2, 0, upper);
     for workers in [1, 2, 4] {
         // Below the upper, just below it, at it, and beyond.
         for as_of in [3, upper - 1, upper, upper + 10] {
@@ -138,7 +137,8 @@ fn a_restart_over_a_right_shard_reads_no_data_file() {
             let as_of = as_of.max(3);
             let until = upper.max(as_of) + 2;
             collection.late.push(until - 1);
-            let counters = collection.sink(&process(&runtime, &store), workers, as_of, until);
+            let counters =
+                collection.sink(&process(driver, &runtime, &store), workers, as_of, until);
             let case = format!("{workers} workers, as of {as_of}, upper {upper}: {counters:?}");
             assert_eq!(data_reads(&store), 0, "{case}");
             assert_eq!(counters.rows_verified, {
@@ -158,7 +158,7 @@ fn a_restart_over_a_right_shard_reads_no_data_file() {
             assert_eq!(counters.data_files_read, 0, "{case}");
             upper = until;
         }
-        collection.assert_held(&process(&runtime, &store), upper - 1);
+        collection.assert_held(&process(driver, &runtime, &store), upper - 1);
     }
 }
 
@@ -196,25 +196,25 @@ async fn append(cx: &Context, upper: u64, updates: &[(u64, i64)]) {
 }
 
 /// A restart over a shard in which somebody has changed `tampered` rows.
-fn restart_over_tampered(rows: u64, tampered: u64, workers: usize) {
+fn restart_over_tampered(driver: Driver, rows: u64, tampered: u64, workers: usize) {
     let runtime = runtime();
     let collection = Collection {
         rows,
         late: Vec::new(),
     };
     let store = CountingStore::new(Arc::new(InMemory::new()));
-    collection.sink(&process(&runtime, &store), 2, 0, 12);
+    collection.sink(&process(driver, &runtime, &store), 2, 0, 12);
     // Half of them are taken away, and as many put there that should not be.
     let gone = (0..tampered / 2).map(|n| 1000 + n * (rows / tampered));
     let bogus = (0..tampered - tampered / 2).map(|n| 100 * rows + n);
     let changes = gone.map(|n| (n, -1)).chain(bogus.map(|n| (n, 1)));
     let changes: Vec<(u64, i64)> = changes.collect();
-    let cx = process(&runtime, &store);
+    let cx = process(driver, &runtime, &store);
     runtime.block_on(append(&cx, 13, &changes));
 
     store.reset();
-    let counters = collection.sink(&process(&runtime, &store), workers, 12, 15);
-    collection.assert_held(&process(&runtime, &store), 14);
+    let counters = collection.sink(&process(driver, &runtime, &store), workers, 12, 15);
+    collection.assert_held(&process(driver, &runtime, &store), 14);
     let differing: BTreeSet<u8> = changes.iter().map(|(n, _)| bucket_of(*n)).collect();
     let in_them = |n: &u64| differing.contains(&bucket_of(*n));
     let diffed = collection.contents(14).into_keys();
@@ -242,25 +242,22 @@ fn restart_over_tampered(rows: u64, tampered: u64, workers: usize) {
     assert_eq!(counters.own_commits_read_back, 0, "{case}");
 }
 
-#[test]
-fn a_restart_over_100_tampered_rows_reads_and_repairs_only_their_buckets() {
+fn a_restart_over_100_tampered_rows_reads_and_repairs_only_their_buckets(driver: Driver) {
     let rows = number("MVSINK_TEST_ROWS", 200_000);
     for workers in [1, 2, 4] {
-        restart_over_tampered(rows, 100, workers);
+        restart_over_tampered(driver, rows, 100, workers);
     }
 }
 
-#[test]
-fn a_restart_over_one_tampered_row_reads_one_bucket() {
-    restart_over_tampered(20_000, 1, 2);
+fn a_restart_over_one_tampered_row_reads_one_bucket(driver: Driver) {
+    restart_over_tampered(driver, 20_000, 1, 2);
 }
 
-#[test]
-fn steady_state_reads_back_no_own_file() {
+fn steady_state_reads_back_no_own_file(driver: Driver) {
     let commits = number("MVSINK_TEST_COMMITS", 2_000);
     let runtime = runtime();
     let store = CountingStore::new(Arc::new(InMemory::new()));
-    let cx = process(&runtime, &store);
+    let cx = process(driver, &runtime, &store);
     let context = cx.clone();
     let counters = timely::execute(Config::process(2), move |worker| {
         let (mut input, handle) = worker.dataflow(|scope| {
@@ -298,12 +295,11 @@ fn steady_state_reads_back_no_own_file() {
 }
 
 /// The fingerprint of a row counts all columns of its table: those of a wider table tell nothing of narrower rows.
-#[test]
-fn a_table_with_more_columns_than_the_rows_is_read() {
+fn a_table_with_more_columns_than_the_rows_is_read(driver: Driver) {
     type Wide = (String, i64, Option<i64>);
     let runtime = runtime();
     let store = CountingStore::new(Arc::new(InMemory::new()));
-    let cx = process(&runtime, &store);
+    let cx = process(driver, &runtime, &store);
     let collection = Collection {
         rows: 3000,
         late: Vec::new(),
@@ -343,13 +339,21 @@ fn a_table_with_more_columns_than_the_rows_is_read() {
         };
         shard.append(append, &|_| ()).await.unwrap();
     });
-    let counters = collection.sink(&process(&runtime, &store), 2, 9, 12);
+    let counters = collection.sink(&process(driver, &runtime, &store), 2, 9, 12);
     assert_eq!(
         (counters.buckets_verified, counters.buckets_differing),
         (256, 0)
     );
     assert!(counters.data_files_read > 0, "{counters:?}");
-    collection.assert_held(&process(&runtime, &store), 11);
+    collection.assert_held(&process(driver, &runtime, &store), 11);
     let (_, updates) = read(&cx, URL);
     assert_eq!(updates.len(), 3000, "nothing was written");
+}
+
+on_both_drivers! {
+    a_restart_over_a_right_shard_reads_no_data_file,
+    a_restart_over_100_tampered_rows_reads_and_repairs_only_their_buckets,
+    a_restart_over_one_tampered_row_reads_one_bucket,
+    steady_state_reads_back_no_own_file,
+    a_table_with_more_columns_than_the_rows_is_read,
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::{self, Row, Update, at, context, oracle, read, runtime, words};
+use crate::support::{self, Driver, Row, Update, at, oracle, read, runtime, words};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Source, no_errors, persist_sink, persist_source};
 use mvsink_persist::{Frontier as Upper, Shard, common_time};
@@ -76,9 +76,9 @@ fn wait(worker: &mut Worker, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn chain_is_consistent(workers: usize) {
+fn chain_is_consistent(driver: Driver, workers: usize) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let updates = words(97, 300, 40);
     let (context, program) = (cx.clone(), updates.clone());
     let guards = timely::execute(Config::process(workers), move |worker| {
@@ -139,17 +139,20 @@ fn assert_common(cx: &Context, updates: &[Update], until: u64) -> u64 {
     time
 }
 
-#[test]
-fn a_chain_of_views_is_consistent_at_a_common_time_with_1_worker() {
-    chain_is_consistent(1);
+fn a_chain_of_views_is_consistent_at_a_common_time_with_1_worker(driver: Driver) {
+    chain_is_consistent(driver, 1);
 }
 
-#[test]
-fn a_chain_of_views_is_consistent_at_a_common_time_with_2_workers() {
-    chain_is_consistent(2);
+fn a_chain_of_views_is_consistent_at_a_common_time_with_2_workers(driver: Driver) {
+    chain_is_consistent(driver, 2);
 }
 
-#[test]
-fn a_chain_of_views_is_consistent_at_a_common_time_with_4_workers() {
-    chain_is_consistent(4);
+fn a_chain_of_views_is_consistent_at_a_common_time_with_4_workers(driver: Driver) {
+    chain_is_consistent(driver, 4);
+}
+
+on_both_drivers! {
+    a_chain_of_views_is_consistent_at_a_common_time_with_1_worker,
+    a_chain_of_views_is_consistent_at_a_common_time_with_2_workers,
+    a_chain_of_views_is_consistent_at_a_common_time_with_4_workers,
 }

@@ -8,12 +8,11 @@ use mvsink_persist::testing::{GateStore, Side};
 use object_store::memory::InMemory;
 
 use super::{Replica, signal, tenfold, until};
-use crate::support::{at, context, contexts, oracle, read, runtime, words};
+use crate::support::{Driver, at, oracle, read, runtime, words};
 
-#[test]
-fn r08_a_read_only_sink_beside_one_that_writes() {
+fn r08_a_read_only_sink_beside_one_that_writes(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let (promote, read_only) = signal(true);
     timely::execute_directly(move |worker| {
         let kept = Target::new("memory://kept").read_only(read_only);
@@ -39,11 +38,10 @@ fn r08_a_read_only_sink_beside_one_that_writes() {
     });
 }
 
-#[test]
-fn r08_a_demoted_sink_ends_what_it_began_and_says_that_it_is_read_only() {
+fn r08_a_demoted_sink_ends_what_it_began_and_says_that_it_is_read_only(driver: Driver) {
     let runtime = runtime();
     let gates = GateStore::new(Arc::new(InMemory::new()));
-    let cx = contexts(&runtime, 1, gates.clone()).remove(0);
+    let cx = driver.contexts(&runtime, 1, gates.clone()).remove(0);
     let (demote, read_only) = signal(false);
     timely::execute_directly(move |worker| {
         let target = Target::new("memory://shared").read_only(read_only);
@@ -79,10 +77,9 @@ fn r08_a_demoted_sink_ends_what_it_began_and_says_that_it_is_read_only() {
     });
 }
 
-#[test]
-fn r08_a_replacement_hydrates_read_only_beside_the_running_view_and_takes_over() {
+fn r08_a_replacement_hydrates_read_only_beside_the_running_view_and_takes_over(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let url = "memory://view";
     let updates = words(107, 600, 60);
     let (old_signal, old_read_only) = signal(false);
@@ -133,11 +130,10 @@ fn r08_a_replacement_hydrates_read_only_beside_the_running_view_and_takes_over()
     }
 }
 
-#[test]
-fn r08_corrections_stay_small_through_many_foreign_writes() {
+fn r08_corrections_stay_small_through_many_foreign_writes(driver: Driver) {
     const WRITES: u64 = 600;
     let runtime = runtime();
-    let mut contexts = contexts(&runtime, 2, Arc::new(InMemory::new()));
+    let mut contexts = driver.contexts(&runtime, 2, Arc::new(InMemory::new()));
     let (_read_only, signal) = signal(true);
     timely::execute_directly(move |worker| {
         let target = Target::new("memory://shared");
@@ -159,4 +155,11 @@ fn r08_corrections_stay_small_through_many_foreign_writes() {
         drop((writer, reader));
         contexts.clear();
     });
+}
+
+on_both_drivers! {
+    r08_a_read_only_sink_beside_one_that_writes,
+    r08_a_demoted_sink_ends_what_it_began_and_says_that_it_is_read_only,
+    r08_a_replacement_hydrates_read_only_beside_the_running_view_and_takes_over,
+    r08_corrections_stay_small_through_many_foreign_writes,
 }

@@ -8,10 +8,11 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::{Replica, is_data, signal, tenfold, until};
-use crate::support::{Row, contexts, runtime};
+use crate::support::{Driver, Row, runtime};
 
 /// Runs replicas through times, all of them to each; gives the bytes that they staged, by replica.
 fn staged_bytes(
+    driver: Driver,
     runtime: &tokio::runtime::Runtime,
     replicas: usize,
     times: u64,
@@ -23,7 +24,9 @@ fn staged_bytes(
         .collect();
     let mut all = Vec::new();
     for counter in &counters {
-        let cx = contexts(runtime, 1, Arc::clone(counter) as Arc<dyn ObjectStore>).remove(0);
+        let cx = driver
+            .contexts(runtime, 1, Arc::clone(counter) as Arc<dyn ObjectStore>)
+            .remove(0);
         let configs = cx.configs();
         configs
             .set("mvsink_standby", if standby { "true" } else { "false" })
@@ -67,11 +70,13 @@ fn staged_bytes(
     staged.collect()
 }
 
-#[test]
-fn two_replicas_with_standby_stage_little_more_than_one() {
+fn two_replicas_with_standby_stage_little_more_than_one(driver: Driver) {
     let runtime = runtime();
-    let staged =
-        |replicas, standby| -> u64 { staged_bytes(&runtime, replicas, 200, standby).iter().sum() };
+    let staged = |replicas, standby| -> u64 {
+        staged_bytes(driver, &runtime, replicas, 200, standby)
+            .iter()
+            .sum()
+    };
     let (one, two, control) = (staged(1, false), staged(2, true), staged(2, false));
     println!("staged by one {one}, by two with standby {two}, without {control}");
     assert!(two * 100 <= one * 115, "{two} bytes by two, {one} by one");
@@ -81,10 +86,9 @@ fn two_replicas_with_standby_stage_little_more_than_one() {
     );
 }
 
-#[test]
-fn a_replica_that_stands_by_takes_over_when_the_winner_falls_silent() {
+fn a_replica_that_stands_by_takes_over_when_the_winner_falls_silent(driver: Driver) {
     let runtime = runtime();
-    let mut contexts = contexts(&runtime, 2, Arc::new(InMemory::new()));
+    let mut contexts = driver.contexts(&runtime, 2, Arc::new(InMemory::new()));
     for cx in &contexts {
         cx.configs().set("mvsink_standby", "true").unwrap();
         cx.configs().set("mvsink_standby_silence_ms", "20").unwrap();
@@ -134,9 +138,9 @@ fn a_replica_that_stands_by_takes_over_when_the_winner_falls_silent() {
 }
 
 /// Two replicas that write in turns, each of them once a round; gives what they say about each other in the end.
-fn in_turns(rounds: u64, second: fn(Row) -> Row) -> Vec<(String, u64)> {
+fn in_turns(driver: Driver, rounds: u64, second: fn(Row) -> Row) -> Vec<(String, u64)> {
     let runtime = runtime();
-    let mut contexts = contexts(&runtime, 2, Arc::new(InMemory::new()));
+    let mut contexts = driver.contexts(&runtime, 2, Arc::new(InMemory::new()));
     timely::execute_directly(move |worker| {
         let (signals, mut replicas): (Vec<_>, Vec<_>) = contexts
             .iter()
@@ -181,9 +185,8 @@ fn in_turns(rounds: u64, second: fn(Row) -> Row) -> Vec<(String, u64)> {
     })
 }
 
-#[test]
-fn r25_replicas_that_compute_different_results_say_so() {
-    for (status, rounds) in in_turns(12, tenfold) {
+fn r25_replicas_that_compute_different_results_say_so(driver: Driver) {
+    for (status, rounds) in in_turns(driver, 12, tenfold) {
         assert!(rounds >= 3, "{rounds} rounds");
         assert!(
             status.starts_with("not deterministic: other replicas disagreed in"),
@@ -192,9 +195,15 @@ fn r25_replicas_that_compute_different_results_say_so() {
     }
 }
 
-#[test]
-fn r25_replicas_that_agree_dispute_nothing() {
-    for (status, rounds) in in_turns(12, |row| row) {
+fn r25_replicas_that_agree_dispute_nothing(driver: Driver) {
+    for (status, rounds) in in_turns(driver, 12, |row| row) {
         assert_eq!((status.as_str(), rounds), ("running", 0));
     }
+}
+
+on_both_drivers! {
+    two_replicas_with_standby_stage_little_more_than_one,
+    a_replica_that_stands_by_takes_over_when_the_winner_falls_silent,
+    r25_replicas_that_compute_different_results_say_so,
+    r25_replicas_that_agree_dispute_nothing,
 }

@@ -7,11 +7,11 @@ use mvsink::{Frontier, Mode, Refresh, Status, Target, no_errors, persist_sink};
 use object_store::memory::InMemory;
 
 use super::{uppers, version};
-use crate::support::{Program, at, context, contexts, execute, oracle, read, runtime, words};
+use crate::support::{Driver, Program, at, execute, oracle, read, runtime, words};
 
-fn a_view_is_what_it_was_at_its_last_refresh(workers: usize) {
+fn a_view_is_what_it_was_at_its_last_refresh(driver: Driver, workers: usize) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let refresh = Refresh::every(10, 3).and(Refresh::at([17]));
     let target = Target::new("memory://view").refresh(refresh);
     let program = Program {
@@ -39,29 +39,25 @@ fn a_view_is_what_it_was_at_its_last_refresh(workers: usize) {
     }
 }
 
-#[test]
-fn a_view_is_what_it_was_at_its_last_refresh_with_1_worker() {
-    a_view_is_what_it_was_at_its_last_refresh(1);
+fn a_view_is_what_it_was_at_its_last_refresh_with_1_worker(driver: Driver) {
+    a_view_is_what_it_was_at_its_last_refresh(driver, 1);
 }
 
-#[test]
-fn a_view_is_what_it_was_at_its_last_refresh_with_2_workers() {
-    a_view_is_what_it_was_at_its_last_refresh(2);
+fn a_view_is_what_it_was_at_its_last_refresh_with_2_workers(driver: Driver) {
+    a_view_is_what_it_was_at_its_last_refresh(driver, 2);
 }
 
-#[test]
-fn a_view_is_what_it_was_at_its_last_refresh_with_4_workers() {
-    a_view_is_what_it_was_at_its_last_refresh(4);
+fn a_view_is_what_it_was_at_its_last_refresh_with_4_workers(driver: Driver) {
+    a_view_is_what_it_was_at_its_last_refresh(driver, 4);
 }
 
-#[test]
-fn a_restart_between_two_refreshes_changes_nothing_until_the_next() {
+fn a_restart_between_two_refreshes_changes_nothing_until_the_next(driver: Driver) {
     let runtime = runtime();
     let store = Arc::new(InMemory::new());
     let target = Target::new("memory://shared").refresh(Refresh::every(10, 0));
     let updates = words(73, 400, 40);
     for (as_of, until, upper) in [(0, 14, 20), (19, 27, 30), (29, 29, 30), (22, 40, 40)] {
-        let cx = &contexts(&runtime, 1, store.clone())[0];
+        let cx = &driver.contexts(&runtime, 1, store.clone())[0];
         // The shard gets to the refresh that its input has not passed.
         let program = Program {
             as_of,
@@ -78,10 +74,9 @@ fn a_restart_between_two_refreshes_changes_nothing_until_the_next() {
     }
 }
 
-#[test]
-fn after_its_last_refresh_a_view_is_final() {
+fn after_its_last_refresh_a_view_is_final(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let target = Target::new("memory://view").refresh(Refresh::at([5, 20]));
     // The input goes on, and stays open.
     let program = Program {
@@ -97,9 +92,9 @@ fn after_its_last_refresh_a_view_is_final() {
     assert_eq!(at(&stored, 1000), oracle(&program.updates, 20));
 }
 
-fn until_ends_the_shard(workers: usize) {
+fn until_ends_the_shard(driver: Driver, workers: usize) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let target = Target::new("memory://view").until(17);
     let program = Program {
         until: Frontier::At(30),
@@ -124,25 +119,21 @@ fn until_ends_the_shard(workers: usize) {
     assert_eq!(version(&cx, &target.url), before);
 }
 
-#[test]
-fn until_ends_the_shard_with_1_worker() {
-    until_ends_the_shard(1);
+fn until_ends_the_shard_with_1_worker(driver: Driver) {
+    until_ends_the_shard(driver, 1);
 }
 
-#[test]
-fn until_ends_the_shard_with_2_workers() {
-    until_ends_the_shard(2);
+fn until_ends_the_shard_with_2_workers(driver: Driver) {
+    until_ends_the_shard(driver, 2);
 }
 
-#[test]
-fn until_ends_the_shard_with_4_workers() {
-    until_ends_the_shard(4);
+fn until_ends_the_shard_with_4_workers(driver: Driver) {
+    until_ends_the_shard(driver, 4);
 }
 
-#[test]
-fn a_sink_that_begins_beyond_its_end_ends_its_shard_as_it_is() {
+fn a_sink_that_begins_beyond_its_end_ends_its_shard_as_it_is(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let updates = words(89, 200, 20);
     let first = Program {
         until: Frontier::At(10),
@@ -162,10 +153,9 @@ fn a_sink_that_begins_beyond_its_end_ends_its_shard_as_it_is() {
     assert_eq!(at(&stored, 1000), oracle(&updates, 9));
 }
 
-#[test]
-fn an_ingest_sink_ends_and_has_no_refreshes() {
+fn an_ingest_sink_ends_and_has_no_refreshes(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let target = Target::new("memory://source").mode(Mode::Ingest);
     let program = Program {
         until: Frontier::At(30),
@@ -185,4 +175,17 @@ fn an_ingest_sink_ends_and_has_no_refreshes() {
         })
     });
     assert!(error.to_string().contains("no refresh schedule"), "{error}");
+}
+
+on_both_drivers! {
+    a_view_is_what_it_was_at_its_last_refresh_with_1_worker,
+    a_view_is_what_it_was_at_its_last_refresh_with_2_workers,
+    a_view_is_what_it_was_at_its_last_refresh_with_4_workers,
+    a_restart_between_two_refreshes_changes_nothing_until_the_next,
+    after_its_last_refresh_a_view_is_final,
+    until_ends_the_shard_with_1_worker,
+    until_ends_the_shard_with_2_workers,
+    until_ends_the_shard_with_4_workers,
+    a_sink_that_begins_beyond_its_end_ends_its_shard_as_it_is,
+    an_ingest_sink_ends_and_has_no_refreshes,
 }

@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use mvsink::{Status, Target};
 
 use super::prepare;
-use crate::support::{Program, Row, assert_exact, at, context, execute, read, runtime, words};
+use crate::support::{Driver, Program, Row, assert_exact, at, execute, read, runtime, words};
 
-#[test]
-fn r04_r07_r16_an_as_of_stands_anywhere_beside_since_and_upper() {
+fn r04_r07_r16_an_as_of_stands_anywhere_beside_since_and_upper(driver: Driver) {
     let runtime = runtime();
     let updates = words(101, 200, 20);
     let wrong = [(("a".to_owned(), 1), 1), (("zz".to_owned(), 7), 3)];
     for (since, upper) in [(0, 1), (0, 6), (4, 6), (5, 6)] {
         for as_of in [0, 3, 5, 6, 9] {
-            let cx = context(&runtime);
+            let cx = driver.context(&runtime);
             let url = "memory://view";
             prepare(&cx, url, since, upper, &wrong);
             let program = Program {
@@ -38,8 +37,7 @@ fn r04_r07_r16_an_as_of_stands_anywhere_beside_since_and_upper() {
     }
 }
 
-#[test]
-fn a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning() {
+fn a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning(driver: Driver) {
     let runtime = runtime();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("view");
@@ -47,7 +45,7 @@ fn a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning() {
     let updates = words(103, 200, 20);
     for as_of in [0, 12] {
         // What was there is gone, and nothing of it is remembered.
-        let cx = context(&runtime);
+        let cx = driver.context(&runtime);
         let program = Program {
             as_of,
             ..Program::new(updates.clone())
@@ -57,4 +55,9 @@ fn a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning() {
         assert_exact(&cx, &target.url, &updates, as_of);
         std::fs::remove_dir_all(&path).unwrap();
     }
+}
+
+on_both_drivers! {
+    r04_r07_r16_an_as_of_stands_anywhere_beside_since_and_upper,
+    a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning,
 }

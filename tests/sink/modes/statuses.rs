@@ -12,15 +12,14 @@ use object_store::memory::InMemory;
 use timely::Config;
 
 use super::{Replica, is_data, prepare, until};
-use crate::support::{at, context, contexts, read, runtime, step_until, view};
+use crate::support::{Driver, at, read, runtime, step_until, view};
 
-#[test]
-fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth() {
+fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth(driver: Driver) {
     let runtime = runtime();
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let gates = GateStore::new(Arc::clone(&inner));
-    let writer = contexts(&runtime, 1, inner).remove(0);
-    let cx = contexts(&runtime, 1, gates.clone()).remove(0);
+    let writer = driver.contexts(&runtime, 1, inner).remove(0);
+    let cx = driver.contexts(&runtime, 1, gates.clone()).remove(0);
     let url = "memory://shared";
     // Somebody's view of other words.
     prepare(&writer, url, 0, 10, &[(("zz".to_owned(), 1), 1)]);
@@ -78,10 +77,9 @@ fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth() {
     assert_eq!(at(&stored, 19), BTreeMap::from([(("w".to_owned(), 1), 1)]));
 }
 
-#[test]
-fn r13_every_worker_is_hydrated_once_the_as_of_is_durable() {
+fn r13_every_worker_is_hydrated_once_the_as_of_is_durable(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let barrier = Arc::new(std::sync::Barrier::new(4));
     let guards = timely::execute(Config::process(4), move |worker| {
         let mut replica = Replica::new(worker, &cx, &Target::new("memory://view"));
@@ -106,11 +104,10 @@ fn r13_every_worker_is_hydrated_once_the_as_of_is_durable() {
     }
 }
 
-#[test]
-fn a_store_that_does_not_answer_stalls_the_sink_by_name() {
+fn a_store_that_does_not_answer_stalls_the_sink_by_name(driver: Driver) {
     let runtime = runtime();
     let gates = GateStore::new(Arc::new(InMemory::new()));
-    let cx = contexts(&runtime, 1, gates.clone()).remove(0);
+    let cx = driver.contexts(&runtime, 1, gates.clone()).remove(0);
     cx.configs().set("mvsink_stall_after_ms", "1").unwrap();
     timely::execute_directly(move |worker| {
         let staging = gates.hold(1, Side::Before, |call, path| {
@@ -148,10 +145,9 @@ fn a_store_that_does_not_answer_stalls_the_sink_by_name() {
     });
 }
 
-#[test]
-fn a_sink_tells_how_far_its_hydration_is() {
+fn a_sink_tells_how_far_its_hydration_is(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     timely::execute_directly(move |worker| {
         let (mut words, handle) = worker.dataflow(|scope| {
             let mut words = InputSession::new();
@@ -189,11 +185,10 @@ fn a_sink_tells_how_far_its_hydration_is() {
     });
 }
 
-#[test]
-fn a_second_sink_of_one_name_on_one_shard_is_refused() {
+fn a_second_sink_of_one_name_on_one_shard_is_refused(driver: Driver) {
     let runtime = runtime();
     let dir = tempfile::tempdir().unwrap();
-    let (cx, path) = (context(&runtime), dir.path().to_owned());
+    let (cx, path) = (driver.context(&runtime), dir.path().to_owned());
     let barrier = Arc::new(std::sync::Barrier::new(2));
     let guards = timely::execute(Config::process(2), move |worker| {
         let direct = path.join("view").to_str().unwrap().to_owned();
@@ -233,10 +228,9 @@ fn a_second_sink_of_one_name_on_one_shard_is_refused() {
     }
 }
 
-#[test]
-fn both_frontiers_gate_and_errors_are_rows_with_the_error_column() {
+fn both_frontiers_gate_and_errors_are_rows_with_the_error_column(driver: Driver) {
     let runtime = runtime();
-    let cx = context(&runtime);
+    let cx = driver.context(&runtime);
     let url = "memory://mixed";
     let sink = cx.clone();
     timely::execute_directly(move |worker| {
@@ -285,4 +279,13 @@ fn both_frontiers_gate_and_errors_are_rows_with_the_error_column() {
         }
     }
     assert_eq!(errors, 1);
+}
+
+on_both_drivers! {
+    r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth,
+    r13_every_worker_is_hydrated_once_the_as_of_is_durable,
+    a_store_that_does_not_answer_stalls_the_sink_by_name,
+    a_sink_tells_how_far_its_hydration_is,
+    a_second_sink_of_one_name_on_one_shard_is_refused,
+    both_frontiers_gate_and_errors_are_rows_with_the_error_column,
 }
