@@ -368,11 +368,23 @@ fn histories_are_linear_exact_and_leave_nothing_behind() {
     if let Some(seed) = number("HISTORY_SEED") {
         return history(seed);
     }
-    for seed in 0..number("HISTORIES").unwrap_or(500) {
-        let ran = std::panic::catch_unwind(|| history(seed));
-        if let Err(panic) = ran {
-            eprintln!("HISTORY_SEED={seed} replays the history that failed");
-            std::panic::resume_unwind(panic);
+    let (histories, next) = (number("HISTORIES").unwrap_or(500), AtomicU64::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= histories {
+                        return;
+                    }
+                    let ran = std::panic::catch_unwind(|| history(seed));
+                    if let Err(panic) = ran {
+                        eprintln!("HISTORY_SEED={seed} replays the history that failed");
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
         }
-    }
+    });
 }
