@@ -28,9 +28,11 @@ const STEP_MS: i64 = 1_000;
 /// How far, in event time, the input may run ahead of the slowest shard. It bounds what is in memory: event
 /// time has ten events a millisecond.
 const AHEAD_MS: i64 = 10_000;
+/// How many bytes may wait before a worker's sinks until it stops feeding.
+const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// How long a worker that has nothing to do sleeps at the most, should nobody wake it.
 const PARK_MAX: Duration = Duration::from_millis(100);
-/// The same, while the wall clock decides what to feed next.
+/// The same, while what it waits for does not wake it: the wall clock, or sinks that have too much to do.
 const PARK_PACED: Duration = Duration::from_millis(20);
 
 /// How long the sinks' tasks may take to end.
@@ -88,18 +90,23 @@ pub fn work(worker: &mut Worker, job: &Job, control: &Arc<Control>) {
         handles.for_each(|handle| report_failure(job, control, handle));
     }
     while !control.is_stopped() && !control.is_done() {
-        if feeder.feed(job, control) {
+        let pressed = is_pressed(&installed);
+        if !pressed && feeder.feed(job, control) {
             worker.step();
         } else {
-            worker.step_or_park(Some(if job.pace.is_some() {
-                PARK_PACED
-            } else {
-                PARK_MAX
-            }));
+            let soon = pressed || job.pace.is_some();
+            worker.step_or_park(Some(if soon { PARK_PACED } else { PARK_MAX }));
         }
     }
     leave(worker, job, installed);
     drop(feeder);
+}
+
+/// True if more waits before the sinks than they get done, whatever the reason: a store that is slow, or silent.
+fn is_pressed(installed: &[Installed]) -> bool {
+    let handles = installed.iter().flat_map(|installed| &installed.handles);
+    let queued: usize = handles.map(|handle| handle.pressure().queued_bytes).sum();
+    queued > QUEUED_BYTES_MAX
 }
 
 /// Fails the run when this sink or source fails.
