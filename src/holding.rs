@@ -86,7 +86,9 @@ impl Holding {
         {
             return Ok(Some(Holding { held, number }));
         }
-        let Some((hold, at)) = hold(shard, from, lease).await? else {
+        let taken = worker.patiently("hold", hold(shard, from, lease)).await?;
+        worker.resumed("hold");
+        let Some((hold, at)) = taken else {
             return Ok(None);
         };
         let held = Arc::new(Held {

@@ -166,8 +166,8 @@ struct Inner {
     hydration: Hydration,
     /// What each worker found.
     disputes: BTreeMap<usize, Disputes>,
-    /// What each task that has to wait waits for.
-    stalls: BTreeMap<String, Stall>,
+    /// What each task that has to wait waits for, by its name and its worker.
+    stalls: BTreeMap<(String, usize), Stall>,
     stops: Vec<Weak<Stop>>,
     /// The version that a source begins with, and how many of its workers have taken it.
     first: Option<(Pinned, usize)>,
@@ -350,24 +350,25 @@ impl Instance {
     }
 
     /// The task waits, because of this error.
-    pub(crate) fn stalled(&self, task: &str, error: &dyn fmt::Display) {
-        tracing::warn!(sink = %self.name, task, %error, "stalled, trying again");
+    pub(crate) fn stalled(&self, task: &str, worker: usize, error: &dyn fmt::Display) {
+        tracing::warn!(sink = %self.name, task, worker, %error, "stalled, trying again");
         let mut inner = self.lock();
-        let since = inner.stalls.get(task).map(|stall| stall.since);
+        let key = (task.to_owned(), worker);
+        let since = inner.stalls.get(&key).map(|stall| stall.since);
         let stall = Stall {
             on: format!("{task}: {error}"),
             since: since.unwrap_or_else(Instant::now),
         };
-        inner.stalls.insert(task.to_owned(), stall);
+        inner.stalls.insert(key, stall);
         self.refresh(&inner);
     }
 
     /// The task goes on.
-    pub(crate) fn resumed(&self, task: &str) {
+    pub(crate) fn resumed(&self, task: &str, worker: usize) {
         let mut inner = self.lock();
-        if let Some(stall) = inner.stalls.remove(task) {
+        if let Some(stall) = inner.stalls.remove(&(task.to_owned(), worker)) {
             let stalled_ms = stall.since.elapsed().as_millis();
-            tracing::info!(sink = %self.name, task, stalled_ms, "resumed");
+            tracing::info!(sink = %self.name, task, worker, stalled_ms, "resumed");
             self.refresh(&inner);
         }
     }
@@ -515,5 +516,23 @@ impl Stop {
             output = future => Some(output),
             () = grace => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_goes_on_does_not_hide_that_another_waits() {
+        let instance = Instance::new("view", Kind::Sink, "memory://view".to_owned());
+        let is_stalled = || matches!(&*instance.status().borrow(), Status::Stalled { .. });
+        for worker in [0, 1] {
+            instance.stalled("stage", worker, &"no answer");
+        }
+        instance.resumed("stage", 0);
+        assert!(is_stalled());
+        instance.resumed("stage", 1);
+        assert!(!is_stalled());
     }
 }

@@ -151,10 +151,10 @@ impl Worker {
     where
         F: Future<Output = Result<O, ShardError>>,
     {
-        let stalled = |error: &ShardError| self.instance.stalled(task, error);
+        let stalled = |error: &ShardError| self.stalled(task, error);
         let retried = self.cx.client().retry(&stalled, attempt);
         let output = self.patiently(task, retried).await?;
-        self.instance.resumed(task);
+        self.resumed(task);
         Ok(output)
     }
 
@@ -170,8 +170,18 @@ impl Worker {
             () = patience => {}
         }
         let silence = format!("no answer from the store for {patience_ms} ms");
-        self.instance.stalled(task, &silence);
+        self.stalled(task, &silence);
         work.await
+    }
+
+    /// Something that this worker does has to wait, for this reason.
+    pub(crate) fn stalled(&self, task: &str, error: &dyn fmt::Display) {
+        self.instance.stalled(task, self.index, error);
+    }
+
+    /// It goes on.
+    pub(crate) fn resumed(&self, task: &str) {
+        self.instance.resumed(task, self.index);
     }
 
     /// Deletes staged files that no commit refers to. What cannot be deleted now costs space and nothing else.

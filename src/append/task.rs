@@ -86,7 +86,7 @@ impl<T: Timestamp> Task<T> {
             since: None,
         };
         let instance = &self.worker.instance;
-        let stalled = |error: &ShardError| instance.stalled("commit", error);
+        let stalled = |error: &ShardError| self.worker.stalled("commit", error);
         let begun = Instant::now();
         // An idle task keeps no room for it.
         let append = Box::pin(self.shard.append(append, &stalled));
@@ -95,7 +95,7 @@ impl<T: Timestamp> Task<T> {
             return Ok(Outcome::Cancelled);
         };
         let appended = appended?;
-        instance.resumed("commit");
+        self.worker.resumed("commit");
         instance.metrics.commits.observe(begun.elapsed());
         Ok(match appended {
             Appended::Committed { version } => {

@@ -136,11 +136,10 @@ impl Watch {
             files: Vec::new(),
             since: None,
         };
-        let instance = &self.worker.instance;
-        let stalled = |error: &ShardError| instance.stalled("bump", error);
+        let stalled = |error: &ShardError| self.worker.stalled("bump", error);
         let append = Box::pin(self.shard.append(append, &stalled));
         let appended = self.worker.patiently("bump", append).await?;
-        instance.resumed("bump");
+        self.worker.resumed("bump");
         Ok(match appended {
             Appended::Committed { .. } => Outcome::Done,
             Appended::Lost { .. } => Outcome::Lost,

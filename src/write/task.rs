@@ -131,12 +131,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 Err(error) if error.is_transient() => error,
                 decided => {
                     if attempt > 0 {
-                        self.worker.instance.resumed(SPILL);
+                        self.worker.resumed(SPILL);
                     }
                     return decided.map(Some);
                 }
             };
-            self.worker.instance.stalled(SPILL, &error);
+            self.worker.stalled(SPILL, &error);
             let wait = self.worker.cx.client().wait(attempt);
             if self.worker.stop.or_stop(wait).await.is_none() {
                 return Ok(None);
@@ -296,14 +296,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let (rows, size) = (file.rows, file.bytes.len() as u64);
         let bytes = file.bytes;
         let instance = &self.worker.instance;
-        let stalled = |error: &ShardError| instance.stalled("stage", error);
+        let stalled = |error: &ShardError| self.worker.stalled("stage", error);
         // An idle task keeps no room for it.
         let put = Box::pin(self.shard.put_file(bytes, meta, &stalled));
         let put = self.worker.patiently("stage", put);
         let Some(staged) = self.worker.stop.or_grace(put).await else {
             return Ok(None);
         };
-        instance.resumed("stage");
+        self.worker.resumed("stage");
         let staged = staged?;
         instance.metrics.updates_out.add(rows);
         instance.metrics.files_staged.add(1);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use differential_dataflow::input::InputSession;
-use mvsink::{Frontier, Phase, Status, Target, no_errors, persist_sink};
+use mvsink::{Frontier, Phase, Status, Target, no_errors, persist_sink, persist_source};
 use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{Append, CommitId, decode_file};
 use object_store::ObjectStore;
@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use timely::Config;
 
 use super::{Replica, is_data, prepare, until};
-use crate::support::{Driver, at, read, runtime, step_until, view};
+use crate::support::{Driver, Row, at, read, runtime, step_until, view};
 
 fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth(driver: Driver) {
     let runtime = runtime();
@@ -142,6 +142,32 @@ fn a_store_that_does_not_answer_stalls_the_sink_by_name(driver: Driver) {
         until(worker, || {
             replica.upper() == Frontier::At(2) && replica.is_at("running")
         });
+    });
+}
+
+#[test]
+fn a_source_that_waits_for_its_hold_says_so() {
+    let runtime = runtime();
+    let gates = GateStore::new(Arc::new(InMemory::new()));
+    let cx = Driver::Sync.contexts(&runtime, 1, gates.clone()).remove(0);
+    let url = "memory://shared";
+    prepare(&cx, url, 0, 3, &[(("row".to_owned(), 1), 1)]);
+    cx.configs().set("mvsink_stall_after_ms", "1").unwrap();
+    timely::execute_directly(move |worker| {
+        let holding = gates.hold_commit(1, Side::Before);
+        let handle = worker.dataflow::<u64, _, _>(|scope| {
+            let source = persist_source::<Row, String, u64, i64>(&cx, scope, "source", url, 2);
+            source.unwrap().handle
+        });
+        until(worker, || match handle.status() {
+            Status::Stalled { on, .. } => on.starts_with("hold: no answer from the store"),
+            status => {
+                assert!(!status.is_final(), "{status}");
+                false
+            }
+        });
+        holding.release();
+        until(worker, || matches!(handle.status(), Status::Running));
     });
 }
 
