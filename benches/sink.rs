@@ -10,9 +10,12 @@
 //! | `steady` | a tick of 5,000 updates, half of them retractions | from the first update in until the tick is committed; the next tick comes then |
 //! | `latency` | a tick of one update | as for `steady`; in memory, and on a local directory with fsync |
 //! | `restart` | the same rows over the shard that holds them, in a new context | from rendering the sink until the shard's upper has moved on |
+//! | `takeover` | a tick after the replica that wrote has gone without a word, and another stands by | from the tick's update in until it is committed |
 //!
 //! Rows are a (u64 key, 40-byte string, u64, u64), made before the clock starts. The store is in memory unless said
-//! otherwise. Rows are fed in from the dataflow's own threads, so that feeding them is part of what is measured.
+//! otherwise. `restart` is also measured with everything read back (`mvsink_full_read_back`), as a control. `takeover` has no
+//! floor: it is to be compared with the silence after which a replica takes over (`mvsink_standby_silence_ms`, by
+//! default 1 s). Rows are fed in from the dataflow's own threads, so that feeding them is part of what is measured.
 //! Each workload runs with both drivers, side by side: the synchronous one, and, where the name says so, the
 //! asynchronous one.
 //!
@@ -409,7 +412,11 @@ fn bulk(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc<Ve
 
 fn restart(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc<Vec<Row>>) {
     let mut group = group(c, "restart", rows.len());
-    for (workers, driver, name) in with_drivers(&[(1, "1 worker"), (2, "2 workers")]) {
+    let names = [(1, "1 worker"), (2, "2 workers")];
+    let workloads = with_drivers(&names).into_iter();
+    let workloads = workloads.map(|(workers, driver, name)| (workers, driver, false, name));
+    let control = (1, Driver::Sync, true, "1 worker, all read".to_owned());
+    for (workers, driver, full, name) in workloads.chain([control]) {
         let store = Arc::new(InMemory::new());
         let url = "memory://restart";
         let upper = Cell::new(0);
@@ -417,6 +424,8 @@ fn restart(c: &mut Criterion, measured: &Measured, runtime: &Runtime, rows: &Arc
             b.iter_custom(|iterations| {
                 let again = |_| {
                     let cx = driver.context(runtime);
+                    let set = cx.configs().set("mvsink_full_read_back", &full.to_string());
+                    set.expect("a flag");
                     cx.client().mount("restart", Arc::clone(&store) as _);
                     // The last time that is complete, as a host would have it after a stop.
                     let as_of = upper.get().max(1) - 1;
@@ -531,6 +540,66 @@ fn latency(c: &mut Criterion, measured: &Measured, runtime: &Runtime) {
     }
 }
 
+/// Has two replicas write until one of them stands by; gives how long that one takes to commit the first tick after the
+/// other one has gone.
+fn take_over(driver: Driver, runtime: &Runtime) -> Duration {
+    let store = Arc::new(InMemory::new());
+    let contexts = [(); 2].map(|()| {
+        let cx = driver.context(runtime);
+        cx.configs().set("mvsink_standby", "true").expect("a flag");
+        cx.client().mount("replicas", Arc::clone(&store) as _);
+        cx
+    });
+    timely::execute_directly(move |worker| {
+        let mut replicas: Vec<_> = contexts
+            .iter()
+            .map(|cx| render(worker, cx, "memory://replicas", 0))
+            .collect();
+        let stands_by = |handle: &Handle<u64>| matches!(handle.status(), Status::StandingBy);
+        let mut upper = 0;
+        let winner = loop {
+            if let Some(loser) = replicas.iter().position(|(_, handle)| stands_by(handle)) {
+                break 1 - loser;
+            }
+            for (input, _) in &mut replicas {
+                input.update(row(upper), 1);
+                input.advance_to(upper + 1);
+                input.flush();
+            }
+            upper += 1;
+            for (input, handle) in &mut replicas {
+                commit(worker, input, handle, upper);
+            }
+        };
+        let (_input, gone) = replicas.remove(winner);
+        drop(gone);
+        let (mut input, handle) = replicas.remove(0);
+        let start = Instant::now();
+        input.update(row(upper), 1);
+        commit(worker, &mut input, &handle, upper + 1);
+        let took = start.elapsed();
+        drop(handle);
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+        took
+    })
+}
+
+fn takeover(c: &mut Criterion, measured: &Measured, runtime: &Runtime) {
+    let mut group = group(c, "takeover", 1);
+    // Each iteration takes as long as the silence, at least.
+    group.warm_up_time(Duration::from_millis(1));
+    for ((), driver, name) in with_drivers(&[((), "2 replicas")]) {
+        group.bench_function(&name, |b| {
+            b.iter_custom(|iterations| {
+                let iteration = |_| take_over(driver, runtime);
+                measured.note("takeover", &name, (0..iterations).map(iteration).collect())
+            });
+        });
+    }
+}
+
 fn main() {
     let runtime = Runtime::new().expect("a runtime");
     let measured = Measured::default();
@@ -540,6 +609,7 @@ fn main() {
     steady(&mut criterion, &measured, &runtime);
     latency(&mut criterion, &measured, &runtime);
     restart(&mut criterion, &measured, &runtime, &rows);
+    takeover(&mut criterion, &measured, &runtime);
     criterion.final_summary();
     measured.print();
 }
