@@ -84,7 +84,7 @@ GUARDS = [
         "--test sink", "r04_a_flag_flipped",
     ),
     Guard(
-        "R5", "a commit takes a part of every worker", "src/append.rs",
+        "R5 R27", "a commit takes a part of every worker", "src/append.rs",
         "if waiting.parts.len() < self.peers {",
         "if waiting.parts.len() < (self.peers - 1).max(1) {",
         "--test protocol", "r05_r27_",
