@@ -168,6 +168,9 @@ fn a_source_that_waits_for_its_hold_says_so() {
         });
         holding.release();
         until(worker, || matches!(handle.status(), Status::Running));
+        // A source that is stopped lets no frontier pass.
+        drop(handle);
+        worker.drop_dataflow(worker.installed_dataflows()[0]);
     });
 }
 
