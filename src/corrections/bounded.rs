@@ -477,7 +477,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         }))
     }
 
-    /// One window of a merge. After an error the merge begins anew; the runs are as they were.
+    /// One window of a merge. A window that could not be read is read again; after an error in writing the merge begins
+    /// anew. Each window takes a read of each run, and the disk may fail now and then: a merge that began anew each time
+    /// might never end. The runs are as they were.
     fn merge_some(&mut self) -> Result<bool, Error> {
         let mut merge = match self.merge.take() {
             Some(merge) => merge,
@@ -486,11 +488,18 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
                 None => return Ok(false),
             },
         };
-        if let Some(window) = merge.windows.next() {
+        if let Some(window) = merge.windows.as_slice().first().copied() {
             let since = self.memory.since();
             let hash = self.hash.clone();
-            let mut rows: Corrections<D, T, R, H> =
-                load(&merge.runs, window, since, hash, &*self.format)?;
+            let loaded = load(&merge.runs, window, since, hash, &*self.format);
+            let mut rows: Corrections<D, T, R, H> = match loaded {
+                Ok(rows) => rows,
+                Err(error) => {
+                    self.merge = Some(merge);
+                    return Err(error);
+                }
+            };
+            merge.windows.next();
             self.copied += rows.copied();
             rows.each_in_order(Part::Due, |rows| merge.writer.add(&*self.format, rows))?;
             self.merge = Some(merge);

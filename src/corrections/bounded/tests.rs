@@ -531,3 +531,25 @@ fn r09_temporal_filters_cost_linear_work_on_disk() {
         windowed.chain(lasting).collect()
     });
 }
+
+#[test]
+fn a_merge_goes_on_where_a_read_has_failed() {
+    const RUNS: u32 = 200;
+    let disk = Faulty::new(0);
+    let mut store: Store<i64, _> = store(&disk, 1, hashed());
+    for number in 0..3 * RUNS {
+        store.insert(vec![((number, "x".repeat(1000)), 0, 1)]);
+        if number % 3 == 2 {
+            relieve(&mut store);
+        }
+    }
+    // A merge takes more calls than pass between two failures.
+    let calls = || disk.0.calls.load(Ordering::Relaxed);
+    let before = calls();
+    disk.0.next.store(before + 1, Ordering::Relaxed);
+    store.advance(1);
+    relieve(&mut store);
+    assert!(calls() > before + 2 * QUIET_CALLS, "{}", calls() - before);
+    let drained = contents(&mut drain(&mut store, Frontier::Empty));
+    assert_eq!(drained.len(), 3 * RUNS as usize);
+}
