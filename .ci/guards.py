@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TREE = ROOT / "target/guards"
-# Its packages are others than those of the root, and what they depend on is the same.
-BUILD = ROOT / "target"
+# Not the root's: Cargo would take what is built of one for the other's.
+BUILD = ROOT / "target/guards/target"
 # A test that waits for ever has failed too.
 TEST_SECONDS_MAX = 300
 
@@ -280,7 +280,8 @@ def copy_sources() -> None:
             shutil.copyfile(source, copy)
     known = set(names)
     for copy in TREE.rglob("*.rs"):
-        if str(copy.relative_to(TREE)) not in known:
+        name = copy.relative_to(TREE)
+        if name.parts[0] != "target" and str(name) not in known:
             copy.unlink()
 
 
