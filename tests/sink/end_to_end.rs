@@ -38,16 +38,10 @@ fn view_is_exact(driver: Driver, workers: usize) {
     assert_eq!(unreferenced(&cx, &shard), Vec::<String>::new());
 }
 
-fn a_view_with_retractions_is_exact_with_1_worker(driver: Driver) {
-    view_is_exact(driver, 1);
-}
-
-fn a_view_with_retractions_is_exact_with_2_workers(driver: Driver) {
-    view_is_exact(driver, 2);
-}
-
-fn a_view_with_retractions_is_exact_with_4_workers(driver: Driver) {
-    view_is_exact(driver, 4);
+with_workers! {
+    a_view_with_retractions_is_exact_with_1_worker: view_is_exact(1),
+    a_view_with_retractions_is_exact_with_2_workers: view_is_exact(2),
+    a_view_with_retractions_is_exact_with_4_workers: view_is_exact(4),
 }
 
 fn a_restart_goes_on_where_the_shard_ends(driver: Driver) {
@@ -369,19 +363,12 @@ fn r24_an_ingest_sink_reports_what_another_program_edits(driver: Driver) {
 }
 
 fn r22_workers_without_data_hold_up_nobody(driver: Driver) {
-    use differential_dataflow::input::InputSession;
     let runtime = runtime();
     let cx = driver.context(&runtime);
     let context = cx.clone();
     const URL: &str = "memory://skewed";
     let guards = timely::execute(timely::Config::process(4), move |worker| {
-        let (mut input, handle) = worker.dataflow(|scope| {
-            let mut input = InputSession::<u64, support::Row, i64>::new();
-            let rows = input.to_collection(scope);
-            let errors = mvsink::no_errors::<u64, String, i64>(scope);
-            let handle = mvsink::persist_sink(&context, "skewed", URL, rows, errors, 0);
-            (input, handle.unwrap())
-        });
+        let (mut input, handle) = support::rows_sink(worker, &context, "skewed", URL);
         // All rows come from one worker and go to one, which one by one are not the same.
         for time in 0..20 {
             if worker.index() == 3 {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::support::{self, Driver, Program, assert_exact, execute, runtime, words};
+use crate::support::{self, Driver, Program, assert_exact, execute, is_data, runtime, words};
 use mvsink::{Context, Frontier, Status, Target};
 use mvsink_persist::testing::{Call, CountingStore, FaultyStore};
 use object_store::ObjectStore;
@@ -43,11 +43,8 @@ fn a_sink_never_reads_back_what_it_wrote(driver: Driver) {
             &Target::new("memory://shared"),
             &Program::new(updates.clone()),
         );
-        let reads = store.count_where(|call, path| {
-            let is_data =
-                path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log");
-            is_data && matches!(call, Call::Get | Call::GetRange)
-        });
+        let reads = store
+            .count_where(|call, path| is_data(path) && matches!(call, Call::Get | Call::GetRange));
         // The control shows that the counter counts.
         assert_eq!(
             reads > 0,

@@ -5,11 +5,10 @@ use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
-use differential_dataflow::input::InputSession;
-use mvsink::{Frontier, no_errors, persist_sink};
+use mvsink::Frontier;
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 
-use crate::support::{Driver, Row, runtime, step_until};
+use crate::support::{Driver, rows_sink, runtime, step_until};
 
 fn r19_an_idle_sink_wakes_up_for_its_ticks_only(driver: Driver) {
     const SINKS: u64 = 20;
@@ -45,14 +44,8 @@ fn r19_an_idle_sink_wakes_up_for_its_ticks_only(driver: Driver) {
 
         let mut sinks: Vec<_> = (0..SINKS)
             .map(|number| {
-                worker.dataflow(|scope| {
-                    let mut input = InputSession::<u64, Row, i64>::new();
-                    let rows = input.to_collection(scope);
-                    let errors = no_errors::<u64, String, i64>(scope);
-                    let url = format!("memory://idle/view-{number}");
-                    let handle = persist_sink(&cx, "idle", url.as_str(), rows, errors, 0).unwrap();
-                    (input, handle)
-                })
+                let url = format!("memory://idle/view-{number}");
+                rows_sink(worker, &cx, "idle", &url)
             })
             .collect();
         let steps = |worker: &mut timely::worker::Worker, steps: u64| {

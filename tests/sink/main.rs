@@ -14,6 +14,15 @@ macro_rules! on_both_drivers {
     };
 }
 
+/// Makes functions that take a driver of one that takes the number of workers too.
+macro_rules! with_workers {
+    ($($test:ident: $of:ident($workers:literal)),* $(,)?) => {$(
+        fn $test(driver: crate::support::Driver) {
+            $of(driver, $workers);
+        }
+    )*};
+}
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -128,8 +128,3 @@ fn prepare(cx: &Context, url: &str, since: i64, upper: i64, rows: &[(Row, i64)])
         );
     });
 }
-
-/// True of the path of a data file.
-fn is_data(path: &object_store::path::Path) -> bool {
-    path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log")
-}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::support::{Driver, Row, at, read, runtime, step_until};
+use crate::support::{Driver, Row, at, is_data, read, runtime, step_until};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Counters, Frontier, Status, no_errors, persist_sink};
 use mvsink_persist::testing::{Call, CountingStore};
@@ -115,10 +115,7 @@ fn process(driver: Driver, runtime: &Runtime, store: &Arc<CountingStore>) -> Con
 }
 
 fn data_reads(store: &CountingStore) -> usize {
-    store.count_where(|call, path| {
-        let is_data = path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log");
-        is_data && matches!(call, Call::Get | Call::GetRange)
-    })
+    store.count_where(|call, path| is_data(path) && matches!(call, Call::Get | Call::GetRange))
 }
 
 fn a_restart_over_a_right_shard_reads_no_data_file(driver: Driver) {

@@ -5,17 +5,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
-use differential_dataflow::input::InputSession;
 use futures::FutureExt;
-use mvsink::{Context, Frontier, Handle, Status, no_errors, persist_sink};
+use mvsink::{Frontier, Status};
 use mvsink_persist::GcOptions;
 use mvsink_persist::testing::{Call, GateStore, Hold, Side};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use timely::Config;
-use timely::worker::Worker;
 
-use crate::support::{Driver, Row, at, contexts, read, runtime, step_until, step_until_so};
+use crate::support::{
+    Driver, Row, at, contexts, is_data, read, rows_sink, runtime, step_until, step_until_so,
+};
 
 const URL: &str = "memory://shared/view";
 
@@ -23,27 +23,10 @@ fn row(number: u64) -> Row {
     (format!("row {number}"), 1)
 }
 
-/// A sink of rows that are fed as they are, in a dataflow of its own.
-fn sink(
-    worker: &mut Worker,
-    cx: &Context,
-    name: &str,
-    url: &str,
-) -> (InputSession<u64, Row, i64>, Handle<u64>) {
-    worker.dataflow(|scope| {
-        let mut input = InputSession::new();
-        let rows = input.to_collection(scope);
-        let errors = no_errors::<u64, String, i64>(scope);
-        let handle = persist_sink(cx, name, url, rows, errors, 0).unwrap();
-        (input, handle)
-    })
-}
-
 /// The `nth` data file that is put stops before it is there.
 fn hold_data(store: &GateStore, nth: usize) -> Hold {
     store.hold(nth, Side::Before, |call, path| {
-        let is_data = path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log");
-        is_data && matches!(call, Call::Create | Call::Put)
+        is_data(path) && matches!(call, Call::Create | Call::Put)
     })
 }
 
@@ -72,7 +55,7 @@ fn r03_more_sinks_than_threads_go_on_when_the_store_does(driver: Driver) {
         let mut views: Vec<_> = (0..sinks)
             .map(|n| {
                 let name = format!("view {n}");
-                sink(worker, &cx, &name, &format!("memory://shared/view-{n}"))
+                rows_sink(worker, &cx, &name, &format!("memory://shared/view-{n}"))
             })
             .collect();
         for (input, _) in &mut views {
@@ -89,7 +72,7 @@ fn r03_more_sinks_than_threads_go_on_when_the_store_does(driver: Driver) {
                 .all(|hold| hold.reached().now_or_never().is_some())
         });
         // Another one, with another store, does not wait for them.
-        let (mut input, other) = sink(worker, &cx, "other", "memory://other/view");
+        let (mut input, other) = rows_sink(worker, &cx, "other", "memory://other/view");
         input.update_at(row(0), 0, 1);
         input.advance_to(1);
         input.flush();
@@ -135,7 +118,7 @@ fn most_queued(limit: usize) -> usize {
     let cx = contexts(&runtime, 1, store).remove(0);
     let check = cx.clone();
     let most = timely::execute_directly(move |worker| {
-        let (mut input, handle) = sink(worker, &cx, "view", URL);
+        let (mut input, handle) = rows_sink(worker, &cx, "view", URL);
         let mut most = 0;
         for time in 0..TIMES {
             for number in 0..ROWS {
@@ -197,7 +180,7 @@ fn r28_a_sink_whose_staged_file_was_swept_says_so_and_loses_nothing(driver: Driv
     let check = sweeper.clone();
     let rest = runtime.handle().clone();
     timely::execute_directly(move |worker| {
-        let (mut input, handle) = sink(worker, &cx, "view", URL);
+        let (mut input, handle) = rows_sink(worker, &cx, "view", URL);
         input.advance_to(1);
         input.flush();
         step_until(worker, &handle, Frontier::At(1));
@@ -230,7 +213,7 @@ fn r28_a_sink_whose_staged_file_was_swept_says_so_and_loses_nothing(driver: Driv
         assert_eq!(handle.frontier(), Frontier::At(1));
         drop(handle);
         // Its successor stages the rows again.
-        let (mut input, handle) = sink(worker, &sweeper, "view", URL);
+        let (mut input, handle) = rows_sink(worker, &sweeper, "view", URL);
         input.update_at(row(1), 1, 1);
         input.advance_to(2);
         input.flush();

@@ -139,16 +139,10 @@ fn assert_common(cx: &Context, updates: &[Update], until: u64) -> u64 {
     time
 }
 
-fn a_chain_of_views_is_consistent_at_a_common_time_with_1_worker(driver: Driver) {
-    chain_is_consistent(driver, 1);
-}
-
-fn a_chain_of_views_is_consistent_at_a_common_time_with_2_workers(driver: Driver) {
-    chain_is_consistent(driver, 2);
-}
-
-fn a_chain_of_views_is_consistent_at_a_common_time_with_4_workers(driver: Driver) {
-    chain_is_consistent(driver, 4);
+with_workers! {
+    a_chain_of_views_is_consistent_at_a_common_time_with_1_worker: chain_is_consistent(1),
+    a_chain_of_views_is_consistent_at_a_common_time_with_2_workers: chain_is_consistent(2),
+    a_chain_of_views_is_consistent_at_a_common_time_with_4_workers: chain_is_consistent(4),
 }
 
 on_both_drivers! {

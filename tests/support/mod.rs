@@ -325,6 +325,27 @@ pub fn process_config(process: usize, threads: usize, addresses: Vec<String>) ->
     }
 }
 
+/// A sink of rows that are fed as they are, in a dataflow of its own.
+pub fn rows_sink(
+    worker: &mut Worker,
+    cx: &Context,
+    name: &str,
+    url: &str,
+) -> (InputSession<u64, Row, i64>, Handle<u64>) {
+    worker.dataflow(|scope| {
+        let mut input = InputSession::new();
+        let rows = input.to_collection(scope);
+        let errors = no_errors::<u64, String, i64>(scope);
+        let handle = persist_sink(cx, name, url, rows, errors, 0).unwrap();
+        (input, handle)
+    })
+}
+
+/// True of the path of a data file.
+pub fn is_data(path: &object_store::path::Path) -> bool {
+    path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log")
+}
+
 /// Steps until it is so. What never happens fails the test instead of hanging it.
 pub fn step_until_so(worker: &mut Worker, what: &str, mut so: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();

@@ -7,8 +7,8 @@ use mvsink_persist::testing::{Call, CountingStore};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-use super::{Replica, is_data, signal, tenfold, until};
-use crate::support::{Driver, Row, runtime};
+use super::{Replica, signal, tenfold, until};
+use crate::support::{Driver, Row, is_data, runtime};
 
 /// Runs replicas through times, all of them to each; gives the bytes that they staged, by replica.
 fn staged_bytes(

@@ -39,16 +39,10 @@ fn a_view_is_what_it_was_at_its_last_refresh(driver: Driver, workers: usize) {
     }
 }
 
-fn a_view_is_what_it_was_at_its_last_refresh_with_1_worker(driver: Driver) {
-    a_view_is_what_it_was_at_its_last_refresh(driver, 1);
-}
-
-fn a_view_is_what_it_was_at_its_last_refresh_with_2_workers(driver: Driver) {
-    a_view_is_what_it_was_at_its_last_refresh(driver, 2);
-}
-
-fn a_view_is_what_it_was_at_its_last_refresh_with_4_workers(driver: Driver) {
-    a_view_is_what_it_was_at_its_last_refresh(driver, 4);
+with_workers! {
+    a_view_is_what_it_was_at_its_last_refresh_with_1_worker: a_view_is_what_it_was_at_its_last_refresh(1),
+    a_view_is_what_it_was_at_its_last_refresh_with_2_workers: a_view_is_what_it_was_at_its_last_refresh(2),
+    a_view_is_what_it_was_at_its_last_refresh_with_4_workers: a_view_is_what_it_was_at_its_last_refresh(4),
 }
 
 fn a_restart_between_two_refreshes_changes_nothing_until_the_next(driver: Driver) {
@@ -119,16 +113,10 @@ fn until_ends_the_shard(driver: Driver, workers: usize) {
     assert_eq!(version(&cx, &target.url), before);
 }
 
-fn until_ends_the_shard_with_1_worker(driver: Driver) {
-    until_ends_the_shard(driver, 1);
-}
-
-fn until_ends_the_shard_with_2_workers(driver: Driver) {
-    until_ends_the_shard(driver, 2);
-}
-
-fn until_ends_the_shard_with_4_workers(driver: Driver) {
-    until_ends_the_shard(driver, 4);
+with_workers! {
+    until_ends_the_shard_with_1_worker: until_ends_the_shard(1),
+    until_ends_the_shard_with_2_workers: until_ends_the_shard(2),
+    until_ends_the_shard_with_4_workers: until_ends_the_shard(4),
 }
 
 fn a_sink_that_begins_beyond_its_end_ends_its_shard_as_it_is(driver: Driver) {

@@ -11,8 +11,8 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use timely::Config;
 
-use super::{Replica, is_data, prepare, until};
-use crate::support::{Driver, Row, at, read, runtime, step_until, view};
+use super::{Replica, prepare, until};
+use crate::support::{Driver, Row, at, is_data, read, runtime, step_until, view};
 
 fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth(driver: Driver) {
     let runtime = runtime();
