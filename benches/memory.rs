@@ -1,5 +1,5 @@
 //! The heap that a sink takes while it hydrates an empty shard, and while it restarts over it, with a budget for its
-//! corrections and, in the same run, without one.
+//! corrections; with the same budget and nothing staged ahead; and, in the same run, without one.
 //!
 //! ```text
 //! cargo bench -p mvsink --bench memory -- [ROWS [BUDGET_MIB [WORKERS]]]      1000000 64 1
@@ -24,7 +24,7 @@ fn runtime() -> tokio::runtime::Runtime {
     builder.worker_threads(2).enable_all().build().unwrap()
 }
 
-fn measure(rows: u64, budget: usize, workers: usize) {
+fn measure(rows: u64, budget: usize, ahead: Option<usize>, workers: usize) {
     let parent = std::env::var_os("MVSINK_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(parent).unwrap();
     let hydrate = Hydrate {
@@ -32,11 +32,13 @@ fn measure(rows: u64, budget: usize, workers: usize) {
         rows,
         workers,
         budget,
+        ahead,
         chunks: None,
     };
-    let budget = match budget {
-        0 => "none".to_owned(),
-        budget => format!("{} MiB", budget >> 20),
+    let budget = match (budget, ahead) {
+        (0, _) => "none".to_owned(),
+        (budget, Some(0)) => format!("{} MiB, none staged ahead", budget >> 20),
+        (budget, _) => format!("{} MiB", budget >> 20),
     };
     for (what, upper) in [("hydrate", 1), ("restart", 2)] {
         let Measured {
@@ -45,7 +47,7 @@ fn measure(rows: u64, budget: usize, workers: usize) {
             elapsed,
         } = hydrate.run(upper);
         println!(
-            "{what:>8} {rows:>10} rows  budget {budget:>7}  peak {:>7.1} MiB  spilled {:>7.1} MiB  {:>6.1} s",
+            "{what:>8} {rows:>10} rows  budget {budget:<24}  peak {:>7.1} MiB  spilled {:>7.1} MiB  {:>6.1} s",
             peak as f64 / f64::from(1 << 20),
             spilled as f64 / f64::from(1 << 20),
             elapsed.as_secs_f64(),
@@ -62,9 +64,10 @@ fn main() {
     let rows = numbers.next().unwrap_or(1_000_000);
     let budget = numbers.next().map_or(64 << 20, |mib| (mib as usize) << 20);
     let workers = numbers.next().map_or(1, |workers| workers as usize);
-    measure(rows, budget, workers);
+    measure(rows, budget, None, workers);
+    measure(rows, budget, Some(0), workers);
     if std::env::var("CONTROL").as_deref() != Ok("0") {
-        measure(rows, 0, workers);
+        measure(rows, 0, Some(0), workers);
     }
     println!("exact: each row once, by the fingerprints of all files");
 }

@@ -13,7 +13,8 @@
 //! - *all parts or none*: a commit holds exactly one part of every worker;
 //! - *one commit per description*;
 //! - *everything staged ends*: the files of every part are committed, or deleted. Files are deleted only if
-//!   no commit with them was ever attempted, or the one attempted is known to be lost.
+//!   no commit with them was ever attempted, or the one attempted is known to be lost. Those that were staged ahead of
+//!   the description are left to the worker that staged them, which needs them then.
 
 mod operator;
 mod task;
@@ -25,7 +26,7 @@ use std::collections::BTreeMap;
 
 use mvsink_persist::{CommitId, Frontier};
 
-use crate::description::{Content, Description, Outcome, Part};
+use crate::description::{Content, Description, Outcome, Part, Staged};
 
 /// What append is told. Within an activation in this order, so that a trigger never overtakes its data.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,7 +63,7 @@ pub struct State<T, F> {
     waiting: BTreeMap<u64, Waiting<T, F>>,
     /// The sequence number of the newest description seen: older ones that still wait are lost.
     newest: Option<u64>,
-    /// The commits that are under way, with their files: what to delete if they are lost.
+    /// The commits that are under way, with what to delete if they are lost.
     committing: BTreeMap<CommitId, Vec<F>>,
 }
 
@@ -120,8 +121,8 @@ where
     fn part(&mut self, part: Part<T, F>, effects: &mut Vec<Effect<T, F>>) {
         let seq = part.description.id.seq;
         if self.newest.is_some_and(|newest| seq < newest) {
-            if let Content::Staged(files) = part.content {
-                delete(files, effects);
+            if let Content::Staged(staged) = part.content {
+                delete(staged.files, effects);
             }
             return;
         }
@@ -143,14 +144,14 @@ where
             .parts
             .values()
             .any(|content| matches!(content, Content::Obsolete));
-        let files = complete.files();
+        let Staged { files, ahead } = complete.staged();
         if obsolete {
             delete(files, effects);
         } else {
             self.committing.insert(part.description.id, files.clone());
             effects.push(Effect::Commit {
                 description: part.description,
-                files,
+                files: ahead.into_iter().chain(files).collect(),
             });
         }
     }
@@ -164,21 +165,22 @@ where
             .waiting
             .extract_if(.., |seq, waiting| lost(*seq, waiting))
         {
-            delete(waiting.files(), effects);
+            delete(waiting.staged().files, effects);
         }
     }
 }
 
 impl<T, F> Waiting<T, F> {
-    fn files(self) -> Vec<F> {
-        let staged = self
-            .parts
-            .into_values()
-            .filter_map(|content| match content {
-                Content::Staged(files) => Some(files),
-                Content::Obsolete => None,
-            });
-        staged.flatten().collect()
+    /// What all parts together have.
+    fn staged(self) -> Staged<F> {
+        let (mut files, mut ahead) = (Vec::new(), Vec::new());
+        for content in self.parts.into_values() {
+            if let Content::Staged(staged) = content {
+                files.extend(staged.files);
+                ahead.extend(staged.ahead);
+            }
+        }
+        Staged { files, ahead }
     }
 }
 

@@ -45,12 +45,22 @@ pub struct Part<T, F> {
     pub content: Content<F>,
 }
 
+/// The files of a [`Part`], with `F` the type of a staged file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Staged<F> {
+    /// Staged for the description. If it is lost, whoever appends it deletes them.
+    pub files: Vec<F>,
+    /// Staged ahead of the description. If it is lost, the worker that staged them takes their updates back, and deletes
+    /// them then.
+    pub ahead: Vec<F>,
+}
+
 /// The content of a [`Part`], with `F` the type of a staged file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Content<F> {
     /// The files of the worker's updates; none if it has none.
-    Staged(Vec<F>),
-    /// The worker knows that the description was lost, and staged nothing.
+    Staged(Staged<F>),
+    /// The worker knows that the description was lost, and staged nothing for it.
     Obsolete,
 }
 

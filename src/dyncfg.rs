@@ -165,6 +165,13 @@ pub const CORRECTIONS_BYTES: Config<usize> = Config::new(
     "the memory in bytes that each sink may take in a process for updates that are not written yet; more go to disk, 0 means no bound",
 );
 
+/// How much of a first snapshot is gathered before some of it is staged.
+pub const STAGE_AHEAD_BYTES: Config<usize> = Config::new(
+    "mvsink_stage_ahead_bytes",
+    Default::Usize(32 << 20),
+    "how much memory in bytes the rows of a first snapshot take before they are staged, while more of it arrives; 0 stages nothing ahead",
+);
+
 /// The default of a flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -330,6 +337,7 @@ impl ConfigSet {
         .with(&STALL_AFTER_MS)
         .with(&HOLD_LEASE_S)
         .with(&CORRECTIONS_BYTES)
+        .with(&STAGE_AHEAD_BYTES)
     }
 
     /// The same set with one more flag, such as one of the host's own.

@@ -4,7 +4,7 @@
 //!   shard's upper u ──┐
 //!   desired's d ──────┼──▶  u < as-of:              bump the shard from u to the as-of, without data
 //!   read-only? ───────┤     as-of ≤ u < d:          mint (u, d), once for each u
-//!   standing by? ─────┘
+//!   standing by? ─────┘     as-of = u ≥ d:          open u provisionally: writers may stage ahead
 //! ```
 //!
 //! The as-of is the empty frontier where a sink's schedule has no time at or after it: then the bump ends the shard.
@@ -19,14 +19,15 @@
 //! - *lowers strictly increase*, *uppers never decrease*, *lower < upper*;
 //! - *bump first*: no description while the upper lies below the as-of;
 //! - *read-only writes nothing*: neither a description nor a bump; and a sink is read-only until it is told that it
-//!   may write. It counts as read-only once nothing that it began is outstanding any more;
+//!   may write. It counts as read-only once nothing that it began is outstanding any more; what was opened
+//!   provisionally is closed again;
 //! - those of standing by ([`standby`]).
 
 mod operator;
 pub mod standby;
 mod task;
 
-pub(crate) use operator::{Desired, Minted, Operator, Order, render};
+pub(crate) use operator::{Desired, Minted, Operator, Order, Provisional, render};
 pub(crate) use task::Watch;
 
 use mvsink_persist::{CommitId, Frontier};
@@ -71,6 +72,14 @@ pub enum Role {
 pub enum Effect<T> {
     /// Tell every worker to write this batch.
     Mint(Description<T>),
+    /// Tell every worker that it may stage updates at this lower ahead of its description, while the collection is not
+    /// complete there yet; or, if not `open`, that it must not any more. The description comes with the same lower.
+    Provisional {
+        /// The lower of the description that is to come.
+        lower: T,
+        /// Whether it may.
+        open: bool,
+    },
     /// Move the shard's upper without data; ends in [`Input::Bumped`].
     Bump {
         /// The identity of the commit.
@@ -114,6 +123,8 @@ pub struct State<T> {
     wake: Option<u64>,
     bumping: Option<CommitId>,
     minted: Option<Description<T>>,
+    /// What is open ahead of its description.
+    provisional: Option<T>,
     role: Option<Role>,
     failed: bool,
 }
@@ -135,6 +146,7 @@ impl<T: Copy + Ord> State<T> {
             wake: None,
             bumping: None,
             minted: None,
+            provisional: None,
             role: None,
             failed: false,
         }
@@ -168,6 +180,7 @@ impl<T: Copy + Ord> State<T> {
             Input::Clock(now_ms) => self.standby.clock(now_ms),
         }
         self.decide(effects);
+        self.announce(effects);
         self.report(effects);
     }
 
@@ -220,6 +233,32 @@ impl<T: Copy + Ord> State<T> {
         );
         self.minted = Some(description.clone());
         effects.push(Effect::Mint(description));
+    }
+
+    /// Opens the lower of the first batch before its upper is known, so that a snapshot need not be kept until it is
+    /// complete; and closes it if nothing is to be written after all.
+    fn announce(&mut self, effects: &mut Vec<Effect<T>>) {
+        let writes = !self.read_only && !self.failed && !self.standby.stands_by();
+        let waits = |upper: &T| {
+            Frontier::At(*upper) == self.as_of
+                && !self.is_outstanding()
+                && !self.desired.is_complete(upper)
+        };
+        let upper = self.upper.and_then(|upper| upper.time());
+        let open = upper.filter(|upper| self.mode == Mode::View && writes && waits(upper));
+        if open == self.provisional {
+            return;
+        }
+        // A description closes it, and so does an upper that has moved.
+        if let Some(lower) = self.provisional.filter(|_| !self.is_outstanding())
+            && upper == Some(lower)
+        {
+            effects.push(Effect::Provisional { lower, open: false });
+        }
+        if let Some(lower) = open {
+            effects.push(Effect::Provisional { lower, open: true });
+        }
+        self.provisional = open;
     }
 
     /// True while something that was begun at the present upper has not moved it.

@@ -18,6 +18,8 @@
 //! Nothing that is torn down lets a frontier pass: a source that fails keeps its capability.
 
 mod files;
+
+pub(crate) use files::OpenFile;
 mod start;
 mod task;
 

@@ -15,6 +15,11 @@
 //!       '───────────── Settled: there is nothing to compare with ────────────▲
 //! ```
 //!
+//! A first snapshot need not wait for its description: once mint has opened a lower provisionally, and nothing was there
+//! to compare with, updates at that time are staged as they come (*ahead*), since updates add up. They belong to the
+//! description with this lower. If the shard's upper passes it without them, or mint closes it, they are recalled: read back
+//! into the corrections, and deleted.
+//!
 //! What was drained is kept apart until the read-back has passed `lower`: the mark "own" drops it, its
 //! absence gives it back. Only the read-back decides that, not the result of the commit and not a newer
 //! description.
@@ -29,6 +34,7 @@
 //!   description is written on half a comparison, and the read-back meets every commit that this worker has a
 //!   part in.
 
+mod ahead;
 mod batch;
 pub mod disputes;
 mod operator;
@@ -53,6 +59,8 @@ pub enum Input<T> {
     Pinned(T),
     /// The read-back has sent all in which the version that it starts from differs, and goes on from there.
     Settled,
+    /// Whether updates at this time may be staged ahead of the description with this lower.
+    Provisional(T, bool),
     /// A description from mint.
     Description(Description<T>),
     /// The frontier of the desired collection, errors included.
@@ -68,10 +76,12 @@ pub enum Input<T> {
 /// What write wants done, in this order; [`Effect::Compare`] comes after the data of its activation was taken in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect<T> {
-    /// Drop what was drained for this batch: the shard holds it.
+    /// Drop what was drained for this batch, and what was staged ahead: the shard holds it.
     SettleOwn(CommitId),
-    /// Give back what was drained for this batch: the shard does not hold it.
+    /// Give back what was drained for this batch, and recall what was staged ahead: the shard does not hold it.
     SettleLost(CommitId),
+    /// Recall what was staged ahead: read it back, and delete it.
+    Recall,
     /// A rival moved the shard's upper here, and desired is complete up to here: what is left of the corrections
     /// before this time is what its contents differ by from ours.
     CheckRival(T),
@@ -80,6 +90,8 @@ pub enum Effect<T> {
     /// Compare what desired holds at the cutoff with the version that the read-back has pinned, drop what agrees, and
     /// have the read-back send what differs; ends in [`Input::Settled`].
     Compare,
+    /// From now on, until it is recalled or a batch is written, updates at this time may be staged as they come.
+    StageAhead(T),
     /// Register the identity with the read-back, drain all updates before the upper, stage them; ends in
     /// [`Input::Staged`].
     Write(Description<T>),
@@ -113,6 +125,12 @@ pub struct State<T> {
     marked: Option<Frontier<T>>,
     /// Being staged: its part was not sent yet. It may outlive `in_flight`, when the loss is seen first.
     staging: Option<Description<T>>,
+    /// There was nothing to compare with.
+    fresh: bool,
+    /// What mint has opened provisionally.
+    provisional: Option<T>,
+    /// What is staged ahead at this time is neither settled nor recalled.
+    ahead: Option<T>,
 }
 
 impl<T: Copy + Ord> State<T> {
@@ -126,6 +144,9 @@ impl<T: Copy + Ord> State<T> {
             in_flight: None,
             marked: None,
             staging: None,
+            fresh: false,
+            provisional: None,
+            ahead: None,
         }
     }
 
@@ -144,7 +165,18 @@ impl<T: Copy + Ord> State<T> {
                     matches!(self.start, Start::Unpinned | Start::Comparing),
                     "it settles once, and not before it was compared"
                 );
+                self.fresh = self.start == Start::Unpinned;
                 self.start = Start::Settled;
+            }
+            Input::Provisional(lower, open) => {
+                self.provisional = Some(lower).filter(|_| open);
+                // What is in flight is settled as a whole.
+                if !open
+                    && self.in_flight.is_none()
+                    && self.ahead.take_if(|at| *at == lower).is_some()
+                {
+                    effects.push(Effect::Recall);
+                }
             }
             Input::Description(description) => {
                 if let Some(older) = self.pending.take() {
@@ -158,6 +190,7 @@ impl<T: Copy + Ord> State<T> {
                 let batch = self.in_flight.take_if(|batch| batch.id == id);
                 let batch = batch.expect("a mark names the batch in flight");
                 self.marked = Some(batch.upper);
+                self.ahead = None;
                 effects.push(Effect::SettleOwn(id));
             }
             Input::Persist(frontier) => {
@@ -171,7 +204,11 @@ impl<T: Copy + Ord> State<T> {
                         .in_flight
                         .take_if(|batch| frontier.is_complete(&batch.lower))
                     {
+                        self.ahead = None;
                         effects.push(Effect::SettleLost(lost.id));
+                    }
+                    if self.ahead.take_if(|at| frontier.is_complete(at)).is_some() {
+                        effects.push(Effect::Recall);
                     }
                     let rival = self.marked.take() != Some(frontier);
                     if let Frontier::At(time) = frontier
@@ -206,6 +243,17 @@ impl<T: Copy + Ord> State<T> {
         {
             self.start = Start::Comparing;
             effects.push(Effect::Compare);
+        }
+        let idle = self.pending.is_none() && self.in_flight.is_none() && self.staging.is_none();
+        if let Some(lower) = self.provisional
+            && self.start == Start::Settled
+            && self.fresh
+            && idle
+            && self.ahead.is_none()
+            && self.persist == Frontier::At(lower)
+        {
+            self.ahead = Some(lower);
+            effects.push(Effect::StageAhead(lower));
         }
         let Some(next) = &self.pending else { return };
         // Parts are sent in the order of their descriptions.

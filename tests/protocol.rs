@@ -215,6 +215,31 @@ fn a_restart_over_a_partly_wrong_shard_reads_what_differs() {
 }
 
 #[test]
+fn what_is_staged_ahead_is_committed_once_or_recalled() {
+    let (mut staged, mut recalled) = (0, 0);
+    for seed in 0..2000 {
+        let ran = World::run(Setup {
+            seed,
+            instances: 1 + usize::try_from(seed % 2).unwrap(),
+            updates: (0..5)
+                .flat_map(|row| [(row, 0, 1), (row, row.into(), 1)])
+                .collect(),
+            read_only: seed % 2 == 0,
+            tear_down: seed % 5 == 0,
+            restart: seed % 7 == 0,
+            ..quiet(Mode::View)
+        });
+        staged += ran.staged_ahead;
+        recalled += ran.recalled;
+    }
+    println!("{staged} files were staged ahead, {recalled} of them recalled");
+    assert!(
+        recalled > 500 && staged > 2 * recalled,
+        "{staged}, {recalled}"
+    );
+}
+
+#[test]
 fn rival_sources_make_the_same_events_definite_once() {
     for seed in 0..500 {
         World::run(Setup {

@@ -254,6 +254,13 @@ impl Shard {
         edit.map(|edit| edit.version)
     }
 
+    /// True if the log, as far as it is known here, refers to this file: it is live, or was removed and is remembered.
+    /// What is staged and known to nobody is its owner's to delete.
+    pub fn knows_file(&self, path: &str) -> bool {
+        self.inner()
+            .with_state(|state| state.is_live(path) || state.is_removed(path))
+    }
+
     /// The log entry `version`; waits until it exists. Recent ones are in memory, older ones are read again.
     ///
     /// Dropping the future is safe at any time.

@@ -166,6 +166,12 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         self.memory.insert_negated(container);
     }
 
+    /// Adds updates as a shard stores them, in memory.
+    pub(crate) fn insert_stored(&mut self, rows: Vec<(D, T, i64)>) {
+        let (rows, diffs) = typed(rows);
+        self.memory.insert_sums(rows, &diffs);
+    }
+
     /// From here on, times before `since` count as `since`.
     pub(crate) fn advance(&mut self, since: T) {
         self.memory.advance(since);
@@ -316,6 +322,11 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         self.memory.held_bytes()
     }
 
+    /// About the bytes held in memory of what is due.
+    pub(crate) fn due_bytes(&self) -> usize {
+        self.memory.due.len() * self.memory.row_bytes()
+    }
+
     /// The bytes held on disk, without what is in flight.
     pub(crate) fn disk_bytes(&self) -> u64 {
         let runs = self.due.runs.iter();
@@ -400,8 +411,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
             self.returning.pop();
         }
         self.copied += rows.len() as u64;
-        let (rows, diffs) = typed(rows);
-        self.memory.insert_sums(rows, &diffs);
+        self.insert_stored(rows);
         Ok(())
     }
 

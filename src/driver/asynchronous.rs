@@ -118,23 +118,27 @@ async fn write_body<D: Data, E: Data, T: Timestamp, R: Diff>(
         turns.next().await;
         // A stop interrupts the waiting, not the work.
         if turns.is_stopped() {
-            return Ok(());
+            break;
         }
         let orders = operator
             .borrow_mut()
             .activate(|input| turns.frontier(input));
-        if let Some(batch) = orders.batch {
-            task.apply(batch).await?;
+        if let Some(batch) = orders.batch
+            && !task.apply(batch).await?
+        {
+            break;
         }
         if let Some(description) = orders.write {
             let id = description.id;
-            let Some(files) = task.write(description).await? else {
-                return Ok(());
+            let Some(staged) = task.write(description).await? else {
+                break;
             };
-            operator.borrow_mut().staged(id, files);
+            operator.borrow_mut().staged(id, staged);
             turns.again();
         }
     }
+    task.end().await;
+    Ok(())
 }
 
 /// Drives append.

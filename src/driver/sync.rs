@@ -15,7 +15,7 @@ use crate::channel::{
     AppendCommand, AppendReceiver, WriteCommand, WriteReceiver, append_channel, write_channel,
 };
 use crate::counters::Size;
-use crate::description::{Description, Part};
+use crate::description::{Description, Part, Staged};
 use crate::error::Error;
 use crate::mint::{self, Order, Watch};
 use crate::wake::{Replies, Waker, replies};
@@ -134,7 +134,7 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
     store: write::Store<D, E, T, R>,
     size: Arc<Size>,
     mut commands: WriteCommands<D, E, T, R>,
-    replies: Replies<(CommitId, Vec<StagedFile>)>,
+    replies: Replies<(CommitId, Staged<StagedFile>)>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
     let Some(mut task) = write::Task::open(worker, codec, store, size).await? else {
@@ -143,19 +143,24 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
     // A stop interrupts the waiting, not the work.
     while let Some(Some(command)) = stop.or_stop(commands.recv()).await {
         match command {
-            WriteCommand::Batch(batch) => task.apply(batch).await?,
+            WriteCommand::Batch(batch) => {
+                if !task.apply(batch).await? {
+                    break;
+                }
+            }
             WriteCommand::WriteBatch(description) => {
                 let id = description.id;
-                let Some(files) = task.write(description).await? else {
-                    return Ok(());
+                let Some(staged) = task.write(description).await? else {
+                    break;
                 };
                 // An operator that is gone sends nothing any more.
-                if let Err((_, files)) = replies.send((id, files)) {
-                    task.discard(&files).await;
+                if let Err((_, staged)) = replies.send((id, staged)) {
+                    task.discard(&staged).await;
                 }
             }
         }
     }
+    task.end().await;
     Ok(())
 }
 

@@ -25,8 +25,13 @@ pub(crate) struct Desired<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> 
 /// the desired collection as it came in.
 pub(crate) struct Minted<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) descriptions: StreamVec<'s, T, (usize, Description<T>)>,
+    /// In the same way, what is open provisionally.
+    pub(crate) provisional: StreamVec<'s, T, (usize, Provisional<T>)>,
     pub(crate) desired: Desired<'s, D, E, T, R>,
 }
+
+/// A lower, and whether it is open ahead of its description.
+pub(crate) type Provisional<T> = (T, bool);
 
 /// What an activation wants done.
 pub(crate) enum Order<T> {
@@ -46,10 +51,11 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     ok_in: LocalInput<T, (D, T, R)>,
     err_in: LocalInput<T, (E, T, R)>,
     descriptions_out: Output<T, (usize, Description<T>)>,
+    provisional_out: Output<T, (usize, Provisional<T>)>,
     ok_out: Output<T, (D, T, R)>,
     err_out: Output<T, (E, T, R)>,
-    /// For descriptions; `None` on a worker that does not mint, or not any more.
-    capability: Option<Capability<T>>,
+    /// For descriptions, and for what is provisional; `None` on a worker that does not mint, or not any more.
+    capabilities: Option<[Capability<T>; 2]>,
     state: State<T>,
     effects: Vec<Effect<T>>,
     uppers: Option<Frontier<T>>,
@@ -76,6 +82,7 @@ where
     let err_in = builder.new_input(desired.err, Pipeline);
     let same = Antichain::from_elem(T::Summary::default());
     let (descriptions_out, descriptions) = builder.new_output_connection([]);
+    let (provisional_out, provisional) = builder.new_output_connection([]);
     let (ok_out, ok) = builder.new_output_connection([(0, same.clone())]);
     let (err_out, err) = builder.new_output_connection([(1, same)]);
 
@@ -84,15 +91,16 @@ where
     let worker = worker.clone();
     builder.build_reschedule_typed(move |mut capabilities| {
         // The capabilities of the two outputs that pass data through come with their inputs.
-        capabilities.truncate(1);
+        capabilities.truncate(2);
         let mints = worker.index == minter;
         let operator = Operator {
             ok_in,
             err_in,
             descriptions_out: Output::from(descriptions_out),
+            provisional_out: Output::from(provisional_out),
             ok_out: Output::from(ok_out),
             err_out: Output::from(err_out),
-            capability: capabilities.pop().filter(|_| mints),
+            capabilities: capabilities.try_into().ok().filter(|_| mints),
             state,
             effects: Vec::new(),
             uppers: None,
@@ -105,6 +113,7 @@ where
     });
     Minted {
         descriptions,
+        provisional,
         desired: Desired { ok, err },
     }
 }
@@ -117,12 +126,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
 
     /// True as long as this worker may still mint.
     pub(crate) fn mints(&self) -> bool {
-        self.capability.is_some()
+        self.capabilities.is_some()
     }
 
     /// Mints no more.
     pub(crate) fn stop(&mut self) {
-        self.capability = None;
+        self.capabilities = None;
     }
 
     /// Passes on what has arrived.
@@ -172,11 +181,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         for effect in std::mem::take(&mut self.effects) {
             match effect {
                 Effect::Mint(description) => self.send(&description),
+                Effect::Provisional { lower, open } => self.send_provisional((lower, open)),
                 Effect::Bump { id, lower, upper } => orders.push(Order::Bump { id, lower, upper }),
                 Effect::Wake(at_ms) => orders.push(Order::Wake(at_ms)),
                 Effect::Role(role) => self.worker.instance.role(role),
                 Effect::Downgrade(Frontier::At(upper)) => {
-                    if let Some(capability) = &mut self.capability {
+                    for capability in self.capabilities.iter_mut().flatten() {
                         capability.downgrade(&upper);
                     }
                 }
@@ -195,7 +205,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
 
     /// Sends a description to every worker.
     fn send(&mut self, description: &Description<T>) {
-        let Some(capability) = &self.capability else {
+        let Some([capability, _]) = &self.capabilities else {
             return;
         };
         let span = description.span(&self.worker.instance.name, self.worker.index);
@@ -206,6 +216,18 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         let mut session = output.session(&at_lower);
         for target in 0..self.worker.peers {
             session.give((target, description.clone()));
+        }
+    }
+
+    /// Tells every worker what is open ahead of its description.
+    fn send_provisional(&mut self, provisional: Provisional<T>) {
+        let Some([_, capability]) = &self.capabilities else {
+            return;
+        };
+        let mut output = self.provisional_out.activate();
+        let mut session = output.session(capability);
+        for target in 0..self.worker.peers {
+            session.give((target, provisional));
         }
     }
 }

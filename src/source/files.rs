@@ -5,8 +5,7 @@
 //! count as of such a time: a sink's corrections count all times below the shard's upper as that upper.
 
 use mvsink_persist::{
-    Codec, DataFile, Error as ShardError, FileDecoder, Frontier, RecordBatch, Shard, Summed,
-    decode_file,
+    Codec, Error as ShardError, FileDecoder, Frontier, RecordBatch, Shard, Summed, decode_file,
 };
 
 use crate::bounds::{Data, Diff, Timestamp, bucket, hash_data, hash_error, time_from_i64};
@@ -117,7 +116,7 @@ impl Taking {
 }
 
 /// A data file in memory, that is decoded piece by piece.
-pub(super) struct OpenFile<'a> {
+pub(crate) struct OpenFile<'a> {
     worker: &'a Worker,
     /// `None` at the end.
     decoder: Option<FileDecoder>,
@@ -125,15 +124,11 @@ pub(super) struct OpenFile<'a> {
 
 impl<'a> OpenFile<'a> {
     /// Reads the file.
-    pub(super) async fn read(
-        worker: &'a Worker,
-        shard: &Shard,
-        file: &DataFile,
-    ) -> Result<Self, Error> {
-        let bytes = worker.retry("read", || shard.read_file(&file.path)).await?;
+    pub(crate) async fn read(worker: &'a Worker, shard: &Shard, path: &str) -> Result<Self, Error> {
+        let bytes = worker.retry("read", || shard.read_file(path)).await?;
         worker.instance.metrics.data_files_read.add(1);
         let rows = CHUNK_ROWS.get(worker.cx.configs()).max(1);
-        let path = file.path.clone();
+        let path = path.to_owned();
         let cpu = worker.cx.client().cpu();
         let decoder = cpu
             .run(move || decode_file(&path, bytes, None, rows))
@@ -145,7 +140,7 @@ impl<'a> OpenFile<'a> {
     }
 
     /// What `make` makes of the next batch; `None` at the end.
-    pub(super) async fn next<O: Send + 'static>(
+    pub(crate) async fn next<O: Send + 'static>(
         &mut self,
         make: impl FnOnce(RecordBatch) -> Result<O, Error> + Send + 'static,
     ) -> Result<Option<O>, Error> {

@@ -78,7 +78,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     async fn totals(&self, file: &Arc<DataFile>, at: i64) -> Result<Totals, Error> {
         let mine = self.mine();
         let mut totals = Totals::new();
-        let mut open = OpenFile::read(&self.worker, &self.shard, file).await?;
+        let mut open = OpenFile::read(&self.worker, &self.shard, &file.path).await?;
         loop {
             let codec = self.codec.clone();
             let sum = move |batch: RecordBatch| sum(&codec, &batch, mine, at);

@@ -344,7 +344,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if !matters {
             return Ok(());
         }
-        let mut open = OpenFile::read(&self.worker, &self.shard, file).await?;
+        let mut open = OpenFile::read(&self.worker, &self.shard, &file.path).await?;
         loop {
             let codec = self.codec.clone();
             let taken = open.next(move |batch| taking.take(&codec, &batch)).await?;

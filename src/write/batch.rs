@@ -12,6 +12,10 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
     /// What became of the batch in flight.
     pub(crate) settle: Option<Settle>,
+    /// What was staged ahead is to be taken back.
+    pub(crate) recall: bool,
+    /// Updates at this time may be staged ahead from now on.
+    pub(crate) stage_ahead: Option<T>,
     /// A rival moved the shard's upper here, and desired is complete up to here.
     pub(crate) check_rival: Option<T>,
     /// Desired is complete at the cutoff, as of what is in this batch.
@@ -37,6 +41,8 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             persist_ok: Vec::new(),
             persist_err: Vec::new(),
             settle: None,
+            recall: false,
+            stage_ahead: None,
             check_rival: None,
             compare: false,
             advance: None,
@@ -46,7 +52,12 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
 
 impl<D, E, T, R> Batch<D, E, T, R> {
     pub(crate) fn is_empty(&self) -> bool {
-        self.settle.is_none() && !self.compare && self.advance.is_none() && self.updates() == 0
+        self.settle.is_none()
+            && !self.recall
+            && self.stage_ahead.is_none()
+            && !self.compare
+            && self.advance.is_none()
+            && self.updates() == 0
     }
 
     pub(crate) fn desired_updates(&self) -> usize {

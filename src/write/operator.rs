@@ -16,10 +16,10 @@ use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, hash_data, hash_error, meet, route};
 use crate::comparison::DesiredEnd;
 use crate::counters::Size;
-use crate::description::{Content, Description, Part};
+use crate::description::{Content, Description, Part, Staged};
 use crate::driver::{Driver, ExchangedInput, LocalInput, Output, asynchronous, sync};
 use crate::logging::CorrectionsLog;
-use crate::mint::Minted;
+use crate::mint::{Minted, Provisional};
 use crate::source::{Mark, OwnCommits, Read};
 use crate::status::Phase;
 use crate::target::Mode;
@@ -40,6 +40,7 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     worker: Worker,
     own: OwnCommits,
     descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
+    provisional_in: ExchangedInput<T, (usize, Provisional<T>)>,
     desired_ok: ExchangedInput<T, (D, T, R)>,
     desired_err: ExchangedInput<T, (E, T, R)>,
     persist_ok: LocalInput<T, (D, T, R)>,
@@ -53,7 +54,7 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     /// For the parts that are still to be sent.
     capabilities: BTreeMap<CommitId, Capability<T>>,
     /// What was staged for them.
-    staged: BTreeMap<CommitId, Vec<StagedFile>>,
+    staged: BTreeMap<CommitId, Staged<StagedFile>>,
     size: Arc<Size>,
     log: Option<CorrectionsLog>,
 }
@@ -94,12 +95,14 @@ where
     let by_row = Exchange::new(|(data, _, _): &(D, T, R)| route(hash_data(data)));
     let by_error = Exchange::new(|(error, _, _): &(E, T, R)| route(hash_error(error)));
     let by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
+    let provisional_by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
     let descriptions_in = builder.new_input(minted.descriptions, by_target);
     let desired_ok = builder.new_input(minted.desired.ok, by_row);
     let desired_err = builder.new_input(minted.desired.err, by_error);
     let persist_ok = builder.new_input(persist.ok, Pipeline);
     let persist_err = builder.new_input(persist.err, Pipeline);
     let marks_in = builder.new_input(persist.marks, Pipeline);
+    let provisional_in = builder.new_input(minted.provisional, provisional_by_target);
     // Parts follow descriptions, and nothing else.
     let same = Antichain::from_elem(T::Summary::default());
     let (parts_out, parts) = builder.new_output_connection([(0, same)]);
@@ -110,6 +113,7 @@ where
         worker: worker.clone(),
         own,
         descriptions_in,
+        provisional_in,
         desired_ok,
         desired_err,
         persist_ok,
@@ -194,6 +198,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         step(Input::Desired(desired));
         let persist = meet(meet(frontier(3), frontier(4)), frontier(5));
         step(Input::Persist(persist));
+        let mut provisional = Vec::new();
+        self.provisional_in
+            .for_each(|_, data| provisional.append(data));
+        for (_, (lower, open)) in provisional {
+            step(Input::Provisional(lower, open));
+        }
         for description in descriptions {
             step(Input::Description(description));
         }
@@ -231,8 +241,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
 
     /// The part of this description was staged: sends it. Another one may have waited for that, so an activation
     /// follows, or the winding up.
-    pub(crate) fn staged(&mut self, id: CommitId, files: Vec<StagedFile>) {
-        self.staged.insert(id, files);
+    pub(crate) fn staged(&mut self, id: CommitId, staged: Staged<StagedFile>) {
+        self.staged.insert(id, staged);
         self.state.step(Input::Staged(id), &mut self.effects);
         self.interpret(&mut Batch::default());
     }
@@ -247,6 +257,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.persist_err.for_each(|_, _| ());
         self.marks_in.for_each(|_, _| ());
         self.descriptions_in.for_each(|_, _| ());
+        self.provisional_in.for_each(|_, _| ());
         let staging = self.state.staging().map(|staging| staging.id);
         self.capabilities
             .retain(|id, _| more && staging == Some(*id));
@@ -267,6 +278,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                     self.own.forget(&id);
                     batch.settle = Some(Settle::Lost);
                 }
+                Effect::Recall => {
+                    debug_assert!(write.is_none(), "recalled before the next batch");
+                    batch.recall = true;
+                }
+                Effect::StageAhead(lower) => batch.stage_ahead = Some(lower),
                 Effect::CheckRival(time) => batch.check_rival = Some(time),
                 Effect::Advance(frontier) => batch.advance = Some(frontier),
                 Effect::Compare => batch.compare = true,
@@ -276,8 +292,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                     write = Some(description);
                 }
                 Effect::Send(description) => {
-                    let files = self.staged.remove(&description.id).unwrap_or_default();
-                    self.send(description, Content::Staged(files));
+                    let staged = self.staged.remove(&description.id);
+                    let staged = staged.expect("what is sent was staged");
+                    self.send(description, Content::Staged(staged));
                 }
                 Effect::SendObsolete(description) => self.send(description, Content::Obsolete),
             }

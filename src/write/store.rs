@@ -147,6 +147,22 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         }
     }
 
+    /// About the bytes in memory of what would be drained first.
+    pub(super) fn due_bytes(&self) -> usize {
+        self.ok.due_bytes() + self.err.due_bytes()
+    }
+
+    /// What was drained is somewhere else now.
+    pub(super) fn forget_in_flight(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// Takes in again what was staged.
+    pub(super) fn take_back(&mut self, rows: Vec<(D, T, i64)>, errors: Vec<(E, T, i64)>) {
+        self.ok.insert_stored(rows);
+        self.err.insert_stored(errors);
+    }
+
     fn len(&self) -> usize {
         self.ok.len() + self.err.len()
     }

@@ -8,14 +8,15 @@ use mvsink_persist::{
 };
 use tracing::Instrument;
 
-use super::batch::Batch;
+use super::ahead::Ahead;
+use super::batch::{Batch, Settle};
 use super::store::{Compared, Store};
 use crate::bounds::{Data, Diff, Timestamp, time_to_i64};
 use crate::channel::Weigh;
 use crate::comparison::{Buckets, DesiredEnd};
 use crate::corrections::Bookmark;
 use crate::counters::Size;
-use crate::description::Description;
+use crate::description::{Description, Staged};
 use crate::dyncfg::{
     CHUNK_ROWS, CORRECTIONS_BYTES, FULL_READ_BACK, INLINE_UPDATES, TARGET_FILE_BYTES,
 };
@@ -37,14 +38,15 @@ struct Position {
 
 /// The corrections, and the shard that what is drained from them is staged for.
 pub(crate) struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
-    worker: Worker,
-    shard: Shard,
-    codec: Codec<D, E>,
+    pub(super) worker: Worker,
+    pub(super) shard: Shard,
+    pub(super) codec: Codec<D, E>,
     /// `None` only while a closure on the pool has it.
     store: Option<Store<D, E, T, R>>,
     size: Arc<Size>,
     /// Until it was compared.
     end: Option<DesiredEnd<T>>,
+    pub(super) ahead: Ahead<T>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Drop for Task<D, E, T, R> {
@@ -86,11 +88,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             store: Some(store),
             size,
             end,
+            ahead: Ahead::default(),
         }))
     }
 
     /// Runs a closure on the corrections: here if there is little to do, else on the pool.
-    async fn with_store<O: Send + 'static>(
+    pub(super) async fn with_store<O: Send + 'static>(
         &mut self,
         little: bool,
         work: impl FnOnce(&mut Store<D, E, T, R>) -> O + Send + 'static,
@@ -112,15 +115,20 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Ok(output)
     }
 
+    /// The corrections, between closures.
+    pub(super) fn store(&self) -> Option<&Store<D, E, T, R>> {
+        self.store.as_ref()
+    }
+
     /// Asks the corrections, between closures, whether there is little to do.
-    fn is_little(&self, little: impl FnOnce(&Store<D, E, T, R>, usize) -> bool) -> bool {
+    pub(super) fn is_little(&self, little: impl FnOnce(&Store<D, E, T, R>, usize) -> bool) -> bool {
         let few = INLINE_UPDATES.get(self.worker.cx.configs());
         self.store.as_ref().is_some_and(|store| little(store, few))
     }
 
     /// Runs a step on the corrections that may have to read or write what is put aside on disk, until it succeeds.
     /// `None` if the sink was stopped first.
-    async fn with_disk<O: Send + 'static>(
+    pub(super) async fn with_disk<O: Send + 'static>(
         &mut self,
         little: bool,
         step: impl Fn(&mut Store<D, E, T, R>) -> Result<O, Error> + Clone + Send + 'static,
@@ -146,17 +154,29 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 
     /// The memory in bytes that this worker's corrections may take; 0 for as much as they need.
-    fn budget(&self) -> usize {
+    pub(super) fn budget(&self) -> usize {
         let budget = CORRECTIONS_BYTES.get(self.worker.cx.configs());
         // A share of nothing would be no bound at all.
         (budget / (self.worker.instance.metrics.stores.get() as usize).max(1)).max(budget.min(1))
     }
 
-    /// Takes in what one activation of the operator saw.
-    pub(crate) async fn apply(&mut self, mut batch: Batch<D, E, T, R>) -> Result<(), Error> {
+    /// Takes in what one activation of the operator saw. False if the sink was stopped, and it was not all taken in.
+    pub(crate) async fn apply(&mut self, mut batch: Batch<D, E, T, R>) -> Result<bool, Error> {
         let budget = self.budget();
         let compare = batch.compare;
         let known = self.store.as_ref().map(|store| store.disputes().clone());
+        match batch.settle {
+            Some(Settle::Own) => self.ahead.committed(),
+            Some(Settle::Lost) => batch.recall |= self.ahead.is_outstanding(),
+            None => {}
+        }
+        // Before anything advances, as what was drained is given back.
+        if batch.recall && !self.recall().await? {
+            return Ok(false);
+        }
+        if batch.stage_ahead.is_some() {
+            self.ahead.lower = batch.stage_ahead;
+        }
         loop {
             let updates = batch.updates();
             let little = self.is_little(|store, few| store.is_little(updates, few));
@@ -166,11 +186,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 (batch, whole, store.wants_relief())
             };
             let (rest, whole, mut more) = self.with_store(little, work).await?;
+            let Some(staged) = self.stage_ahead(more).await? else {
+                return Ok(false);
+            };
+            more &= !staged;
             while more {
                 let step = |store: &mut Store<D, E, T, R>| store.relieve();
                 match self.with_disk(false, step).await? {
                     Some(done) => more = done,
-                    None => return Ok(()),
+                    None => return Ok(false),
                 }
             }
             if whole {
@@ -183,10 +207,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let instance = &self.worker.instance;
             instance.disputed(self.worker.index, disputes.clone());
         }
-        match self.end.take_if(|_| compare) {
-            Some(end) => self.compare(end).await,
-            None => Ok(()),
+        if let Some(end) = self.end.take_if(|_| compare) {
+            self.compare(end).await?;
         }
+        Ok(true)
     }
 
     /// Compares with what is held, once that is known, and says what differs.
@@ -227,13 +251,20 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     pub(crate) async fn write(
         &mut self,
         description: Description<T>,
-    ) -> Result<Option<Vec<StagedFile>>, Error> {
+    ) -> Result<Option<Staged<StagedFile>>, Error> {
         let span = description.span(&self.worker.instance.name, self.worker.index);
         let Description { lower, upper, .. } = description;
-        self.write_part(lower, upper).instrument(span).await
+        let drained = self.drain_and_stage(lower, upper).instrument(span);
+        let Some(files) = drained.await? else {
+            return Ok(None);
+        };
+        self.worker.instance.metrics.batches_written.add(1);
+        let ahead = self.ahead.send(time_to_i64(lower)?);
+        Ok(Some(Staged { files, ahead }))
     }
 
-    async fn write_part(
+    /// Drains what is before `upper`, and stages it; `None` if the sink was stopped, and nothing of it is left staged.
+    pub(super) async fn drain_and_stage(
         &mut self,
         lower: T,
         upper: Frontier<T>,
@@ -280,13 +311,21 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         }
         tracing::debug!(files = files.len(), "staged");
-        self.worker.instance.metrics.batches_written.add(1);
         Ok(Some(files))
     }
 
     /// Deletes what was staged for an operator that is gone: nobody will commit it.
-    pub(crate) async fn discard(&self, files: &[StagedFile]) {
-        self.worker.delete_staged(&self.shard, files).await;
+    pub(crate) async fn discard(&self, staged: &Staged<StagedFile>) {
+        for files in [&staged.files, &staged.ahead] {
+            self.worker.delete_staged(&self.shard, files).await;
+        }
+    }
+
+    /// Nothing more will be asked for: what was staged ahead in vain is deleted. While a commit of it may be under way,
+    /// it is left to the sweeper.
+    pub(crate) async fn end(self) {
+        let vain = self.ahead.in_vain(&self.shard);
+        self.worker.delete_staged(&self.shard, &vain).await;
     }
 
     /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.

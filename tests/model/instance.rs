@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use mvsink::append::{self, Effect as AppendEffect, Input as AppendInput};
-use mvsink::description::{Content, Description, Outcome, Part};
+use mvsink::description::{Content, Description, Outcome, Part, Staged};
 use mvsink::mint::{self, Effect as MintEffect, Input as MintInput, Role};
 use mvsink::write::disputes::Disputes;
 use mvsink::write::{self, Effect as WriteEffect, Input as WriteInput};
@@ -58,6 +58,10 @@ struct Worker {
     desired_frontier: Frontier<Time>,
     desired_seen: Frontier<Time>,
     descriptions: VecDeque<Description<Time>>,
+    provisional: VecDeque<(Time, bool)>,
+    /// The time at which updates may be staged ahead, and what was.
+    ahead: Option<Time>,
+    staged_ahead: Vec<FileId>,
     to_append: VecDeque<Description<Time>>,
     parts: VecDeque<Part<Time, FileId>>,
     /// Descriptions that write holds a capability for.
@@ -129,6 +133,9 @@ impl Instance {
             desired_frontier: Frontier::At(0),
             desired_seen: Frontier::At(0),
             descriptions: VecDeque::new(),
+            provisional: VecDeque::new(),
+            ahead: None,
+            staged_ahead: Vec::new(),
             to_append: VecDeque::new(),
             parts: VecDeque::new(),
             held: BTreeSet::new(),
@@ -198,7 +205,8 @@ impl Instance {
         let idle = |worker: &Worker| {
             worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty()
         };
-        let collected = |worker: &Worker| worker.append.waiting() == 0;
+        let collected =
+            |worker: &Worker| worker.append.waiting() == 0 && worker.staged_ahead.is_empty();
         self.failed
             || self.deeds.is_empty()
                 && self.workers.iter().filter(|worker| worker.alive).all(idle)
@@ -364,6 +372,12 @@ impl Instance {
                     for worker in &mut self.workers {
                         worker.descriptions.push_back(description.clone());
                         worker.to_append.push_back(description.clone());
+                    }
+                }
+                MintEffect::Provisional { lower, open } => {
+                    assert!(!(open && self.read_only), "a read-only sink stages nothing");
+                    for worker in &mut self.workers {
+                        worker.provisional.push_back((lower, open));
                     }
                 }
                 MintEffect::Bump { id, lower, upper } => {
@@ -533,6 +547,11 @@ impl Instance {
         }
         inputs.push(WriteInput::Desired(self.setup.round_up_frontier(desired)));
         inputs.push(WriteInput::Persist(persist.expect("there is a worker")));
+        // A stream of its own: it may come before the descriptions, or after them.
+        if rng.random() {
+            let provisional = worker.provisional.drain(..);
+            inputs.extend(provisional.map(|(lower, open)| WriteInput::Provisional(lower, open)));
+        }
         for description in worker.descriptions.drain(..) {
             worker.held.insert(description.lower);
             inputs.push(WriteInput::Description(description));
@@ -551,7 +570,7 @@ impl Instance {
             .into_iter()
             .partition(|effect| matches!(effect, WriteEffect::Write(_)));
         let (mut rival, mut advance) = (None, None);
-        let mut compares = false;
+        let (mut compares, mut recalls, mut stages_ahead) = (false, false, None);
         let mut sends = Vec::new();
         for effect in settles {
             match effect {
@@ -559,19 +578,24 @@ impl Instance {
                     worker.own.remove(&id);
                     worker.disputes.committed(worker.in_flight.len());
                     worker.in_flight.clear();
+                    worker.staged_ahead.clear();
                 }
                 WriteEffect::SettleLost(id) => {
                     worker.own.remove(&id);
                     for (row, time, diff) in worker.in_flight.drain(..) {
                         *worker.corrections.entry((row, time)).or_default() += diff;
                     }
+                    recalls = true;
                 }
+                WriteEffect::Recall => recalls = true,
+                WriteEffect::StageAhead(lower) => stages_ahead = Some(lower),
                 WriteEffect::CheckRival(time) => rival = Some(time),
                 WriteEffect::Advance(frontier) => advance = Some(frontier),
                 WriteEffect::Compare => compares = true,
                 WriteEffect::Send(description) => {
                     let files = worker.ready.remove(&description.id).expect("it was staged");
-                    sends.push((description, Content::Staged(files)));
+                    let ahead = worker.staged_ahead.clone();
+                    sends.push((description, Content::Staged(Staged { files, ahead })));
                 }
                 WriteEffect::SendObsolete(description) => {
                     sends.push((description, Content::Obsolete))
@@ -579,10 +603,36 @@ impl Instance {
                 WriteEffect::Write(_) => unreachable!(),
             }
         }
-        while let Some((row, time, diff)) = worker
-            .desired
-            .pop_front_if(|(_, time, _)| desired.is_complete(time))
-        {
+        // As the task does: what is recalled is so before anything else.
+        if recalls {
+            worker.ahead = None;
+            for file in std::mem::take(&mut worker.staged_ahead) {
+                shard.recalled += 1;
+                for (row, time, diff) in &shard.files[&file] {
+                    *worker.corrections.entry((*row, *time)).or_default() += diff;
+                }
+                // Who reads everything back takes its own commits for a rival's.
+                if !shard.log.iter().any(|entry| entry.files.contains(&file)) {
+                    shard.delete(&[file]);
+                }
+            }
+        }
+        if stages_ahead.is_some() {
+            assert!(
+                worker.staged_ahead.is_empty(),
+                "what was staged was settled"
+            );
+            worker.ahead = stages_ahead;
+        }
+        // Data arrives before the frontier passes its time, and perhaps long before.
+        let mut early = [0, rng.random_range(0..4)][usize::from(rng.random::<bool>())];
+        let mut arrived = |(_, time, _): &mut Update| {
+            let due = desired.is_complete(time);
+            let arrives = due || early > 0;
+            early -= usize::from(arrives && !due);
+            arrives
+        };
+        while let Some((row, time, diff)) = worker.desired.pop_front_if(&mut arrived) {
             if let Some(time) = self.setup.round_up(time) {
                 *worker.corrections.entry((row, time)).or_default() += diff;
             }
@@ -623,6 +673,18 @@ impl Instance {
                 .retain(|(_, time), _| *time >= worker.since),
         }
         worker.corrections.retain(|_, diff| *diff != 0);
+        // Some of what is there, whenever.
+        if let Some(lower) = worker.ahead.filter(|_| rng.random()) {
+            let some = |(_, time): &(u8, Time), _: &mut i64| *time == lower && rng.random();
+            let some = worker.corrections.extract_if(.., some);
+            let some: Vec<Update> = some.map(|((row, time), diff)| (row, time, diff)).collect();
+            if !some.is_empty() {
+                shard.staged_ahead += 1;
+                let file = shard.put(some);
+                self.put.push(file);
+                worker.staged_ahead.push(file);
+            }
+        }
         for write in writes {
             let WriteEffect::Write(description) = write else {
                 unreachable!()
@@ -641,6 +703,7 @@ impl Instance {
             };
             self.put.extend(&files);
             worker.staged = Some((description.id, files));
+            worker.ahead = None;
         }
         for (description, content) in sends {
             self.workers[index].held.remove(&description.lower);

@@ -80,6 +80,9 @@ pub struct Ran {
     pub lost: usize,
     /// The rows of the versions that read-backs started from which they read.
     pub rows_read_at_start: usize,
+    /// Files that were staged ahead of their descriptions, and those of them that were recalled.
+    pub staged_ahead: usize,
+    pub recalled: usize,
 }
 
 /// One entry of the model's log.
@@ -103,6 +106,8 @@ pub struct Shard {
     lost: usize,
     trace: Vec<String>,
     pub rows_read_at_start: usize,
+    pub staged_ahead: usize,
+    pub recalled: usize,
 }
 
 impl Shard {
@@ -221,6 +226,8 @@ impl World {
             lost: 0,
             trace: Vec::new(),
             rows_read_at_start: 0,
+            staged_ahead: 0,
+            recalled: 0,
         };
         let at_0 = |(_, time, _): &&Update| *time == 0;
         let right = setup.updates.iter().filter(at_0).take(setup.right);
@@ -310,6 +317,8 @@ impl World {
             disputed,
             lost: shard.lost,
             rows_read_at_start: shard.rows_read_at_start,
+            staged_ahead: shard.staged_ahead,
+            recalled: shard.recalled,
         }
     }
 }

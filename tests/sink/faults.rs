@@ -143,6 +143,7 @@ fn without_memory(
         .build();
     driver.choose(cx.configs());
     cx.configs().set("mvsink_corrections_bytes", "1").unwrap();
+    cx.configs().set("mvsink_stage_ahead_bytes", "0").unwrap();
     cx.client().mount("shared", store);
     cx
 }

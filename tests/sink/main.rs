@@ -26,6 +26,7 @@ macro_rules! with_workers {
 #[path = "../support/mod.rs"]
 mod support;
 
+mod ahead;
 mod cleaned;
 mod cluster;
 mod counters;

@@ -49,6 +49,8 @@ pub struct Hydrate<'a> {
     pub workers: usize,
     /// In bytes; 0 for none.
     pub budget: usize,
+    /// What gathers before it is staged, in bytes, if not as usual.
+    pub ahead: Option<usize>,
     /// The rows of a chunk, and how many chunks are read ahead, if not as usual: for a small budget.
     pub chunks: Option<(usize, usize)>,
 }
@@ -71,6 +73,10 @@ impl Hydrate<'_> {
         let configs = cx.configs();
         let budget = self.budget.to_string();
         configs.set("mvsink_corrections_bytes", &budget).unwrap();
+        if let Some(bytes) = self.ahead {
+            let set = configs.set("mvsink_stage_ahead_bytes", &bytes.to_string());
+            set.unwrap();
+        }
         if let Some((chunk_rows, credits)) = self.chunks {
             let set = |name, value: usize| configs.set(name, &value.to_string()).unwrap();
             set("mvsink_chunk_rows", chunk_rows);
