@@ -130,6 +130,7 @@ fn r10_the_memory_of_hydration_is_bounded_by_the_budget() {
     // Without a budget, and without anything staged ahead.
     let (control, control_more) = (measure(ROWS, 0, 0), measure(4 * ROWS, 0, 0));
     // Beyond the budget on disk; or in files that are staged while the snapshot arrives.
+    let mut spilled = Vec::new();
     for (how, ahead) in [("on disk", 0), ("staged", 512 << 10)] {
         let (bounded, bounded_more) = (
             measure(ROWS, BUDGET, ahead),
@@ -150,6 +151,8 @@ fn r10_the_memory_of_hydration_is_bounded_by_the_budget() {
             );
             assert_eq!(control_more[run].spilled, 0);
         }
-        assert_eq!(bounded_more[0].spilled > 0, ahead == 0, "{how}");
+        spilled.push(bounded_more[0].spilled);
     }
+    // What comes before mint has opened the shard may have to be put aside.
+    assert!(spilled[0] > 0 && spilled[1] < spilled[0] / 2, "{spilled:?}");
 }
