@@ -199,9 +199,11 @@ impl Instance {
         self.workers.iter().all(|worker| worker.alive)
     }
 
-    /// Nothing is left to do but to wait: all has arrived, and every description had its parts.
-    pub fn is_at_rest(&self) -> bool {
+    /// Nothing is left to do but to wait: all has arrived, every description had its parts, and a shard that is final
+    /// has ended the stream of descriptions, so that the dataflow completes.
+    pub fn is_at_rest(&self, shard: &Shard) -> bool {
         let answered = self.parts_sent == self.minted * self.workers.len();
+        let ended = self.mint_frontier.is_empty() || !shard.upper.is_empty();
         let idle = |worker: &Worker| {
             worker.parts.is_empty() && worker.staged.is_none() && worker.ready.is_empty()
         };
@@ -210,7 +212,7 @@ impl Instance {
         self.failed
             || self.deeds.is_empty()
                 && self.workers.iter().filter(|worker| worker.alive).all(idle)
-                && (!self.is_whole() || answered && self.workers.iter().all(collected))
+                && (!self.is_whole() || ended && answered && self.workers.iter().all(collected))
     }
 
     /// The files that it staged and that no commit refers to.

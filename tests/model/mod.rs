@@ -280,12 +280,12 @@ impl World {
             }
             let at = rng.random_range(0..instances.len());
             instances[at].step(clock, &mut rng, &mut shard);
-            if fair && shard.upper.is_empty() && instances.iter().all(Instance::is_at_rest) {
+            if fair && shard.upper.is_empty() && instances.iter().all(|i| i.is_at_rest(&shard)) {
                 break;
             }
         }
         assert!(
-            instances.iter().all(Instance::is_at_rest),
+            instances.iter().all(|i| i.is_at_rest(&shard)),
             "all that was begun ends, and every description has a part of every worker"
         );
         assert!(

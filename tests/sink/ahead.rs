@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use differential_dataflow::input::InputSession;
-use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
+use mvsink::{Context, Frontier, Handle, Status, Target};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use timely::worker::Worker;
 use tokio::sync::watch;
 
 use crate::support::{
-    Driver, Program, Row, assert_exact, at, execute, read, runtime, step_until, step_until_so,
-    unreferenced, words,
+    Driver, Program, Row, assert_exact, at, execute, read, rows_sink, runtime, step_until,
+    step_until_so, unreferenced, words,
 };
 
 const URL: &str = "memory://shared/view";
@@ -35,20 +35,6 @@ fn contexts(
 
 fn row(number: u64) -> Row {
     (format!("row {number}"), 1)
-}
-
-fn sink(
-    worker: &mut Worker,
-    cx: &Context,
-    target: Target,
-) -> (InputSession<u64, Row, i64>, Handle<u64>) {
-    worker.dataflow(|scope| {
-        let mut input = InputSession::new();
-        let rows = input.to_collection(scope);
-        let errors = no_errors::<u64, String, i64>(scope);
-        let handle = persist_sink(cx, "view", target, rows, errors, 0).unwrap();
-        (input, handle)
-    })
 }
 
 /// Feeds rows at time 0, which stays open, until so many files were staged; gives the number of rows.
@@ -82,7 +68,7 @@ fn a_first_snapshot_is_staged_while_it_arrives(driver: Driver) {
     let cx = contexts(driver, &runtime, 1, &store).remove(0);
     let check = cx.clone();
     let fed = timely::execute_directly(move |worker| {
-        let (mut input, handle) = sink(worker, &cx, Target::new(URL));
+        let (mut input, handle) = rows_sink(worker, &cx, "view", URL);
         let fed = feed_until_staged(worker, &mut input, &handle, 3);
         // What is taken away again may be staged already.
         input.update(row(0), -1);
@@ -120,7 +106,7 @@ fn nothing_is_staged_ahead_if_the_flag_says_so_or_something_was_there(driver: Dr
             .set("mvsink_stage_ahead_bytes", ahead_bytes)
             .unwrap();
         timely::execute_directly(move |worker| {
-            let (mut input, handle) = sink(worker, &cx, Target::new(URL));
+            let (mut input, handle) = rows_sink(worker, &cx, "view", URL);
             for number in 0..100 {
                 input.update(row(number), 1);
                 input.flush();
@@ -179,9 +165,9 @@ fn a_rival_that_comes_first_has_what_was_staged_ahead_recalled(driver: Driver) {
     let mut all = contexts(driver, &runtime, 2, &store);
     let check = all[0].clone();
     let fed = timely::execute_directly(move |worker| {
-        let (mut slow_input, slow) = sink(worker, &all[0], Target::new(URL));
+        let (mut slow_input, slow) = rows_sink(worker, &all[0], "view", URL);
         let fed = feed_until_staged(worker, &mut slow_input, &slow, 3);
-        let (mut fast_input, fast) = sink(worker, &all[1], Target::new(URL));
+        let (mut fast_input, fast) = rows_sink(worker, &all[1], "view", URL);
         // All but one row.
         for number in 1..fed {
             fast_input.update(row(number), 1);
@@ -215,7 +201,7 @@ fn a_sink_that_is_demoted_recalls_what_it_staged_ahead(driver: Driver) {
     let fed = timely::execute_directly(move |worker| {
         let (signal, read_only) = watch::channel(false);
         let target = Target::new(URL).read_only(read_only);
-        let (mut input, handle) = sink(worker, &cx, target);
+        let (mut input, handle) = rows_sink(worker, &cx, "view", target);
         let fed = feed_until_staged(worker, &mut input, &handle, 3);
         signal.send_replace(true);
         step_until_so(worker, "the files are gone", || {
@@ -251,7 +237,7 @@ fn a_sink_that_is_dropped_deletes_what_it_staged_ahead(driver: Driver) {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let cx = contexts(driver, &runtime, 1, &store).remove(0);
     timely::execute_directly(move |worker| {
-        let (mut input, handle) = sink(worker, &cx, Target::new(URL));
+        let (mut input, handle) = rows_sink(worker, &cx, "view", URL);
         feed_until_staged(worker, &mut input, &handle, 3);
         drop(handle);
         step_until_so(worker, "the sink has ended", || cx.is_settled());

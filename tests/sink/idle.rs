@@ -45,7 +45,7 @@ fn r19_an_idle_sink_wakes_up_for_its_ticks_only(driver: Driver) {
         let mut sinks: Vec<_> = (0..SINKS)
             .map(|number| {
                 let url = format!("memory://idle/view-{number}");
-                rows_sink(worker, &cx, "idle", &url)
+                rows_sink(worker, &cx, "idle", url.as_str())
             })
             .collect();
         let steps = |worker: &mut timely::worker::Worker, steps: u64| {

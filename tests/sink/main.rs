@@ -38,4 +38,5 @@ mod lifecycle;
 mod modes;
 mod restart;
 mod silence;
+mod upkeep;
 mod views;

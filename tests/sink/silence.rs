@@ -55,7 +55,12 @@ fn r03_more_sinks_than_threads_go_on_when_the_store_does(driver: Driver) {
         let mut views: Vec<_> = (0..sinks)
             .map(|n| {
                 let name = format!("view {n}");
-                rows_sink(worker, &cx, &name, &format!("memory://shared/view-{n}"))
+                rows_sink(
+                    worker,
+                    &cx,
+                    &name,
+                    format!("memory://shared/view-{n}").as_str(),
+                )
             })
             .collect();
         for (input, _) in &mut views {

@@ -330,13 +330,13 @@ pub fn rows_sink(
     worker: &mut Worker,
     cx: &Context,
     name: &str,
-    url: &str,
+    target: impl Into<Target>,
 ) -> (InputSession<u64, Row, i64>, Handle<u64>) {
     worker.dataflow(|scope| {
         let mut input = InputSession::new();
         let rows = input.to_collection(scope);
         let errors = no_errors::<u64, String, i64>(scope);
-        let handle = persist_sink(cx, name, url, rows, errors, 0).unwrap();
+        let handle = persist_sink(cx, name, target, rows, errors, 0).unwrap();
         (input, handle)
     })
 }
