@@ -52,6 +52,9 @@ pub struct ClientOptions {
     pub clean_log: bool,
     /// The waits after errors that may pass.
     pub retry: RetryPolicy,
+    /// Whether computations, such as encoding, run where they are awaited instead of on threads of their own
+    /// (default: no): for a runtime that is driven step by step, as a simulation's is.
+    pub inline_compute: bool,
     /// The wall clock.
     pub clock: Clock,
     /// The seed of file names, identities and waits; `None` takes one from the operating system.
@@ -76,6 +79,7 @@ impl Default for ClientOptions {
             log_min_age: Duration::from_secs(60 * 60),
             clean_log: true,
             retry: RetryPolicy::default(),
+            inline_compute: false,
             clock: Arc::new(|| {
                 let since_1970 = SystemTime::now()
                     .duration_since(UNIX_EPOCH)
@@ -99,6 +103,7 @@ impl std::fmt::Debug for ClientOptions {
             .field("log_min_age", &self.log_min_age)
             .field("clean_log", &self.clean_log)
             .field("retry", &self.retry)
+            .field("inline_compute", &self.inline_compute)
             .field("seed", &self.seed)
             .field("store_options", &self.store_options.keys())
             .finish_non_exhaustive()
@@ -272,7 +277,10 @@ impl Client {
                 ),
                 shards: Mutex::default(),
                 env: Arc::new(Environment {
-                    cpu: CpuPool::new(handle.clone(), parallelism),
+                    cpu: match options.inline_compute {
+                        true => CpuPool::inline(handle.clone()),
+                        false => CpuPool::new(handle.clone(), parallelism),
+                    },
                     handle,
                     options,
                     random: Mutex::new(random),

@@ -29,7 +29,8 @@ use crate::error::Error;
 #[derive(Clone, Debug)]
 pub struct CpuPool {
     handle: Handle,
-    permits: Arc<Semaphore>,
+    /// `None` if computations run where they are awaited.
+    permits: Option<Arc<Semaphore>>,
 }
 
 impl CpuPool {
@@ -37,7 +38,15 @@ impl CpuPool {
     pub fn new(handle: Handle, permits: usize) -> Self {
         CpuPool {
             handle,
-            permits: Arc::new(Semaphore::new(permits.max(1))),
+            permits: Some(Arc::new(Semaphore::new(permits.max(1)))),
+        }
+    }
+
+    /// No pool: computations run where they are awaited, one after the other on a runtime of one thread.
+    pub fn inline(handle: Handle) -> Self {
+        CpuPool {
+            handle,
+            permits: None,
         }
     }
 
@@ -55,6 +64,11 @@ impl CpuPool {
         &self,
         compute: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, Error> {
+        let Some(permits) = &self.permits else {
+            // As elsewhere, others have a turn first.
+            tokio::task::yield_now().await;
+            return Ok(compute());
+        };
         let handle = self.handle.clone();
         let start = move |permit: OwnedSemaphorePermit| {
             handle.spawn_blocking(move || {
@@ -63,10 +77,10 @@ impl CpuPool {
                 compute()
             })
         };
-        let ended = match Arc::clone(&self.permits).try_acquire_owned() {
+        let ended = match Arc::clone(permits).try_acquire_owned() {
             Ok(permit) => start(permit).await,
             Err(_) => {
-                let turn = Arc::clone(&self.permits).acquire_owned();
+                let turn = Arc::clone(permits).acquire_owned();
                 let mut waiting = JoinSet::new();
                 let task = async move { Ok::<_, AcquireError>(start(turn.await?).await) };
                 waiting.spawn_on(task, &self.handle);

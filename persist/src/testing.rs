@@ -27,6 +27,7 @@
 //! # }
 //! ```
 
+mod clocked;
 pub mod conformance;
 mod counting;
 mod faulty;
@@ -34,6 +35,7 @@ pub mod fuzz;
 mod gate;
 pub mod law;
 
+pub use clocked::ClockedStore;
 pub use counting::CountingStore;
 pub use faulty::{Fault, FaultOptions, FaultyStore, Traced};
 pub use gate::{GateStore, Hold, Side};

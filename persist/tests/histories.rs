@@ -23,10 +23,8 @@ use mvsink_persist::{
     FileMeta, Frontier, GcOptions, Open, ReadOptions, Shard, StagedFile,
 };
 use object_store::ObjectStore;
-use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use support::clocked::ClockedStore;
 
 /// Times that each writer tries to seal.
 const ROUNDS: usize = 10;
@@ -333,7 +331,7 @@ async fn check(history: &History) {
 fn history(seed: u64) {
     support::run(async {
         let mut rng = StdRng::seed_from_u64(seed);
-        let inner = Arc::new(ClockedStore::new(Arc::new(InMemory::new())));
+        let inner = support::clocked();
         let faults = [0, 5, 20][rng.random_range(0..3)];
         let mut options = support::options(seed);
         options.checkpoint_interval = rng.random_range(2..12);

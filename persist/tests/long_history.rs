@@ -5,7 +5,6 @@
 mod support;
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
@@ -15,9 +14,7 @@ use mvsink_persist::{
     Frontier, Open, Shard,
 };
 use object_store::ObjectStore;
-use object_store::memory::InMemory;
 use object_store::path::Path;
-use support::clocked::ClockedStore;
 
 const URL: &str = "memory://store/shard";
 /// Between two commits, by the test's clock.
@@ -76,7 +73,7 @@ async fn log(store: &dyn ObjectStore) -> usize {
 fn a_long_history_costs_no_more_than_a_short_one() {
     let commits = std::env::var("COMMITS").map_or(5000, |text| text.parse::<i64>().unwrap());
     support::run(async {
-        let store = CountingStore::new(Arc::new(ClockedStore::new(Arc::new(InMemory::new()))));
+        let store = CountingStore::new(support::clocked());
         let client = support::client(options());
         client.mount("store", store.clone());
         let open = Open::new(codec().schema());

@@ -1,12 +1,13 @@
 //! Short forms for the tests.
 #![allow(dead_code, reason = "each test crate uses its part")]
 
-pub mod clocked;
-
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use mvsink_persist::testing::ClockedStore;
 use mvsink_persist::{Append, Client, ClientOptions, CommitId, Frontier, StagedFile};
+use object_store::memory::InMemory;
+use tokio::time::Instant;
 
 /// One column of data, and the crate's own.
 pub fn schema() -> SchemaRef {
@@ -26,6 +27,16 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
         .build()
         .unwrap()
         .block_on(test)
+}
+
+/// A store in memory that tells times by Tokio's clock.
+pub fn clocked() -> Arc<ClockedStore> {
+    let start = Instant::now();
+    let clock = move || i64::try_from(start.elapsed().as_millis()).unwrap();
+    Arc::new(ClockedStore::new(
+        Arc::new(InMemory::new()),
+        Arc::new(clock),
+    ))
 }
 
 /// Options with a seed, and without what is slow.

@@ -1,8 +1,9 @@
-//! A store whose clock is the test's: objects are as old as the runtime's clock says, which tests move at will.
+//! A store whose clock is the test's.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use futures::StreamExt;
@@ -12,40 +13,42 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use tokio::time::Instant;
 
-/// When each object was last written.
-#[derive(Debug)]
-struct Written {
-    start: Instant,
-    at: Mutex<HashMap<Path, Instant>>,
-}
+use crate::client::Clock;
+use crate::lock;
 
-impl Written {
-    fn stamp(&self, meta: &mut ObjectMeta) {
-        let at = self.at.lock().unwrap().get(&meta.location).copied();
-        meta.last_modified = Default::default();
-        meta.last_modified += at.unwrap_or(self.start) - self.start;
-    }
-}
+/// When each object was last written, in milliseconds since 1970.
+type Written = Arc<Mutex<HashMap<Path, i64>>>;
 
-/// An [`ObjectStore`] that tells times by Tokio's clock.
-#[derive(Debug)]
+/// An [`ObjectStore`] whose objects are as old as a clock says, so that a test makes them old at will. What was there
+/// before counts as written in 1970.
+#[derive(Clone)]
 pub struct ClockedStore {
     inner: Arc<dyn ObjectStore>,
-    written: Arc<Written>,
+    clock: Clock,
+    written: Written,
+}
+
+fn stamp(written: &Written, meta: &mut ObjectMeta) {
+    let at = lock(written).get(&meta.location).copied().unwrap_or(0);
+    let since_1970 = Duration::from_millis(u64::try_from(at).unwrap_or(0));
+    meta.last_modified = (UNIX_EPOCH + since_1970).into();
 }
 
 impl ClockedStore {
-    pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        let written = Written {
-            start: Instant::now(),
-            at: Mutex::default(),
-        };
+    /// A store that tells times by this clock.
+    pub fn new(inner: Arc<dyn ObjectStore>, clock: Clock) -> Self {
         ClockedStore {
             inner,
-            written: Arc::new(written),
+            clock,
+            written: Written::default(),
         }
+    }
+}
+
+impl fmt::Debug for ClockedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ClockedStore").field(&self.inner).finish()
     }
 }
 
@@ -64,8 +67,7 @@ impl ObjectStore for ClockedStore {
         options: PutOptions,
     ) -> Result<PutResult> {
         let put = self.inner.put_opts(location, payload, options).await?;
-        let mut at = self.written.at.lock().unwrap();
-        at.insert(location.clone(), Instant::now());
+        lock(&self.written).insert(location.clone(), (self.clock)());
         Ok(put)
     }
 
@@ -79,7 +81,7 @@ impl ObjectStore for ClockedStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let mut got = self.inner.get_opts(location, options).await?;
-        self.written.stamp(&mut got.meta);
+        stamp(&self.written, &mut got.meta);
         Ok(got)
     }
 
@@ -92,19 +94,19 @@ impl ObjectStore for ClockedStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let written = Arc::clone(&self.written);
-        let stamp = move |listed: Result<ObjectMeta>| {
+        let stamped = move |listed: Result<ObjectMeta>| {
             listed.map(|mut meta| {
-                written.stamp(&mut meta);
+                stamp(&written, &mut meta);
                 meta
             })
         };
-        Box::pin(self.inner.list(prefix).map(stamp))
+        Box::pin(self.inner.list(prefix).map(stamped))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
         let mut listed = self.inner.list_with_delimiter(prefix).await?;
         for meta in &mut listed.objects {
-            self.written.stamp(meta);
+            stamp(&self.written, meta);
         }
         Ok(listed)
     }
