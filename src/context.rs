@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use mvsink_persist::{Client, ClientOptions};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::corrections::{Directory, Disk};
 use crate::count::{Count, One};
@@ -34,6 +35,8 @@ struct Inner {
     instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, Weak<Instance>>>,
     /// What runs for any sink or source.
     running: Count,
+    /// When it was built, on the runtime's clock.
+    born: Instant,
     warned_of_runtime: AtomicBool,
 }
 
@@ -106,6 +109,12 @@ impl Context {
     /// Counts one more thing that runs, until what it gives is dropped.
     pub(crate) fn running(&self) -> One {
         self.inner.running.one()
+    }
+
+    /// Milliseconds since it was built, on the runtime's clock, which tests move.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let _runtime = self.client().handle().enter();
+        u64::try_from(self.inner.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Where updates go that memory has no room for.
@@ -220,6 +229,10 @@ impl ContextBuilder {
 
     /// The context.
     pub fn build(self) -> Context {
+        let born = {
+            let _runtime = self.handle.enter();
+            Instant::now()
+        };
         let client = Client::new(self.handle, self.client);
         let names = client.clone();
         let disk = Directory::new(self.spill_directory, move || names.random_u128());
@@ -231,6 +244,7 @@ impl ContextBuilder {
                 read_only: self.read_only,
                 instances: Default::default(),
                 running: Count::default(),
+                born,
                 warned_of_runtime: AtomicBool::new(false),
             }),
         }

@@ -159,6 +159,7 @@ impl<T: Timestamp> Handle<T> {
                 }
             };
             tokio::select! {
+                biased;
                 moved = moved => moved?,
                 _ = status.changed() => {}
             }

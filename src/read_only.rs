@@ -28,6 +28,7 @@ impl ReadOnly {
             }
         };
         tokio::select! {
+            biased;
             () = changed(&mut self.host) => {}
             () = own => {}
         }

@@ -65,7 +65,7 @@ async fn mint_task<T: Timestamp>(
         let mut watch = Watch::open(worker).await?;
         loop {
             let input = tokio::select! {
-                input = watch.next() => input?,
+                biased;
                 order = orders.recv() => {
                     let Some(order) = order else { return Ok(()) };
                     match watch.follow(order).await? {
@@ -73,6 +73,7 @@ async fn mint_task<T: Timestamp>(
                         None => continue,
                     }
                 }
+                input = watch.next() => input?,
             };
             let last = input == mint::Input::Upper(Frontier::Empty);
             // An operator that is gone has closed its requests too.

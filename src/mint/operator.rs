@@ -157,7 +157,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         let standby = STANDBY.get(configs);
         let silence_ms = standby.then(|| STANDBY_SILENCE_MS.get(configs) as u64);
         if standby {
-            let now_ms = self.worker.instance.now_ms();
+            let now_ms = self.worker.cx.now_ms();
             self.state.step(Input::Clock(now_ms), &mut self.effects);
         }
         self.state

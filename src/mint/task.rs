@@ -63,7 +63,7 @@ impl Watch {
                 self.known = Some(upper);
                 return Ok(Input::Upper(frontier_from_i64(upper)?));
             }
-            let (now_ms, wake_ms) = (self.worker.instance.now_ms(), self.wake_ms);
+            let (now_ms, wake_ms) = (self.worker.cx.now_ms(), self.wake_ms);
             if wake_ms.is_some_and(|wake_ms| wake_ms <= now_ms) {
                 self.wake_ms = None;
                 return Ok(Input::Clock(now_ms));
@@ -75,6 +75,7 @@ impl Watch {
                 }
             };
             tokio::select! {
+                biased;
                 progress = self.watcher.changed() => {
                     progress?;
                 }
