@@ -13,10 +13,7 @@
 //!
 //! The queues are not bounded, since an activation of a Timely operator cannot wait; they are metered.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use tokio::sync::{Notify, mpsc};
+use crate::sync::{Arc, AtomicUsize, Notify, Ordering, mpsc};
 
 /// What waits in the command queues of a sink: its owner throttles the sources by it.
 #[derive(Debug, Default)]
@@ -50,20 +47,40 @@ impl Meter {
             taken.await;
         }
     }
+}
 
-    fn add<C: Weigh>(&self, command: &C) {
-        self.updates.fetch_add(command.updates(), Ordering::Relaxed);
-        self.bytes.fetch_add(command.bytes(), Ordering::Relaxed);
-        self.read_back
-            .fetch_add(command.read_back(), Ordering::Relaxed);
+/// The weight of one command in the meter, for as long as it waits: it goes with the command, wherever that ends.
+struct Weight {
+    meter: Arc<Meter>,
+    updates: usize,
+    bytes: usize,
+    read_back: usize,
+}
+
+impl Weight {
+    fn of<C: Weigh>(command: &C, meter: &Arc<Meter>) -> Self {
+        let weight = Weight {
+            meter: Arc::clone(meter),
+            updates: command.updates(),
+            bytes: command.bytes(),
+            read_back: command.read_back(),
+        };
+        meter.updates.fetch_add(weight.updates, Ordering::Relaxed);
+        meter.bytes.fetch_add(weight.bytes, Ordering::Relaxed);
+        meter
+            .read_back
+            .fetch_add(weight.read_back, Ordering::Relaxed);
+        weight
     }
+}
 
-    fn subtract<C: Weigh>(&self, command: &C) {
-        self.updates.fetch_sub(command.updates(), Ordering::Relaxed);
-        self.bytes.fetch_sub(command.bytes(), Ordering::Relaxed);
-        self.read_back
-            .fetch_sub(command.read_back(), Ordering::Relaxed);
-        self.taken.notify_waiters();
+impl Drop for Weight {
+    fn drop(&mut self) {
+        let meter = &self.meter;
+        meter.updates.fetch_sub(self.updates, Ordering::Relaxed);
+        meter.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        meter.read_back.fetch_sub(self.read_back, Ordering::Relaxed);
+        meter.taken.notify_waiters();
     }
 }
 
@@ -87,6 +104,7 @@ struct Stamped<C> {
     activation: u64,
     phase: u8,
     command: C,
+    weight: Weight,
 }
 
 struct Sender<C> {
@@ -97,32 +115,33 @@ struct Sender<C> {
 
 impl<C: Weigh> Sender<C> {
     fn send(&self, phase: u8, command: C) {
-        self.meter.add(&command);
+        let weight = Weight::of(&command, &self.meter);
         // A task that has ended has reported why; what is sent to it is dropped with the sink.
         let _ = self.commands.send(Stamped {
             activation: self.activation,
             phase,
             command,
+            weight,
         });
     }
 }
 
 /// The receiving end of a command channel.
-pub(crate) struct Receiver<C: Weigh> {
+pub(crate) struct Receiver<C> {
     commands: mpsc::UnboundedReceiver<Stamped<C>>,
     last: Option<(u64, u8)>,
-    meter: Arc<Meter>,
 }
 
-impl<C: Weigh> Receiver<C> {
+impl<C> Receiver<C> {
     /// The next command; `None` once the operator is gone.
     pub(crate) async fn recv(&mut self) -> Option<C> {
         let Stamped {
             activation,
             phase,
             command,
+            weight,
         } = self.commands.recv().await?;
-        self.meter.subtract(&command);
+        drop(weight);
         debug_assert!(
             self.last < Some((activation, phase)),
             "commands arrive in the order of activations and phases: {:?} after {:?}",
@@ -134,31 +153,18 @@ impl<C: Weigh> Receiver<C> {
     }
 }
 
-impl<C: Weigh> Drop for Receiver<C> {
-    fn drop(&mut self) {
-        // What is left in the queue is dropped with it.
-        self.commands.close();
-        while let Ok(Stamped { command, .. }) = self.commands.try_recv() {
-            self.meter.subtract(&command);
-        }
-    }
-}
-
 fn channel<C: Weigh>(meter: Arc<Meter>) -> (Sender<C>, Receiver<C>) {
     let (tx, rx) = mpsc::unbounded_channel();
     let sender = Sender {
         commands: tx,
         activation: 0,
-        meter: Arc::clone(&meter),
+        meter,
     };
-    (
-        sender,
-        Receiver {
-            commands: rx,
-            last: None,
-            meter,
-        },
-    )
+    let receiver = Receiver {
+        commands: rx,
+        last: None,
+    };
+    (sender, receiver)
 }
 
 /// A command to the task of `write`: all data of an activation, or the order to write.
@@ -351,11 +357,13 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(not(debug_assertions), ignore = "it is a debug assertion")]
     #[should_panic(expected = "in the order of activations and phases")]
     fn r15_a_reordered_channel_trips_the_assertion() {
         let (tx, mut rx) = channel::<WriteCommand<Vec<u8>, u8>>(Arc::default());
         tx.send(1, WriteCommand::WriteBatch(7));
         tx.send(0, WriteCommand::Batch(vec![1]));
+        drop(tx);
         run(async { while rx.recv().await.is_some() {} });
     }
 

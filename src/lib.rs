@@ -142,6 +142,8 @@ mod signal;
 mod sink;
 mod source;
 mod status;
+mod stop;
+mod sync;
 mod target;
 pub mod time;
 mod wake;

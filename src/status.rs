@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mvsink_persist::{Pinned, Shard};
 use tokio::sync::{OnceCell, watch};
@@ -20,11 +20,8 @@ use crate::counters::{Counters, Metrics};
 use crate::error::Error;
 use crate::holding::Slot;
 use crate::mint::Role;
-use crate::wake::{Awake, Waker};
+use crate::stop::Stop;
 use crate::write::disputes::Disputes;
-
-/// How long a write that is under way may go on after its sink was stopped.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// What a sink is doing.
 #[derive(Clone, Debug)]
@@ -151,8 +148,6 @@ pub(crate) struct Instance {
     pub(crate) metrics: Arc<Metrics>,
     /// The hold on what its read-back, or the source, has still to read.
     pub(crate) holding: Slot,
-    /// Where its clock begins.
-    born: Instant,
     status: watch::Sender<Status>,
     inner: Mutex<Inner>,
 }
@@ -201,7 +196,6 @@ impl Instance {
             meter: Arc::default(),
             metrics: Arc::default(),
             holding: Slot::default(),
-            born: Instant::now(),
             status: watch::Sender::new(Status::Starting),
             inner: Mutex::new(inner),
         })
@@ -214,11 +208,6 @@ impl Instance {
             .get()
             .and_then(|shard| shard.progress().upper.time());
         self.metrics.counters(upper, &self.meter)
-    }
-
-    /// The time on a monotonic clock, in ms.
-    pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// True if this is a sink of this name on this shard that may still do something.
@@ -257,10 +246,7 @@ impl Instance {
     /// A stop for one more worker.
     pub(crate) fn stop(self: &Arc<Self>) -> Arc<Stop> {
         let mut inner = self.lock();
-        let stop = Arc::new(Stop {
-            stopped: watch::Sender::new(inner.failure.is_some()),
-            wakers: Mutex::default(),
-        });
+        let stop = Stop::new(inner.failure.is_some());
         inner.stops.retain(|stop| stop.strong_count() > 0);
         inner.stops.push(Arc::downgrade(&stop));
         stop
@@ -448,74 +434,6 @@ impl Inner {
         let workers = self.disputes.values();
         let rounds = workers.clone().map(Disputes::rounds).max();
         (rounds.unwrap_or(0), workers.map(Disputes::updates).sum())
-    }
-}
-
-/// Ends the operators and tasks of one sink on one worker.
-pub(crate) struct Stop {
-    stopped: watch::Sender<bool>,
-    wakers: Mutex<Vec<Arc<Waker>>>,
-}
-
-impl fmt::Debug for Stop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stop")
-            .field("stopped", &*self.stopped.borrow())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Stop {
-    /// Stops: operators drop their capabilities as they run next, tasks end at their next wait.
-    pub(crate) fn stop(&self) {
-        self.stopped.send_replace(true);
-        for waker in self
-            .wakers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
-            waker.wake();
-        }
-    }
-
-    /// True once stopped; asked by an operator that has begun to run, so that it misses no stop.
-    pub(crate) fn is_stopped(&self, _: &Awake) -> bool {
-        *self.stopped.borrow()
-    }
-
-    /// Wakes this operator too when the sink stops.
-    pub(crate) fn wakes(&self, waker: Arc<Waker>) {
-        self.wakers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(waker);
-    }
-
-    /// Runs the future until it is done, or until the stop: then it is dropped where it waits.
-    pub(crate) async fn or_stop<F: Future>(&self, future: F) -> Option<F::Output> {
-        let mut stopped = self.stopped.subscribe();
-        tokio::select! {
-            biased;
-            _ = stopped.wait_for(|stopped| *stopped) => None,
-            output = future => Some(output),
-        }
-    }
-
-    /// Runs the future until it is done. A stop leaves it a while, for what is almost finished; after that it
-    /// is dropped where it waits.
-    pub(crate) async fn or_grace<F: Future>(&self, future: F) -> Option<F::Output> {
-        let mut stopped = self.stopped.subscribe();
-        let grace = async {
-            // The sender is `self`.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-            tokio::time::sleep(GRACE).await;
-        };
-        tokio::select! {
-            biased;
-            output = future => Some(output),
-            () = grace => None,
-        }
     }
 }
 

@@ -4,10 +4,7 @@
 //! operator first of all takes its wake-up back ([`Waker::awake`]), and only then looks at anything that it
 //! is woken for; the token [`Awake`] that such looks ask for makes the order a compile-time fact.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use crossbeam_channel::{Receiver, Sender, TryRecvError, unbounded};
+use crate::sync::{Arc, AtomicBool, Ordering, Receiver, Sender, TryRecvError, unbounded};
 
 /// Wakes one operator from any thread, at most once until it has run.
 pub(crate) struct Waker {
@@ -93,9 +90,8 @@ pub(crate) fn replies<M>(waker: &Arc<Waker>) -> (Replies<M>, Inbox<M>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
+    use crate::sync::AtomicUsize;
 
     #[test]
     fn many_messages_are_one_wake_up_and_none_is_lost() {

@@ -17,7 +17,8 @@ use crate::dyncfg::STALL_AFTER_MS;
 use crate::error::Error;
 use crate::maintenance;
 use crate::read_only::ReadOnly;
-use crate::status::{Instance, Kind, Stop};
+use crate::status::{Instance, Kind};
+use crate::stop::Stop;
 use crate::wake::Waker;
 
 /// How a sink or source opens its shard.
