@@ -1,0 +1,274 @@
+//! What must hold at every step, judged from the table alone: its log and its files, read as any other program would.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::TryStreamExt;
+use mvsink::Frontier;
+use mvsink_persist::{Codec, decode_file};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde_json::Value;
+
+use super::plan::{Contents, Plan, Row};
+
+type Updates = Vec<(Result<Row, String>, i64, i64)>;
+
+/// Follows a table, and fails at the first thing that must not be.
+pub struct Judge {
+    store: Arc<InMemory>,
+    /// The version that comes next.
+    next: u64,
+    upper: Frontier<u64>,
+    since: i64,
+    live: BTreeMap<String, Updates>,
+    /// What was added once, or condemned: it must not come again.
+    added: BTreeSet<String>,
+    ids: BTreeSet<String>,
+    /// Another program has edited the table, so that until the next batch it may hold anything.
+    pub edited: bool,
+    /// No sink seals times below this one without their contents.
+    from: u64,
+    /// Commits that moved the upper, and all of them.
+    pub batches: usize,
+    pub commits: usize,
+    /// What was seen, in words.
+    pub trace: Vec<String>,
+}
+
+/// The result of a call of a store in memory, which never waits.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("memory does not wait")
+}
+
+impl Judge {
+    pub fn new(store: Arc<InMemory>, plan: &Plan) -> Self {
+        Judge {
+            store,
+            next: 0,
+            upper: Frontier::At(0),
+            since: 0,
+            live: BTreeMap::new(),
+            added: BTreeSet::new(),
+            ids: BTreeSet::new(),
+            edited: false,
+            from: plan.replicas.iter().map(|of| of.as_of).max().unwrap_or(0),
+            batches: 0,
+            commits: 0,
+            trace: Vec::new(),
+        }
+    }
+
+    fn get(&self, path: &str) -> Option<Vec<u8>> {
+        let path = Path::from(format!("view/{path}"));
+        match now(self.store.get(&path)) {
+            Ok(got) => Some(now(got.bytes()).unwrap().to_vec()),
+            Err(object_store::Error::NotFound { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// The shard's upper, as its log says.
+    pub fn upper(&self) -> Frontier<u64> {
+        self.upper
+    }
+
+    /// The version that comes next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// The files that the log refers to.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        self.live.keys()
+    }
+
+    /// Judges what has been committed since the last time.
+    pub fn look(&mut self, plan: &Plan) {
+        while let Some(entry) = self.get(&format!("_delta_log/{:020}.json", self.next)) {
+            self.entry(plan, &String::from_utf8(entry).unwrap());
+            self.next += 1;
+        }
+    }
+
+    /// No file that the log refers to may be missing.
+    pub fn look_for_files(&self) {
+        for path in self.live.keys() {
+            let path = Path::from(format!("view/{path}"));
+            assert!(
+                now(self.store.head(&path)).is_ok(),
+                "{path} is gone, to which the log refers"
+            );
+        }
+    }
+
+    /// The data files to which the log does not refer, and never has.
+    pub fn never_referenced(&self) -> Vec<String> {
+        let stored = self.stored().into_iter();
+        stored.filter(|name| !self.added.contains(name)).collect()
+    }
+
+    /// The data files to which the log does not refer.
+    pub fn unreferenced(&self) -> Vec<String> {
+        let stored = self.stored().into_iter();
+        stored
+            .filter(|name| !self.live.contains_key(name))
+            .collect()
+    }
+
+    fn stored(&self) -> Vec<String> {
+        let objects: Vec<_> = now(self.store.list(None).try_collect()).unwrap();
+        let names = objects
+            .iter()
+            .filter_map(|object| object.location.as_ref().strip_prefix("view/"))
+            .filter(|name| name.ends_with(".parquet") && !name.starts_with("_delta_log"));
+        names.map(str::to_owned).collect()
+    }
+
+    fn entry(&mut self, plan: &Plan, entry: &str) {
+        let actions: Vec<Value> = entry
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let info = actions.iter().find_map(|action| action.get("commitInfo"));
+        let id = info.and_then(|info| info["mvsink.id"].as_str());
+        let mut words = format!("version {}", self.next);
+        self.commits += 1;
+        if let Some(id) = id {
+            words += &format!(" by {id}");
+            assert!(self.ids.insert(id.to_owned()), "{id} was committed twice");
+        }
+        let before = self.upper;
+        let lower = info.and_then(|info| info["mvsink.lower"].as_u64());
+        for action in &actions {
+            if let Some(txn) = action.get("txn") {
+                let version = txn["version"].as_i64().unwrap();
+                match txn["appId"].as_str().unwrap() {
+                    "mvsink.upper" => {
+                        self.upper = match version {
+                            i64::MAX => Frontier::Empty,
+                            version => Frontier::At(u64::try_from(version).unwrap()),
+                        }
+                    }
+                    "mvsink.since" => self.since = version,
+                    _ => {}
+                }
+            }
+        }
+        let moved = self.next > 0 && self.upper != before;
+        if moved {
+            self.batches += 1;
+            words += &format!(" from {before} to {}", self.upper);
+            assert!(self.upper > before, "the upper goes back{words}");
+            assert_eq!(
+                lower.map(Frontier::At),
+                Some(before),
+                "a batch begins where the one before it ended: {words}"
+            );
+        }
+        let mut changed = false;
+        for action in &actions {
+            if let Some(remove) = action.get("remove") {
+                let path = remove["path"].as_str().unwrap();
+                // A sweeper condemns what nobody has added, in a commit, before it deletes it.
+                let condemned = self.added.insert(path.to_owned());
+                let removed = self.live.remove(path);
+                assert!(
+                    condemned || removed.is_some(),
+                    "{path} is removed twice: {words}"
+                );
+                words += &format!(", less {path}");
+                changed = true;
+            }
+        }
+        for action in &actions {
+            if let Some(add) = action.get("add") {
+                let path = add["path"].as_str().unwrap().to_owned();
+                let updates = self.decode(&path);
+                words += &format!(", plus {path} with {} updates", updates.len());
+                if moved {
+                    for (row, time, _) in &updates {
+                        let staged = u64::try_from(*time).unwrap();
+                        assert!(
+                            before <= Frontier::At(staged),
+                            "{row:?} at {time} is below its lower: {words}"
+                        );
+                        assert!(
+                            self.upper.is_complete(&staged),
+                            "{row:?} at {time} is beyond its upper: {words}"
+                        );
+                    }
+                }
+                assert!(
+                    self.added.insert(path.clone()),
+                    "{path} comes back: {words}"
+                );
+                self.live.insert(path, updates);
+                changed = true;
+            }
+        }
+        self.trace.push(words);
+        if id.is_none() {
+            self.edited = true;
+        }
+        // A batch seals its times; what merges files changes none of those that are sealed.
+        if !self.edited && (moved || changed) {
+            let first = match (moved, before) {
+                (true, Frontier::At(before)) => before,
+                _ => 0,
+            };
+            self.check(plan, first.max(self.from));
+        }
+    }
+
+    /// From this time on, as far as times are sealed, the table holds what it must.
+    fn check(&self, plan: &Plan, first: u64) {
+        let first = first.max(u64::try_from(self.since).unwrap_or(0));
+        for time in (first..=plan.end).filter(|time| self.upper.is_complete(time)) {
+            assert_eq!(
+                self.contents(time),
+                plan.truth(time),
+                "the contents at {time}, after {}",
+                self.trace.last().unwrap()
+            );
+        }
+    }
+
+    /// The table is final and holds what it must in the end.
+    pub fn check_end(&self, plan: &Plan) {
+        assert_eq!(self.upper, Frontier::Empty, "the shard has ended");
+        assert_eq!(
+            self.contents(plan.end),
+            plan.truth(plan.end),
+            "the contents in the end"
+        );
+    }
+
+    fn contents(&self, time: u64) -> Contents {
+        let mut sums = Contents::new();
+        for (row, at, diff) in self.live.values().flatten() {
+            if u64::try_from(*at).unwrap() <= time {
+                *sums.entry(row.clone()).or_default() += diff;
+            }
+        }
+        sums.retain(|_, diff| *diff != 0);
+        sums
+    }
+
+    fn decode(&self, path: &str) -> Updates {
+        let bytes = self.get(path);
+        let bytes = bytes.unwrap_or_else(|| panic!("{path} is committed, and not there"));
+        let codec = Codec::<Row, String>::new().unwrap();
+        let mut updates = Vec::new();
+        for batch in decode_file(path, bytes.into(), None, 1024).unwrap() {
+            let decoded = codec.decode(&batch.unwrap()).unwrap();
+            let rows = decoded.ok.into_iter();
+            updates.extend(rows.map(|(row, time, diff)| (Ok(row), time, diff)));
+            let errors = decoded.err.into_iter();
+            updates.extend(errors.map(|(error, time, diff)| (Err(error), time, diff)));
+        }
+        updates
+    }
+}

@@ -1,0 +1,327 @@
+//! What a simulation is to do: drawn from its seed before it begins, so that it can be told in words, and made smaller.
+
+use std::fmt;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+pub type Row = (String, u64);
+
+/// One update of the collection: a row, or an error of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Update {
+    pub row: Result<Row, String>,
+    pub time: u64,
+    pub diff: i64,
+    /// The host knows of it this early.
+    pub known: u64,
+}
+
+/// One replica of the view.
+#[derive(Clone, Debug)]
+pub struct ReplicaPlan {
+    pub workers: usize,
+    pub processes: usize,
+    pub as_of: u64,
+    /// Whether each process has the synchronous driver.
+    pub sync: Vec<bool>,
+    /// Flags from the start.
+    pub flags: Vec<(&'static str, String)>,
+    /// Whether it begins read-only.
+    pub read_only: bool,
+}
+
+/// What another program does to the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edit {
+    /// It adds a row that is in nobody's view.
+    Insert,
+    /// It removes one data file's rows.
+    Delete,
+}
+
+/// What a maintainer, a process of its own, does to the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upkeep {
+    Compact,
+    Collect,
+    Checkpoint,
+}
+
+/// One decision of the schedule. What cannot be done is passed over, so that any part of a plan is a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A worker steps its dataflows.
+    Step {
+        replica: usize,
+        worker: usize,
+        times: u32,
+    },
+    /// A process's tasks, or the maintainer's, are polled, one poll at a time.
+    Poll {
+        replica: Option<usize>,
+        process: usize,
+        polls: u32,
+    },
+    /// All of a replica have a turn or several, as when nothing is wrong.
+    Turns { replica: usize, times: u32 },
+    /// A worker is fed.
+    Feed {
+        replica: usize,
+        worker: usize,
+        steps: u32,
+    },
+    /// Time goes by.
+    Pass { ms: u64 },
+    /// The wall clocks are set, forward or back.
+    SetClock { ms: i64 },
+    /// From now on so many of a hundred calls of the store have a fault.
+    Faults { percent: u32 },
+    /// All processes of a replica are killed, and started again.
+    Crash { replica: usize },
+    /// A worker of a replica goes, with its dataflow.
+    Leave { replica: usize, worker: usize },
+    /// All handles of a replica are dropped.
+    Cancel { replica: usize },
+    /// A replica may not write, or may again.
+    ReadOnly { replica: usize, read_only: bool },
+    /// A flag is changed while a replica runs.
+    Flag {
+        replica: usize,
+        name: &'static str,
+        value: String,
+    },
+    /// Another program edits the table.
+    Edit(Edit),
+    /// The maintainer begins something.
+    Upkeep(Upkeep),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Step {
+                replica,
+                worker,
+                times,
+            } => write!(f, "replica {replica}: worker {worker} steps {times} times"),
+            Event::Poll {
+                replica: Some(replica),
+                process,
+                polls,
+            } => write!(
+                f,
+                "replica {replica}: the tasks of process {process} are polled {polls} times"
+            ),
+            Event::Turns { replica, times } => {
+                write!(f, "replica {replica}: all have {times} turns")
+            }
+            Event::Poll { polls, .. } => write!(f, "the maintainer is polled {polls} times"),
+            Event::Feed {
+                replica,
+                worker,
+                steps,
+            } => write!(
+                f,
+                "replica {replica}: worker {worker} is fed {steps} updates or times"
+            ),
+            Event::Pass { ms } => write!(f, "{ms} ms go by"),
+            Event::SetClock { ms } => write!(f, "the wall clocks are set by {ms} ms"),
+            Event::Faults { percent } => {
+                write!(
+                    f,
+                    "{percent} % of the store's calls have a fault from now on"
+                )
+            }
+            Event::Crash { replica } => write!(f, "replica {replica} is killed and started again"),
+            Event::Leave { replica, worker } => {
+                write!(
+                    f,
+                    "replica {replica}: worker {worker} goes, with its dataflow"
+                )
+            }
+            Event::Cancel { replica } => write!(f, "replica {replica}: its handles are dropped"),
+            Event::ReadOnly {
+                replica,
+                read_only: true,
+            } => write!(f, "replica {replica} must not write"),
+            Event::ReadOnly { replica, .. } => write!(f, "replica {replica} may write"),
+            Event::Flag {
+                replica,
+                name,
+                value,
+            } => write!(f, "replica {replica}: {name} is set to {value}"),
+            Event::Edit(Edit::Insert) => write!(f, "another program inserts a row"),
+            Event::Edit(Edit::Delete) => write!(f, "another program deletes the rows of a file"),
+            Event::Upkeep(upkeep) => write!(f, "the maintainer begins: {upkeep:?}"),
+        }
+    }
+}
+
+/// A whole simulation.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub seed: u64,
+    pub updates: Vec<Update>,
+    /// No update is at this time or later.
+    pub end: u64,
+    pub replicas: Vec<ReplicaPlan>,
+    pub events: Vec<Event>,
+}
+
+/// Flags that change how much is done, and when, and never what comes of it.
+fn flag(rng: &mut StdRng) -> (&'static str, String) {
+    let (name, values): (_, &[&str]) = match rng.random_range(0..9) {
+        0 => ("mvsink_standby", &["true", "false"]),
+        1 => ("mvsink_standby_silence_ms", &["1", "20", "200"]),
+        2 => ("mvsink_stage_ahead_bytes", &["0", "1", "200"]),
+        3 => ("mvsink_full_read_back", &["true", "false"]),
+        4 => ("mvsink_compaction", &["true", "false"]),
+        5 => ("mvsink_compaction_fan_in", &["2", "4"]),
+        6 => ("mvsink_target_file_bytes", &["1", "100000"]),
+        7 => ("mvsink_chunk_rows", &["1", "3", "8192"]),
+        _ => ("mvsink_maintenance_interval_ms", &["1", "50", "1000"]),
+    };
+    (name, values[rng.random_range(0..values.len())].to_owned())
+}
+
+fn replica(rng: &mut StdRng, end: u64) -> ReplicaPlan {
+    let workers = rng.random_range(1..=3);
+    let processes = match rng.random_range(0..3) {
+        0 if workers > 1 => 2,
+        _ => 1,
+    };
+    let mut flags: Vec<_> = (0..rng.random_range(0..4)).map(|_| flag(rng)).collect();
+    if rng.random_ratio(1, 40) {
+        // Beyond its memory, on a real disk.
+        flags.push(("mvsink_corrections_bytes", "1".to_owned()));
+    }
+    ReplicaPlan {
+        workers,
+        processes,
+        as_of: match rng.random_range(0..3) {
+            0 => rng.random_range(0..end / 2),
+            _ => 0,
+        },
+        sync: (0..processes).map(|_| rng.random_ratio(2, 3)).collect(),
+        flags,
+        read_only: rng.random_ratio(1, 6),
+    }
+}
+
+impl Plan {
+    /// What the seed decides.
+    pub fn draw(seed: u64) -> Plan {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let end = rng.random_range(16..32);
+        let mut updates = Vec::new();
+        for time in 0..end {
+            for _ in 0..rng.random_range(0..5) {
+                let row = match rng.random_ratio(1, 12) {
+                    true => Err(format!("error {}", rng.random_range(0..2))),
+                    false => {
+                        let key = rng.random_range(0..6);
+                        Ok((format!("row {key}"), key))
+                    }
+                };
+                let known = time - rng.random_range(0..=3.min(time)) / 2;
+                let diff = [1, 1, 1, 2, -1][rng.random_range(0..5)];
+                updates.push(Update {
+                    row,
+                    time,
+                    diff,
+                    known,
+                });
+            }
+        }
+        let replicas = match rng.random_range(0..4) {
+            0 => 1,
+            1 | 2 => 2,
+            _ => 3,
+        };
+        let replicas: Vec<_> = (0..replicas).map(|_| replica(&mut rng, end)).collect();
+        let events = (0..rng.random_range(200..400))
+            .map(|_| event(&mut rng, &replicas))
+            .collect();
+        Plan {
+            seed,
+            updates,
+            end,
+            replicas,
+            events,
+        }
+    }
+
+    /// What the collection holds at `time`, by a sink that began at `as_of` or before it.
+    pub fn truth(&self, time: u64) -> Contents {
+        let mut sums = Contents::new();
+        for update in self.updates.iter().filter(|update| update.time <= time) {
+            *sums.entry(update.row.clone()).or_default() += update.diff;
+        }
+        sums.retain(|_, diff| *diff != 0);
+        sums
+    }
+}
+
+/// How often each row, or error, is there.
+pub type Contents = std::collections::BTreeMap<Result<Row, String>, i64>;
+
+fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
+    let replica = rng.random_range(0..replicas.len());
+    let worker = rng.random_range(0..replicas[replica].workers);
+    let process = rng.random_range(0..replicas[replica].processes);
+    match rng.random_range(0..1000) {
+        0..100 => Event::Turns {
+            replica,
+            times: rng.random_range(1..8),
+        },
+        100..350 => Event::Step {
+            replica,
+            worker,
+            times: rng.random_range(1..4),
+        },
+        350..600 => Event::Poll {
+            replica: Some(replica).filter(|_| rng.random_ratio(9, 10)),
+            process,
+            polls: rng.random_range(1..60),
+        },
+        600..780 => Event::Feed {
+            replica,
+            worker,
+            steps: rng.random_range(1..4),
+        },
+        780..950 => Event::Pass {
+            ms: [1, 5, 10, 30, 100][rng.random_range(0..5)],
+        },
+        950..955 => Event::SetClock {
+            ms: rng.random_range(-60_000..120_000),
+        },
+        955..962 => Event::Faults {
+            percent: [0, 5, 20, 50][rng.random_range(0..4)],
+        },
+        962..967 => Event::Crash { replica },
+        967..969 => Event::Leave { replica, worker },
+        969..971 => Event::Cancel { replica },
+        971..978 => Event::ReadOnly {
+            replica,
+            read_only: rng.random(),
+        },
+        978..986 => {
+            let (name, value) = flag(rng);
+            Event::Flag {
+                replica,
+                name,
+                value,
+            }
+        }
+        986..988 => Event::Edit(match rng.random() {
+            true => Edit::Insert,
+            false => Edit::Delete,
+        }),
+        _ => Event::Upkeep(match rng.random_range(0..3) {
+            0 => Upkeep::Compact,
+            1 => Upkeep::Collect,
+            _ => Upkeep::Checkpoint,
+        }),
+    }
+}

@@ -1,0 +1,449 @@
+//! A simulation: replicas, a maintainer, and the table they share, under one schedule.
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mvsink::Frontier;
+use mvsink_persist::testing::{ClockedStore, Fault, FaultOptions, FaultyStore, Traced};
+use mvsink_persist::{
+    ClientOptions, Codec, CompactOptions, Error, FileEncoder, GcOptions, GcReport, Shard,
+};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, PutMode, PutPayload};
+use tokio::sync::OnceCell;
+
+use super::judge::Judge;
+use super::plan::{Edit, Event, Plan, Row, Upkeep};
+use super::replica::{Process, Replica, URL};
+
+/// In 2023.
+const START_MS: i64 = 1_700_000_000_000;
+/// A simulation that takes more rounds after the trouble makes no progress.
+const ROUNDS: u32 = 5_000;
+
+/// What a simulation has come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ran {
+    pub steps: usize,
+    pub batches: usize,
+    pub commits: usize,
+    pub faults: usize,
+    pub crashes: usize,
+    /// Rounds after the trouble.
+    pub rounds: u32,
+    /// All that happened to the table.
+    pub trace: Vec<String>,
+    /// All that the store was asked for.
+    pub calls: Vec<Traced>,
+}
+
+struct World<'a> {
+    plan: &'a Plan,
+    clock: Arc<AtomicI64>,
+    /// The store without its faults.
+    sound: Arc<ClockedStore>,
+    faulty: Arc<FaultyStore>,
+    store: Arc<dyn ObjectStore>,
+    judge: Judge,
+    replicas: Vec<Replica>,
+    maintainer: Process,
+    /// It keeps the shard open, or it would see each lease for the first time.
+    opened: Arc<OnceCell<Shard>>,
+    /// What it says of its last collection.
+    collected: Arc<Mutex<Option<GcReport>>>,
+    /// So that no two processes draw the same names.
+    started: u64,
+    ran: Ran,
+    /// Whether something may have been left to the sweeper: a kill, or a call that came late.
+    untidy: bool,
+}
+
+/// Runs a plan to its end. Panics at what must not be.
+pub fn run(plan: &Plan) -> Ran {
+    let mut world = World::new(plan);
+    for event in &plan.events {
+        world.perform(event);
+        world.ran.steps += 1;
+        world.assert_invariants();
+    }
+    world.recover();
+    world.end()
+}
+
+impl<'a> World<'a> {
+    fn new(plan: &'a Plan) -> Self {
+        let clock = Arc::new(AtomicI64::new(START_MS));
+        let base = Arc::new(InMemory::new());
+        let now = Arc::clone(&clock);
+        let sound = Arc::new(ClockedStore::new(
+            Arc::clone(&base) as Arc<dyn ObjectStore>,
+            Arc::new(move || now.load(Ordering::Relaxed)),
+        ));
+        let mut options = FaultOptions::default();
+        options.seed = plan.seed;
+        options.percent = 0;
+        options.latency = Duration::from_millis(3);
+        let faulty = FaultyStore::with_options(Arc::clone(&sound) as Arc<dyn ObjectStore>, options);
+        let store = Arc::clone(&faulty) as Arc<dyn ObjectStore>;
+        let (_, writable) = tokio::sync::watch::channel(false);
+        let mut world = World {
+            plan,
+            maintainer: Process::new(
+                options_of(plan.seed, 0, &clock),
+                Arc::clone(&store),
+                writable,
+            ),
+            opened: Arc::default(),
+            collected: Arc::default(),
+            clock,
+            judge: Judge::new(base, plan),
+            sound,
+            faulty,
+            store,
+            replicas: Vec::new(),
+            started: 0,
+            ran: Ran::default(),
+            untidy: false,
+        };
+        for index in 0..plan.replicas.len() {
+            let replica = world.start(index);
+            world.replicas.push(replica);
+        }
+        world
+    }
+
+    fn start(&mut self, index: usize) -> Replica {
+        let started = std::cell::Cell::new(self.started);
+        let options = || {
+            started.set(started.get() + 1);
+            options_of(self.plan.seed, started.get(), &self.clock)
+        };
+        let replica = Replica::start(self.plan, &self.plan.replicas[index], options, &self.store);
+        self.started = started.get();
+        replica
+    }
+
+    fn restart(&mut self, index: usize) {
+        let new = self.start(index);
+        let old = std::mem::replace(&mut self.replicas[index], new);
+        old.kill();
+        self.untidy = true;
+        self.ran.crashes += 1;
+    }
+
+    fn perform(&mut self, event: &Event) {
+        match *event {
+            Event::Step {
+                replica,
+                worker,
+                times,
+            } => self.replicas[replica].step(worker, times),
+            Event::Poll {
+                replica: Some(replica),
+                process,
+                polls,
+            } => self.replicas[replica].processes[process].poll(polls),
+            Event::Poll { polls, .. } => self.maintainer.poll(polls),
+            Event::Turns { replica, times } => {
+                for _ in 0..times {
+                    self.turn(replica, 1, false);
+                    self.pass(3);
+                }
+            }
+            Event::Feed {
+                replica,
+                worker,
+                steps,
+            } => self.replicas[replica].feed(worker, steps, false),
+            Event::Pass { ms } => self.pass(ms),
+            Event::SetClock { ms } => {
+                self.clock.fetch_add(ms, Ordering::Relaxed);
+            }
+            Event::Faults { percent } => self.faulty.set_percent(percent),
+            Event::Crash { replica } => self.restart(replica),
+            Event::Leave { replica, worker } => {
+                // What it was staging is wound up, unless all is killed before.
+                self.replicas[replica].leave(worker);
+            }
+            Event::Cancel { replica } => self.replicas[replica].cancel(),
+            Event::ReadOnly { replica, read_only } => {
+                let signal = &self.replicas[replica].read_only;
+                signal.send_replace(read_only);
+            }
+            Event::Flag {
+                replica,
+                name,
+                ref value,
+            } => {
+                for process in &self.replicas[replica].processes {
+                    process.cx.configs().set(name, value).unwrap();
+                }
+            }
+            Event::Edit(edit) => self.edit(edit),
+            Event::Upkeep(upkeep) => self.begin(upkeep),
+        }
+    }
+
+    /// Time goes by for everybody.
+    fn pass(&mut self, ms: u64) {
+        self.clock
+            .fetch_add(i64::try_from(ms).unwrap(), Ordering::Relaxed);
+        for replica in &self.replicas {
+            for process in &replica.processes {
+                process.pass(ms);
+            }
+        }
+        self.maintainer.pass(ms);
+    }
+
+    fn edit(&mut self, edit: Edit) {
+        let begun = matches!(self.judge.upper(), Frontier::At(upper) if upper > 0);
+        if !begun {
+            return;
+        }
+        let action = match edit {
+            Edit::Insert => {
+                let codec = Codec::<Row, String>::new().unwrap();
+                let mut file = FileEncoder::new(codec.schema()).unwrap();
+                let row = ("nobody's".to_owned(), 99);
+                file.write(&codec.encode([(&row, 0, 1)].into_iter()).unwrap())
+                    .unwrap();
+                let bytes = file.finish().unwrap().bytes;
+                let path = format!("foreign-{}.parquet", self.judge.next());
+                let size = bytes.len();
+                self.put(&path, bytes.into());
+                serde_json::json!({"add": {
+                    "path": path, "partitionValues": {}, "size": size, "modificationTime": 1,
+                    "dataChange": true,
+                }})
+            }
+            Edit::Delete => {
+                let Some(path) = self.judge.files().next() else {
+                    return;
+                };
+                let now_ms = self.clock.load(Ordering::Relaxed);
+                serde_json::json!({"remove": {"path": path, "deletionTimestamp": now_ms, "dataChange": true}})
+            }
+        };
+        let entry = format!("_delta_log/{:020}.json", self.judge.next());
+        self.put(&entry, action.to_string().into_bytes().into());
+    }
+
+    fn put(&self, path: &str, payload: PutPayload) {
+        use futures::FutureExt;
+        let path = Path::from(format!("view/{path}"));
+        let put = self.sound.put_opts(&path, payload, PutMode::Create.into());
+        put.now_or_never()
+            .expect("memory does not wait")
+            .expect("the version is free");
+    }
+
+    /// The maintainer begins something, beside what it is doing.
+    fn begin(&self, upkeep: Upkeep) {
+        let client = self.maintainer.cx.client().clone();
+        let (opened, collected) = (Arc::clone(&self.opened), Arc::clone(&self.collected));
+        self.maintainer.spawn(async move {
+            let open = || client.open_existing(URL);
+            let Ok(shard) = opened.get_or_try_init(open).await else {
+                return;
+            };
+            match upkeep_of(shard, upkeep, &collected).await {
+                Ok(()) => {}
+                Err(error) if is_passing(&error) => {}
+                Err(error) => panic!("{upkeep:?}: {error}"),
+            }
+        });
+    }
+
+    fn assert_invariants(&mut self) {
+        self.judge.look(self.plan);
+        if self.ran.steps.is_multiple_of(8) {
+            self.judge.look_for_files();
+        }
+        for (index, replica) in self.replicas.iter().enumerate() {
+            for report in replica.reports() {
+                assert!(
+                    report.failure.is_none(),
+                    "replica {index} has failed: {}",
+                    report.failure.as_deref().unwrap_or_default()
+                );
+                assert!(
+                    report.frontier.is_none_or(|it| it <= self.judge.upper()),
+                    "replica {index} reports {:?}, but the shard is at {}",
+                    report.frontier,
+                    self.judge.upper()
+                );
+            }
+        }
+    }
+
+    /// All of a replica have a turn.
+    fn turn(&mut self, index: usize, feed: u32, to_the_end: bool) {
+        let replica = &mut self.replicas[index];
+        for worker in 0..replica.workers() {
+            replica.feed(worker, feed, to_the_end);
+            replica.step(worker, 2);
+        }
+        for process in &replica.processes {
+            process.poll(40);
+        }
+    }
+
+    /// A round in which everybody has a turn.
+    fn round(&mut self, to_the_end: bool) {
+        self.ran.rounds += 1;
+        for index in 0..self.replicas.len() {
+            self.turn(index, 2, to_the_end);
+        }
+        self.maintainer.poll(40);
+        self.pass(10);
+        self.ran.steps += 1;
+        self.assert_invariants();
+    }
+
+    /// The trouble is over: what was broken is started again, everybody may write, and all goes to its end.
+    fn recover(&mut self) {
+        self.ran.crashes = 0;
+        self.faulty.set_percent(0);
+        for index in 0..self.replicas.len() {
+            if !self.replicas[index].is_whole() {
+                self.restart(index);
+            }
+            self.replicas[index].read_only.send_replace(false);
+        }
+        let last = Frontier::At(self.plan.end - 1);
+        self.rounds("the trouble is over", false, |world| {
+            world.judge.upper() >= last
+        });
+        // All that was done to the table has been seen.
+        for _ in 0..60 {
+            self.round(false);
+        }
+        self.rounds("the input has ended", true, |world| {
+            let mut reports = world.replicas.iter().flat_map(Replica::reports);
+            world.judge.upper().is_empty() && reports.all(|report| report.finished)
+        });
+        for replica in &mut self.replicas {
+            replica.cancel();
+        }
+        self.rounds("all handles were dropped", true, |world| {
+            world.replicas.iter().all(Replica::is_settled)
+        });
+    }
+
+    fn rounds(&mut self, what: &str, to_the_end: bool, done: impl Fn(&Self) -> bool) {
+        for _ in 0..ROUNDS {
+            if done(self) {
+                return;
+            }
+            self.round(to_the_end);
+        }
+        let statuses: Vec<_> = self
+            .replicas
+            .iter()
+            .map(|replica| {
+                let reports: Vec<_> = replica.reports().collect();
+                format!("{reports:?}, settled: {}", replica.is_settled())
+            })
+            .collect();
+        panic!(
+            "no progress in {ROUNDS} rounds since {what}; upper {}; {statuses:?}",
+            self.judge.upper()
+        );
+    }
+
+    fn end(mut self) -> Ran {
+        self.judge.check_end(self.plan);
+        let faults = self.faulty.trace();
+        self.ran.faults = faults
+            .iter()
+            .filter(|call| call.fault != Fault::None)
+            .count();
+        let late = faults.iter().any(|call| call.fault == Fault::AppliedLater);
+        if !self.untidy && !late {
+            assert_eq!(
+                self.judge.never_referenced(),
+                Vec::<String>::new(),
+                "nothing is left behind"
+            );
+        }
+        // What was left behind for a reason is swept.
+        self.replicas.clear();
+        // Whether a lease has lapsed a sweeper knows once it has watched it for as long; and how old something is, by
+        // what was written last.
+        for name in ["_one", "_other"] {
+            self.pass(3_600_000);
+            self.put(name, PutPayload::new());
+            self.begin(Upkeep::Collect);
+            for _ in 0..100 {
+                self.maintainer.poll(40);
+                self.pass(10);
+            }
+        }
+        let collected = self.collected.lock().unwrap().take();
+        self.judge.look(self.plan);
+        self.judge.look_for_files();
+        assert_eq!(
+            self.judge.unreferenced(),
+            Vec::<String>::new(),
+            "what was left behind is swept: {collected:?}"
+        );
+        self.judge.check_end(self.plan);
+        self.ran.batches = self.judge.batches;
+        self.ran.commits = self.judge.commits;
+        self.ran.trace = std::mem::take(&mut self.judge.trace);
+        self.ran.calls = self.faulty.trace();
+        self.ran
+    }
+}
+
+/// The options of one process.
+fn options_of(seed: u64, process: u64, clock: &Arc<AtomicI64>) -> ClientOptions {
+    let clock = Arc::clone(clock);
+    let mut options = ClientOptions::default();
+    options.seed = Some(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ process);
+    options.inline_compute = true;
+    options.clock = Arc::new(move || clock.load(Ordering::Relaxed));
+    options.checkpoint_interval = 7;
+    options.poll_max = Duration::from_millis(50);
+    options.log_min_age = Duration::from_secs(600);
+    options
+}
+
+async fn upkeep_of(
+    shard: &Shard,
+    upkeep: Upkeep,
+    collected: &Mutex<Option<GcReport>>,
+) -> Result<(), Error> {
+    match upkeep {
+        Upkeep::Compact => {
+            let mut options = CompactOptions::default();
+            options.fan_in = 2;
+            let go_on = |_| ControlFlow::Continue(());
+            shard.compact(&options, &go_on).await.map(drop)
+        }
+        Upkeep::Collect => {
+            let mut options = GcOptions::default();
+            // Beyond what clocks are set by.
+            options.removed_grace = Duration::from_secs(1_000);
+            options.orphan_min_age = Duration::from_secs(1_000);
+            options.foreign_orphan_min_age = Duration::from_secs(1_000);
+            let report = shard.collect_garbage(&options, &|_| ()).await?;
+            *collected.lock().unwrap() = Some(report);
+            Ok(())
+        }
+        Upkeep::Checkpoint => shard.checkpoint().await.map(drop),
+    }
+}
+
+/// Errors that a store that fails, or a rival, makes of maintenance: it is tried again another time.
+fn is_passing(error: &Error) -> bool {
+    error.is_transient()
+        || matches!(
+            error,
+            Error::NoShard { .. } | Error::MissingFile { .. } | Error::Undecided { .. }
+        )
+}
