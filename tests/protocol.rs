@@ -82,6 +82,7 @@ fn setup() -> impl Strategy<Value = Setup> {
                 read_only,
                 standby,
                 full_read_back,
+                ahead: true,
                 jumps,
             }
         })
@@ -120,6 +121,7 @@ fn quiet(mode: Mode) -> Setup {
         read_only: false,
         standby: None,
         full_read_back: false,
+        ahead: true,
         jumps: false,
     }
 }

@@ -1,6 +1,7 @@
 //! One instance of the sink: its states, the queues between them, its share of the faults.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use mvsink::append::{self, Effect as AppendEffect, Input as AppendInput};
 use mvsink::description::{Content, Description, Outcome, Part, Staged};
@@ -9,12 +10,48 @@ use mvsink::write::disputes::Disputes;
 use mvsink::write::{self, Effect as WriteEffect, Input as WriteInput};
 use mvsink::{Frontier, Mode};
 use mvsink_persist::CommitId;
-use rand::Rng;
-use rand::rngs::StdRng;
 
+use super::choices::{Aside, Choices};
 use super::{FileId, Setup, Shard, Time, Update};
 
-#[derive(Debug)]
+/// What an instance can do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Deal {
+    /// Mint learns how far the shard is.
+    Upper,
+    /// Mint learns how far the collection is.
+    Desired,
+    /// The collection is computed a little further.
+    Compute,
+    /// Write is activated.
+    Write,
+    /// The read-back goes on.
+    Read,
+    /// Append takes a description.
+    Description,
+    /// Append takes a part.
+    Part,
+    /// Append learns that no more parts come.
+    Parts,
+    /// Something that was begun ends.
+    Deed,
+}
+
+impl Deal {
+    pub const ALL: [Deal; 9] = [
+        Deal::Upper,
+        Deal::Desired,
+        Deal::Compute,
+        Deal::Write,
+        Deal::Read,
+        Deal::Description,
+        Deal::Part,
+        Deal::Parts,
+        Deal::Deed,
+    ];
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum ReadBack {
     Pinned(Time),
     Settled,
@@ -23,7 +60,7 @@ enum ReadBack {
 }
 
 /// How far a read-back is.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Reader {
     Unpinned,
     /// Waits for the verdict, with the rows of its buckets in the version that it has pinned.
@@ -37,7 +74,7 @@ enum Reader {
     Following,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Deed {
     Bump(CommitId, Time, Frontier<Time>),
     Commit(usize, Description<Time>, Vec<FileId>),
@@ -46,14 +83,14 @@ enum Deed {
 }
 
 /// A worker: write and append, what is under way to them, and the reader of its share of the shard.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Worker {
     write: write::State<Time>,
     append: append::State<Time, FileId>,
     corrections: BTreeMap<(u8, Time), i64>,
     since: Time,
     in_flight: Vec<Update>,
-    disputes: Disputes,
+    disputes: Aside<Disputes>,
     desired: VecDeque<Update>,
     desired_frontier: Frontier<Time>,
     desired_seen: Frontier<Time>,
@@ -68,6 +105,8 @@ struct Worker {
     held: BTreeSet<Time>,
     staged: Option<(CommitId, Vec<FileId>)>,
     ready: BTreeMap<CommitId, Vec<FileId>>,
+    /// The files that it has put so far.
+    puts: u64,
     /// The log entries that were read or skipped.
     read: usize,
     reader: Reader,
@@ -78,9 +117,9 @@ struct Worker {
 }
 
 /// One instance.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Instance {
-    setup: Setup,
+    setup: Aside<Arc<Setup>>,
     as_of: Frontier<Time>,
     mint: mint::State<Time>,
     role: Option<Role>,
@@ -93,12 +132,14 @@ pub struct Instance {
     read_only: bool,
     minted: usize,
     parts_sent: usize,
-    put: Vec<FileId>,
+    put: BTreeSet<FileId>,
     failed: bool,
+    /// What tells it from others, and its files.
+    born: u128,
 }
 
 impl Instance {
-    pub fn new(setup: &Setup, index: usize, shard: &Shard, born: u128) -> Self {
+    pub fn new(setup: &Arc<Setup>, index: usize, shard: &Shard, born: u128) -> Self {
         // A source resumes at the shard's upper; a finished one has nothing to say.
         let as_of = match setup.mode {
             Mode::View => setup.as_ofs[index],
@@ -124,7 +165,7 @@ impl Instance {
             corrections: BTreeMap::new(),
             since: 0,
             in_flight: Vec::new(),
-            disputes: Disputes::default(),
+            disputes: Aside::default(),
             desired: updates
                 .iter()
                 .filter(|(r, ..)| usize::from(*r) % count == index)
@@ -141,6 +182,7 @@ impl Instance {
             held: BTreeSet::new(),
             staged: None,
             ready: BTreeMap::new(),
+            puts: 0,
             read: 0,
             reader: Reader::Unpinned,
             read_frontier: Frontier::At(0),
@@ -151,7 +193,8 @@ impl Instance {
         let mut mint = mint::State::new(setup.mode, as_of, 0, count, born);
         mint.step(MintInput::Standby(setup.standby), &mut Vec::new());
         Instance {
-            setup: setup.clone(),
+            setup: Aside(Arc::clone(setup)),
+            born,
             as_of,
             mint,
             role: None,
@@ -163,7 +206,7 @@ impl Instance {
             read_only: true,
             minted: 0,
             parts_sent: 0,
-            put: Vec::new(),
+            put: BTreeSet::new(),
             failed: false,
         }
     }
@@ -183,8 +226,7 @@ impl Instance {
     }
 
     /// Tears one worker down: its capabilities go, its queues stop.
-    pub fn tear_down(&mut self, rng: &mut StdRng) {
-        let index = rng.random_range(0..self.workers.len());
+    pub fn tear_down(&mut self, index: usize) {
         let worker = &mut self.workers[index];
         worker.alive = false;
         worker.held.clear();
@@ -231,14 +273,45 @@ impl Instance {
         shard.delete(&left);
     }
 
-    /// Does one thing, if the one drawn can be done.
-    pub fn step(&mut self, clock: u64, rng: &mut StdRng, shard: &mut Shard) {
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// False of what cannot change anything now.
+    pub fn may(&self, index: usize, deal: Deal, shard: &Shard) -> bool {
+        let worker = &self.workers[index];
         if self.failed {
-            return;
+            return false;
         }
-        let index = rng.random_range(0..self.workers.len());
-        match rng.random_range(0..9) {
-            0 if self.workers[0].alive => {
+        match deal {
+            Deal::Upper | Deal::Desired => index == 0 && worker.alive,
+            Deal::Compute => !worker.desired_frontier.is_empty(),
+            Deal::Write | Deal::Parts => worker.alive,
+            Deal::Read => {
+                let more = match &worker.reader {
+                    Reader::Unpinned => true,
+                    Reader::Pinned { verdict, .. } => verdict.is_some(),
+                    Reader::Following => worker.read < shard.log.len(),
+                };
+                worker.alive && more
+            }
+            Deal::Description => worker.alive && !worker.to_append.is_empty(),
+            Deal::Part => worker.alive && !worker.parts.is_empty(),
+            Deal::Deed => index == 0 && !self.deeds.is_empty(),
+        }
+    }
+
+    /// Does one thing.
+    pub fn act(
+        &mut self,
+        index: usize,
+        deal: Deal,
+        clock: u64,
+        choices: &mut impl Choices,
+        shard: &mut Shard,
+    ) {
+        match deal {
+            Deal::Upper => {
                 self.mint(MintInput::Clock(clock));
                 for id in shard.log[self.told..].iter().filter_map(|entry| entry.id) {
                     self.mint(MintInput::Committed(id));
@@ -246,15 +319,14 @@ impl Instance {
                 self.told = shard.log.len();
                 self.mint(MintInput::Upper(shard.upper));
             }
-            1 if self.workers[0].alive => {
+            Deal::Desired => {
                 let workers = self.workers.iter();
                 let desired = workers.map(|worker| worker.desired_frontier).min();
                 let desired = desired.expect("there is a worker");
                 self.mint(MintInput::Clock(clock));
                 self.mint(MintInput::Desired(self.setup.round_up_frontier(desired)));
             }
-            2 => {
-                // The desired collection is computed a little further.
+            Deal::Compute => {
                 let worker = &mut self.workers[index];
                 let next = worker
                     .desired
@@ -263,39 +335,45 @@ impl Instance {
                     .find(|time| !worker.desired_frontier.is_complete(time));
                 let to = match next {
                     None => Frontier::Empty,
-                    Some(time) => Frontier::At(rng.random_range(time..=time + 2)),
+                    // Times with updates are complete only once the frontier is beyond them.
+                    Some(time) => Frontier::At(time + [1, 0, 2][choices.degree(3)]),
                 };
                 worker.desired_frontier = worker.desired_frontier.max(to);
             }
-            3 if self.workers[index].alive => self.activate_write(index, rng, shard),
-            4 if self.workers[index].alive => {
-                if self.setup.jumps && rng.random_ratio(1, 8) {
+            Deal::Write => self.activate_write(index, choices, shard),
+            Deal::Read => {
+                if self.setup.jumps && choices.below(8) == 0 {
                     self.jump(index, shard);
                 } else {
                     self.read(index, shard);
                 }
             }
-            5 if self.workers[index].alive => {
+            Deal::Description => {
                 if let Some(description) = self.workers[index].to_append.pop_front() {
                     self.append(index, AppendInput::Description(description), shard);
                 }
             }
-            6 if self.workers[index].alive => {
+            Deal::Part => {
                 if let Some(part) = self.workers[index].parts.pop_front() {
                     self.append(index, AppendInput::Part(part), shard);
                 }
             }
-            7 if self.workers[index].alive => {
+            Deal::Parts => {
                 let frontier = self.parts_frontier();
                 self.append(index, AppendInput::Parts(frontier), shard);
             }
-            8 if !self.deeds.is_empty() => {
-                let deed = self
-                    .deeds
-                    .swap_remove(rng.random_range(0..self.deeds.len()));
-                self.perform(deed, shard);
+            Deal::Deed => {
+                let deed = self.deeds.swap_remove(choices.below(self.deeds.len()));
+                let report = self.perform(deed, shard);
+                // The task that has commits done waits for them; a report that comes later is more than it needs.
+                match report {
+                    Some(report) if choices.degree(2) == 0 => {
+                        self.perform(report, shard);
+                    }
+                    Some(report) => self.deeds.push(report),
+                    None => {}
+                }
             }
-            _ => {}
         }
     }
 
@@ -318,13 +396,14 @@ impl Instance {
             .unwrap_or(Frontier::Empty)
     }
 
-    fn perform(&mut self, deed: Deed, shard: &mut Shard) {
+    /// Ends it; what there is to report of it is another deed.
+    fn perform(&mut self, deed: Deed, shard: &mut Shard) -> Option<Deed> {
         match deed {
             Deed::Bump(id, lower, upper) => {
                 let won = shard.append(id, lower, upper, &[]);
                 self.check_role(won);
                 let outcome = if won { Outcome::Done } else { Outcome::Lost };
-                self.deeds.push(Deed::ReportBump(id, outcome));
+                return Some(Deed::ReportBump(id, outcome));
             }
             Deed::Commit(index, description, files) => {
                 let Description {
@@ -336,13 +415,14 @@ impl Instance {
                     shard.check(lower, upper);
                 }
                 let outcome = if won { Outcome::Done } else { Outcome::Lost };
-                self.deeds.push(Deed::Report(index, id, outcome));
+                return Some(Deed::Report(index, id, outcome));
             }
             Deed::Report(index, id, outcome) => {
                 self.append(index, AppendInput::Committed(id, outcome), shard);
             }
             Deed::ReportBump(id, outcome) => self.mint(MintInput::Bumped(id, outcome)),
         }
+        None
     }
 
     fn check_role(&self, won: bool) {
@@ -376,6 +456,7 @@ impl Instance {
                         worker.to_append.push_back(description.clone());
                     }
                 }
+                MintEffect::Provisional { .. } if !self.setup.ahead => {}
                 MintEffect::Provisional { lower, open } => {
                     assert!(!(open && self.read_only), "a read-only sink stages nothing");
                     for worker in &mut self.workers {
@@ -445,7 +526,7 @@ impl Instance {
                 let differs =
                     |(row, time, _): &Update| *time > cutoff || differ.contains(&self.bucket(*row));
                 let rows: Vec<Update> = rows.into_iter().filter(differs).collect();
-                shard.rows_read_at_start += rows.len();
+                *shard.rows_read_at_start += rows.len();
                 let worker = &mut self.workers[index];
                 worker.inbox.push_back(ReadBack::Rows(rows));
                 worker.inbox.push_back(ReadBack::Settled);
@@ -529,11 +610,11 @@ impl Instance {
         assert!(verdict.replace(differ).is_none(), "it compares once");
     }
 
-    fn activate_write(&mut self, index: usize, rng: &mut StdRng, shard: &mut Shard) {
+    fn activate_write(&mut self, index: usize, choices: &mut impl Choices, shard: &mut Shard) {
         let persist = self.workers.iter().map(|worker| worker.read_frontier).min();
         let worker = &mut self.workers[index];
         // Data and frontiers get to write later than the frontier gets to mint.
-        if rng.random() {
+        if choices.degree(2) == 0 {
             worker.desired_seen = worker.desired_frontier;
         }
         let desired = worker.desired_seen;
@@ -550,7 +631,7 @@ impl Instance {
         inputs.push(WriteInput::Desired(self.setup.round_up_frontier(desired)));
         inputs.push(WriteInput::Persist(persist.expect("there is a worker")));
         // A stream of its own: it may come before the descriptions, or after them.
-        if rng.random() {
+        if !worker.provisional.is_empty() && choices.flip() {
             let provisional = worker.provisional.drain(..);
             inputs.extend(provisional.map(|(lower, open)| WriteInput::Provisional(lower, open)));
         }
@@ -558,7 +639,7 @@ impl Instance {
             worker.held.insert(description.lower);
             inputs.push(WriteInput::Description(description));
         }
-        if let Some((id, files)) = worker.staged.take_if(|_| rng.random()) {
+        if let Some((id, files)) = worker.staged.take_if(|_| choices.flip()) {
             worker.ready.insert(id, files);
             inputs.push(WriteInput::Staged(id));
         }
@@ -609,7 +690,7 @@ impl Instance {
         if recalls {
             worker.ahead = None;
             for file in std::mem::take(&mut worker.staged_ahead) {
-                shard.recalled += 1;
+                *shard.recalled += 1;
                 for (row, time, diff) in &shard.files[&file] {
                     *worker.corrections.entry((*row, *time)).or_default() += diff;
                 }
@@ -627,7 +708,7 @@ impl Instance {
             worker.ahead = stages_ahead;
         }
         // Data arrives before the frontier passes its time, and perhaps long before.
-        let mut early = [0, rng.random_range(0..4)][usize::from(rng.random::<bool>())];
+        let mut early = choices.degree(8).saturating_sub(4);
         let mut arrived = |(_, time, _): &mut Update| {
             let due = desired.is_complete(time);
             let arrives = due || early > 0;
@@ -676,14 +757,16 @@ impl Instance {
         }
         worker.corrections.retain(|_, diff| *diff != 0);
         // Some of what is there, whenever.
-        if let Some(lower) = worker.ahead.filter(|_| rng.random()) {
-            let some = |(_, time): &(u8, Time), _: &mut i64| *time == lower && rng.random();
+        if let Some(lower) = worker.ahead.filter(|_| choices.flip()) {
+            let some =
+                |(_, time): &(u8, Time), _: &mut i64| *time == lower && choices.degree(2) == 0;
             let some = worker.corrections.extract_if(.., some);
             let some: Vec<Update> = some.map(|((row, time), diff)| (row, time, diff)).collect();
             if !some.is_empty() {
-                shard.staged_ahead += 1;
-                let file = shard.put(some);
-                self.put.push(file);
+                *shard.staged_ahead += 1;
+                let file = next_file(self.born, index, &mut worker.puts);
+                shard.put(file, some);
+                self.put.insert(file);
                 worker.staged_ahead.push(file);
             }
         }
@@ -701,7 +784,11 @@ impl Instance {
             worker.in_flight = due.map(|((row, time), diff)| (row, time, diff)).collect();
             let files = match worker.in_flight.is_empty() {
                 true => Vec::new(),
-                false => vec![shard.put(worker.in_flight.clone())],
+                false => {
+                    let file = next_file(self.born, index, &mut worker.puts);
+                    shard.put(file, worker.in_flight.clone());
+                    vec![file]
+                }
             };
             self.put.extend(&files);
             worker.staged = Some((description.id, files));
@@ -733,4 +820,11 @@ impl Instance {
             }
         }
     }
+}
+
+/// The name of a worker's next file: whatever the others do, it is the same.
+fn next_file(born: u128, worker: usize, puts: &mut u64) -> FileId {
+    *puts += 1;
+    let born = FileId::try_from(born).expect("few are born");
+    (born * 100 + worker as FileId) * 100_000 + *puts
 }

@@ -4,11 +4,16 @@
 //! files (a map), the channels (queues), the corrections (an ordered map), and Timely's promise that data
 //! arrives before the frontier passes it.
 
+#![allow(dead_code, reason = "each test crate uses its part")]
+
+pub mod choices;
 mod instance;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use instance::Instance;
+use choices::{Aside, Choices};
+pub use instance::{Deal, Instance};
 use mvsink::{Frontier, Mode, Refresh};
 use mvsink_persist::CommitId;
 use rand::rngs::StdRng;
@@ -52,6 +57,8 @@ pub struct Setup {
     /// How long rivals may be silent, if instances stand by.
     pub standby: Option<u64>,
     pub full_read_back: bool,
+    /// Whether first snapshots may be staged ahead.
+    pub ahead: bool,
     /// Whether read-backs find the log cleaned up now and then.
     pub jumps: bool,
 }
@@ -86,7 +93,7 @@ pub struct Ran {
 }
 
 /// One entry of the model's log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub id: Option<CommitId>,
     pub upper: Frontier<Time>,
@@ -94,28 +101,25 @@ pub struct Entry {
 }
 
 /// The model of a shard.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shard {
     pub log: Vec<Entry>,
     pub upper: Frontier<Time>,
     pub files: BTreeMap<FileId, Vec<Update>>,
-    next_file: FileId,
     /// What the contents must be: at most one truth a time. `None` if the instances differ.
-    truth: Option<Vec<Update>>,
+    truth: Aside<Option<Vec<Update>>>,
     mode: Mode,
-    lost: usize,
-    trace: Vec<String>,
-    pub rows_read_at_start: usize,
-    pub staged_ahead: usize,
-    pub recalled: usize,
+    lost: Aside<usize>,
+    trace: Aside<Vec<String>>,
+    pub rows_read_at_start: Aside<usize>,
+    pub staged_ahead: Aside<usize>,
+    pub recalled: Aside<usize>,
 }
 
 impl Shard {
-    pub fn put(&mut self, updates: Vec<Update>) -> FileId {
-        let id = self.next_file;
-        self.next_file += 1;
-        self.files.insert(id, updates);
-        id
+    pub fn put(&mut self, id: FileId, updates: Vec<Update>) {
+        let before = self.files.insert(id, updates);
+        assert!(before.is_none(), "a file is put once");
     }
 
     pub fn delete(&mut self, files: &[FileId]) {
@@ -148,7 +152,7 @@ impl Shard {
                 self.upper > Frontier::At(lower),
                 "nobody writes beyond the upper"
             );
-            self.lost += 1;
+            *self.lost += 1;
             return false;
         }
         for (row, time, _) in files.iter().flat_map(|file| &self.files[file]) {
@@ -183,7 +187,7 @@ impl Shard {
 
     /// The times `lower ≤ t < upper` were sealed by a batch: they hold what they must.
     pub fn check(&self, lower: Time, upper: Frontier<Time>) {
-        let Some(truth) = &self.truth else { return };
+        let Some(truth) = &*self.truth else { return };
         let last = truth.iter().map(|(_, time, _)| time + 1).max();
         let last = last.unwrap_or(0).max(lower);
         for time in (lower..=last).filter(|time| upper.is_complete(time)) {
@@ -208,50 +212,160 @@ fn sum<'a>(updates: impl IntoIterator<Item = &'a Update>, at: Time) -> BTreeMap<
 }
 
 /// Instances, and the shard that they share.
-pub struct World;
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct World {
+    setup: Aside<Arc<Setup>>,
+    pub shard: Shard,
+    pub instances: Vec<Instance>,
+    /// How many instances there have been.
+    born: u128,
+}
 
 impl World {
-    /// Runs a schedule to its end and checks everything.
-    pub fn run(setup: Setup) -> Ran {
-        let mut rng = StdRng::seed_from_u64(setup.seed);
+    /// The instances, which know of nothing yet, and what was there before them.
+    pub fn new(setup: Setup) -> Self {
+        let setup = Arc::new(setup);
         let seen = setup.updates.iter();
         let seen = seen.filter_map(|(row, time, diff)| Some((*row, setup.round_up(*time)?, *diff)));
         let mut shard = Shard {
             log: Vec::new(),
             upper: Frontier::At(setup.held_upper),
             files: BTreeMap::new(),
-            next_file: 0,
-            truth: setup.differing.is_empty().then(|| seen.collect()),
+            truth: Aside(setup.differing.is_empty().then(|| seen.collect())),
             mode: setup.mode,
-            lost: 0,
-            trace: Vec::new(),
-            rows_read_at_start: 0,
-            staged_ahead: 0,
-            recalled: 0,
+            lost: Aside::default(),
+            trace: Aside::default(),
+            rows_read_at_start: Aside::default(),
+            staged_ahead: Aside::default(),
+            recalled: Aside::default(),
         };
         let at_0 = |(_, time, _): &&Update| *time == 0;
         let right = setup.updates.iter().filter(at_0).take(setup.right);
         let advanced = |(row, time, diff): &Update| (*row, setup.since.max(*time), *diff);
         let held: Vec<Update> = right.chain(&setup.wrong).map(advanced).collect();
         if setup.held_upper > 0 || !held.is_empty() {
-            let file = shard.put(held);
+            shard.put(0, held);
             shard.log.push(Entry {
                 id: None,
                 upper: shard.upper,
-                files: vec![file],
+                files: vec![0],
             });
         }
-        let mut born = 0;
-        let mut instances: Vec<Instance> = (0..setup.instances)
-            .map(|index| {
-                born += 1;
-                Instance::new(&setup, index, &shard, born)
-            })
-            .collect();
-        for instance in &mut instances {
-            instance.set_read_only(setup.read_only, 0);
+        let mut world = World {
+            setup: Aside(setup),
+            shard,
+            instances: Vec::new(),
+            born: 0,
+        };
+        for index in 0..world.setup.instances {
+            let mut instance = world.bear(index);
+            instance.set_read_only(world.setup.read_only, 0);
+            world.instances.push(instance);
         }
+        world
+    }
 
+    fn bear(&mut self, index: usize) -> Instance {
+        self.born += 1;
+        Instance::new(&self.setup, index, &self.shard, self.born)
+    }
+
+    /// Another instance takes the place of one, which dies as it is.
+    pub fn restart(&mut self, at: usize, clock: u64) {
+        let mut new = self.bear(at);
+        new.set_read_only(false, clock);
+        let old = std::mem::replace(&mut self.instances[at], new);
+        old.abandon(&mut self.shard);
+    }
+
+    /// An instance does one thing.
+    pub fn act(
+        &mut self,
+        instance: usize,
+        worker: usize,
+        deal: Deal,
+        clock: u64,
+        choices: &mut impl Choices,
+    ) {
+        self.instances[instance].act(worker, deal, clock, choices, &mut self.shard);
+    }
+
+    /// A rival of whom nothing is known but that it is right seals the times up to here, if it may.
+    pub fn rival(&mut self, upper: Frontier<Time>) {
+        let Frontier::At(lower) = self.shard.upper else {
+            return;
+        };
+        let truth = self.shard.truth.clone().0.expect("there is one truth");
+        let last = upper.time().unwrap_or(Time::MAX - 1).saturating_sub(1);
+        let (mut held, mut updates) = (self.shard.contents(lower), Vec::new());
+        for time in lower..=last.min(lower + 16) {
+            let right = sum(&truth, time);
+            for row in 0..=u8::MAX {
+                let of = |sums: &BTreeMap<u8, i64>| sums.get(&row).copied().unwrap_or(0);
+                let missing = of(&right) - of(&held);
+                if missing != 0 {
+                    updates.push((row, time, missing));
+                }
+            }
+            held = right;
+        }
+        let seq = self.shard.log.len() as u64;
+        let id = CommitId {
+            nonce: u128::MAX,
+            seq,
+        };
+        let mut files = Vec::new();
+        if !updates.is_empty() {
+            files.push(FileId::MAX - seq);
+            self.shard.put(files[0], updates);
+        }
+        assert!(self.shard.append(id, lower, upper, &files), "it is alone");
+        self.shard.check(lower, upper);
+    }
+
+    /// Nothing that was begun is left to do, and the shard has ended.
+    pub fn is_at_its_end(&self) -> bool {
+        let at_rest = |instance: &Instance| instance.is_at_rest(&self.shard);
+        self.shard.upper.is_empty() && self.instances.iter().all(at_rest)
+    }
+
+    /// What must hold in the end.
+    pub fn end(mut self) -> Ran {
+        for instance in self.instances {
+            if instance.is_whole() {
+                assert!(
+                    instance.unreferenced(&self.shard).is_empty(),
+                    "everything staged ends"
+                );
+            }
+            instance.abandon(&mut self.shard);
+        }
+        let shard = self.shard;
+        assert_eq!(
+            shard.files.len(),
+            shard.live().count(),
+            "no file is left behind"
+        );
+        // Who begins beyond the last time of the schedule ends the shard as it is.
+        let setup = &self.setup;
+        if (setup.as_ofs.iter()).all(|as_of| setup.round_up(*as_of).is_some()) {
+            shard.check(Time::MAX - 1, Frontier::Empty);
+        }
+        Ran {
+            trace: shard.trace.0,
+            disputed: false,
+            lost: *shard.lost,
+            rows_read_at_start: *shard.rows_read_at_start,
+            staged_ahead: *shard.staged_ahead,
+            recalled: *shard.recalled,
+        }
+    }
+
+    /// Runs a random schedule to its end and checks everything.
+    pub fn run(setup: Setup) -> Ran {
+        let mut rng = StdRng::seed_from_u64(setup.seed);
+        let mut world = World::new(setup);
+        let setup = Arc::clone(&world.setup);
         // Trouble for a while, then a fair schedule to the end.
         let trouble = rng.random_range(0..400);
         let mut clock = 0;
@@ -259,66 +373,47 @@ impl World {
             let fair = step > trouble;
             clock += rng.random_range(0..3);
             if step == trouble + 1 {
-                for instance in &mut instances {
+                for instance in &mut world.instances {
                     instance.set_read_only(false, clock);
                 }
             }
             if !fair && setup.read_only && rng.random_ratio(1, 30) {
-                let at = rng.random_range(0..instances.len());
-                instances[at].set_read_only(rng.random(), clock);
+                let at = rng.random_range(0..world.instances.len());
+                world.instances[at].set_read_only(rng.random(), clock);
             }
-            if !fair && setup.tear_down && rng.random_ratio(1, 40) && instances.len() > 1 {
-                instances[0].tear_down(&mut rng);
+            if !fair && setup.tear_down && rng.random_ratio(1, 40) && world.instances.len() > 1 {
+                let worker = rng.random_range(0..world.instances[0].workers());
+                world.instances[0].tear_down(worker);
             }
             if !fair && setup.restart && rng.random_ratio(1, 60) {
-                let at = rng.random_range(0..instances.len());
-                born += 1;
-                let mut new = Instance::new(&setup, at, &shard, born);
-                new.set_read_only(false, clock);
-                let old = std::mem::replace(&mut instances[at], new);
-                old.abandon(&mut shard);
+                world.restart(rng.random_range(0..world.instances.len()), clock);
             }
-            let at = rng.random_range(0..instances.len());
-            instances[at].step(clock, &mut rng, &mut shard);
-            if fair && shard.upper.is_empty() && instances.iter().all(|i| i.is_at_rest(&shard)) {
+            let at = rng.random_range(0..world.instances.len());
+            let worker = rng.random_range(0..world.instances[at].workers());
+            let deal = Deal::ALL[rng.random_range(0..Deal::ALL.len())];
+            // Mint runs on the first worker, and what was begun belongs to none.
+            let worker = match deal {
+                Deal::Upper | Deal::Desired | Deal::Deed => 0,
+                _ => worker,
+            };
+            if world.instances[at].may(worker, deal, &world.shard) {
+                world.act(at, worker, deal, clock, &mut rng);
+            }
+            if fair && world.is_at_its_end() {
                 break;
             }
         }
+        let at_rest = |instance: &Instance| instance.is_at_rest(&world.shard);
         assert!(
-            instances.iter().all(|i| i.is_at_rest(&shard)),
+            world.instances.iter().all(at_rest),
             "all that was begun ends, and every description has a part of every worker"
         );
-        assert!(
-            shard.upper.is_empty(),
-            "the end is reached; upper {}",
-            shard.upper
-        );
-        let disputed = instances.iter().any(Instance::is_disputed);
-        for instance in instances {
-            if instance.is_whole() {
-                assert!(
-                    instance.unreferenced(&shard).is_empty(),
-                    "everything staged ends"
-                );
-            }
-            instance.abandon(&mut shard);
-        }
-        assert_eq!(
-            shard.files.len(),
-            shard.live().count(),
-            "no file is left behind"
-        );
-        // Who begins beyond the last time of the schedule ends the shard as it is.
-        if (setup.as_ofs.iter()).all(|as_of| setup.round_up(*as_of).is_some()) {
-            shard.check(Time::MAX - 1, Frontier::Empty);
-        }
+        let upper = world.shard.upper;
+        assert!(upper.is_empty(), "the end is reached; upper {upper}");
+        let disputed = world.instances.iter().any(Instance::is_disputed);
         Ran {
-            trace: shard.trace,
             disputed,
-            lost: shard.lost,
-            rows_read_at_start: shard.rows_read_at_start,
-            staged_ahead: shard.staged_ahead,
-            recalled: shard.recalled,
+            ..world.end()
         }
     }
 }
