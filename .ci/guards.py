@@ -135,8 +135,8 @@ GUARDS = [
     ),
     Guard(
         "R11", "what was staged in vain is deleted", "src/worker.rs",
-        "let delete = Box::pin(shard.delete_files(files));",
-        "let delete = Box::pin(shard.delete_files(&files[..0]));",
+        "            shard.delete_files(files).await\n        });",
+        "            shard.delete_files(files).await\n        });\n        let delete = Box::pin(async { drop(delete); Ok::<(), ShardError>(()) });",
         "--test sink", "leave_nothing",
     ),
     Guard(
@@ -393,6 +393,12 @@ GUARDS = [
         ".retry(task, || client.open_or_create(url, create.clone()))\n                    .await;",
         ".retry(task, || async { Ok(client.open_or_create(url, create.clone()).await) })\n"
         "                    .await?\n                    .map_err(Error::Shard);",
+        *SCHEDULES,
+    ),
+    Guard(
+        "retry", "deleting what was staged in vain", "src/worker.rs",
+        "const DELETE_RETRIES: u32 = 6;",
+        "const DELETE_RETRIES: u32 = 0;",
         *SCHEDULES,
     ),
     Guard(

@@ -354,10 +354,12 @@ impl Shard {
                 tracing::error!(shard = %inner.storage.url, path, "not deleting a file that the log refers to");
             } else if removed {
                 tracing::debug!(shard = %inner.storage.url, path, "a removed file is left to the garbage collection");
-            } else {
+            }
+            // Whatever becomes of it now, nobody will commit it: from here on a sweeper may have it.
+            inner.staging.forget(path);
+            if !live && !removed {
                 inner.storage.delete(&Path::from(path)).await?;
             }
-            inner.staging.forget(path);
             Ok(())
         });
         join_all(deletes).await.into_iter().collect()

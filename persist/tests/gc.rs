@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use gate::{GateStore, Held};
+use mvsink_persist::testing::{Fault, FaultyStore};
 use mvsink_persist::{
     Appended, Client, Error, FileMeta, GcFiles, GcOptions, GcPhase, GcReport, GcSpared, Open,
     Shard, StagedFile,
@@ -336,6 +337,22 @@ fn r11_a_put_that_is_dropped_leaves_a_file_to_the_sweeper_of_the_same_process() 
             set([given.path.as_str()])
         );
         assert_eq!(stored(&truth).await, BTreeSet::from([given.path]));
+    });
+}
+
+#[test]
+fn r11_a_file_that_could_not_be_deleted_is_left_to_the_sweeper_of_the_same_process() {
+    run(async {
+        let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let faulty = FaultyStore::new(Arc::clone(&truth), 1, 0);
+        let shard = open(&client_of(faulty.clone(), 1), URL).await;
+        let file = stage(&shard, 0).await;
+        faulty.script_deletes(&[Fault::NotApplied]);
+        let failed = shard.delete_files(std::slice::from_ref(&file)).await;
+        assert!(failed.is_err_and(|error| error.is_transient()));
+        assert_eq!(stored(&truth).await, BTreeSet::from([file.path]));
+        assert_eq!(collect(&shard, &at_once()).await.orphans.count, 1);
+        assert_eq!(stored(&truth).await, BTreeSet::new());
     });
 }
 

@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
 use super::plan::{Plan, ReplicaPlan, Row, Update};
+use super::shrink::message;
 
 /// What is fed only once the trouble is over, so that what another program did is repaired by then.
 const KEPT: usize = 2;
@@ -328,11 +329,7 @@ fn work(worker: &mut Worker, mut seat: Seat) {
     while let Ok(job) = seat.jobs.recv() {
         let leaves = matches!(job, Job::Leave);
         let done = catch_unwind(AssertUnwindSafe(|| host.does(worker, &mut seat, job)));
-        let report = done.map_err(|panic| {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            text.or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "no message".to_owned())
-        });
+        let report = done.map_err(|panic| message(panic.as_ref()));
         if leaves {
             // Nothing of it is left, so what it is to tell is all that is missing.
             let _ = seat.reports.send(report);

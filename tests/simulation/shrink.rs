@@ -1,5 +1,6 @@
 //! Of a plan that fails, the least that still does.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
@@ -13,11 +14,15 @@ const RUNS: usize = 150;
 static TELLING: Mutex<()> = Mutex::new(());
 
 fn attempt(plan: &Plan) -> Result<Ran, String> {
-    catch_unwind(AssertUnwindSafe(|| world::run(plan))).map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned())
-    })
+    let ran = catch_unwind(AssertUnwindSafe(|| world::run(plan)));
+    ran.map_err(|panic| message(panic.as_ref()))
+}
+
+/// What a panic says.
+pub fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Runs a plan. If it fails, tells in words the least that fails, and panics.

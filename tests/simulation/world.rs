@@ -364,10 +364,14 @@ impl<'a> World<'a> {
             .count();
         let late = faults.iter().any(|call| call.fault == Fault::AppliedLater);
         if !self.untidy && !late {
-            assert_eq!(
-                self.judge.never_referenced(),
-                Vec::<String>::new(),
-                "nothing is left behind"
+            let left = self.judge.never_referenced();
+            let calls = faults
+                .iter()
+                .filter(|call| left.contains(&call.path.as_ref().replacen("view/", "", 1)));
+            assert!(
+                left.is_empty(),
+                "{left:?} are left behind, after {:?}",
+                calls.collect::<Vec<_>>()
             );
         }
         // What was left behind for a reason is swept.

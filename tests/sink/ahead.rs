@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Status, Target};
+use mvsink_persist::testing::{Fault, FaultyStore};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use timely::worker::Worker;
@@ -232,6 +233,29 @@ fn a_sink_that_is_demoted_recalls_what_it_staged_ahead(driver: Driver) {
     );
 }
 
+fn r11_a_deletion_that_fails_for_now_is_tried_again(driver: Driver) {
+    let runtime = runtime();
+    let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let faulty = FaultyStore::new(Arc::clone(&truth), 0, 0);
+    let store = Arc::clone(&faulty) as Arc<dyn ObjectStore>;
+    let cx = contexts(driver, &runtime, 1, &store).remove(0);
+    timely::execute_directly(move |worker| {
+        let (signal, read_only) = watch::channel(false);
+        let target = Target::new(URL).read_only(read_only);
+        let (mut input, handle) = rows_sink(worker, &cx, "view", target);
+        feed_until_staged(worker, &mut input, &handle, 3);
+        // The second of them has happened all the same.
+        faulty.script_deletes(&[Fault::NotApplied, Fault::Applied, Fault::NotApplied]);
+        signal.send_replace(true);
+        step_until_so(worker, "the files are gone", || {
+            let counters = handle.counters();
+            matches!(handle.status(), Status::ReadOnly)
+                && counters.files_deleted == counters.files_staged
+        });
+        assert_eq!(unreferenced(&cx, URL, &*truth), Vec::<String>::new());
+    });
+}
+
 fn a_sink_that_is_dropped_deletes_what_it_staged_ahead(driver: Driver) {
     let runtime = runtime();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -251,5 +275,6 @@ on_both_drivers! {
     rivals_that_stage_ahead_are_exact_and_leave_nothing,
     a_rival_that_comes_first_has_what_was_staged_ahead_recalled,
     a_sink_that_is_demoted_recalls_what_it_staged_ahead,
+    r11_a_deletion_that_fails_for_now_is_tried_again,
     a_sink_that_is_dropped_deletes_what_it_staged_ahead,
 }

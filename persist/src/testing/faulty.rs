@@ -119,6 +119,7 @@ struct Faults {
     random: StdRng,
     percent: u32,
     script: VecDeque<Fault>,
+    deletes: VecDeque<Fault>,
     trace: Vec<Traced>,
     /// Objects that listings miss.
     hidden: Vec<Path>,
@@ -163,6 +164,7 @@ impl FaultyStore {
                     random: StdRng::seed_from_u64(options.seed),
                     percent: options.percent,
                     script: VecDeque::new(),
+                    deletes: VecDeque::new(),
                     trace: Vec::new(),
                     hidden: Vec::new(),
                     fresh: VecDeque::new(),
@@ -176,6 +178,11 @@ impl FaultyStore {
     /// The next puts that create have these faults, in this order; after that the seed decides again.
     pub fn script(&self, faults: &[Fault]) {
         lock(&self.shared.faults).script = faults.iter().copied().collect();
+    }
+
+    /// The next deletions have these faults, in this order; after that the seed decides again.
+    pub fn script_deletes(&self, faults: &[Fault]) {
+        lock(&self.shared.faults).deletes = faults.iter().copied().collect();
     }
 
     /// From now on, faults in `percent` of a hundred calls.
@@ -248,6 +255,7 @@ impl Shared {
         let kind = faults.random.random_range(0..3);
         let scripted = match call {
             Call::Create => faults.script.pop_front(),
+            Call::Delete => faults.deletes.pop_front(),
             _ => None,
         };
         let fault = match scripted.unwrap_or(drawn) {
