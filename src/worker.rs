@@ -21,9 +21,6 @@ use crate::status::{Instance, Kind};
 use crate::stop::Stop;
 use crate::wake::Waker;
 
-/// How often a deletion is tried again that fails for now: for about two seconds.
-const DELETE_RETRIES: u32 = 6;
-
 /// How a sink or source opens its shard.
 #[derive(Clone, Debug)]
 pub(crate) struct Opening {
@@ -188,18 +185,10 @@ impl Worker {
         self.instance.resumed(task, self.index);
     }
 
-    /// Deletes staged files that no commit refers to. What cannot be deleted after a few attempts costs space and
-    /// nothing else: the sweeper finds it.
+    /// Deletes staged files that no commit refers to. What cannot be deleted costs space and nothing else: a sweeper
+    /// finds it.
     pub(crate) async fn delete_staged(&self, shard: &Shard, files: &[StagedFile]) {
-        let delete = Box::pin(async {
-            for attempt in 0..DELETE_RETRIES {
-                match shard.delete_files(files).await {
-                    Err(error) if error.is_transient() => self.cx.client().wait(attempt).await,
-                    decided => return decided,
-                }
-            }
-            shard.delete_files(files).await
-        });
+        let delete = Box::pin(shard.delete_files(files));
         match self.stop.or_grace(delete).await {
             Some(Ok(())) => self.instance.metrics.files_deleted.add(files.len() as u64),
             Some(Err(error)) => {

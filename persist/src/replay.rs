@@ -47,7 +47,8 @@ const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 const CONFIRM_INTERVAL_MAX: Duration = Duration::from_secs(30);
 /// How often the log may be cleaned up under a reader before it gives up.
 const RESTARTS_MAX: u32 = 20;
-/// How often what cannot be read is looked for again: it may have been cleaned up just then.
+/// How often one thing that cannot be read is looked for again: it may have been cleaned up just then. Whoever finds
+/// another missing each time is slow, and the log goes on.
 const LOADS_AGAIN_MAX: u32 = 3;
 
 /// What recognizes the last entry known.
@@ -287,6 +288,7 @@ impl Storage {
 
     /// Reads the log to its end, from the newest checkpoint on; `None` if there is none.
     pub(crate) async fn replay(&self, on_retry: OnRetry<'_>) -> Result<Option<Log>, Error> {
+        let (mut failure, mut again) = (String::new(), 0);
         for attempt in 0..RESTARTS_MAX {
             let started = self.env.moment();
             // If the pointer led astray, a listing does not.
@@ -294,9 +296,13 @@ impl Storage {
                 Ok(Some(log)) => log,
                 Ok(None) => return Ok(None),
                 // Maybe cleaned up between being found and being read.
-                Err(error @ (Error::MissingFile { .. } | Error::Corrupt { .. }))
-                    if attempt < LOADS_AGAIN_MAX =>
-                {
+                Err(error @ (Error::MissingFile { .. } | Error::Corrupt { .. })) => {
+                    let told = error.to_string();
+                    again = if told == failure { again + 1 } else { 0 };
+                    if again == LOADS_AGAIN_MAX {
+                        return Err(error);
+                    }
+                    failure = told;
                     tracing::debug!(%error, "looking for it again");
                     self.env.wait(attempt).await;
                     continue;

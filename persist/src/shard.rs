@@ -339,7 +339,8 @@ impl Shard {
     /// has returned, whatever it returned, is not.
     ///
     /// # Errors
-    /// If the log cannot be read, or the store fails to delete: deleting again is safe.
+    /// If the log cannot be read, or the store fails to delete, several times if that may pass. Deleting again is
+    /// safe, and so is leaving it to garbage collection.
     pub async fn delete_files(&self, files: &[StagedFile]) -> Result<(), Error> {
         if files.is_empty() {
             return Ok(());
@@ -358,7 +359,7 @@ impl Shard {
             // Whatever becomes of it now, nobody will commit it: from here on a sweeper may have it.
             inner.staging.forget(path);
             if !live && !removed {
-                inner.storage.delete(&Path::from(path)).await?;
+                inner.storage.delete_retrying(&Path::from(path)).await?;
             }
             Ok(())
         });

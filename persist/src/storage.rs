@@ -15,6 +15,9 @@ use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing};
 use crate::log::entry_path;
 
+/// How often a deletion is tried again that fails for now: for about a second.
+const DELETE_RETRIES: u32 = 6;
+
 /// Told of every error that is followed by another attempt.
 pub type OnRetry<'a> = &'a (dyn Fn(&Error) + Send + Sync);
 
@@ -137,6 +140,17 @@ impl Storage {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.error("delete", path, error)),
         }
+    }
+
+    /// Deletes the object, in several attempts if that fails for now.
+    pub(crate) async fn delete_retrying(&self, path: &Path) -> Result<(), Error> {
+        for attempt in 0..DELETE_RETRIES {
+            match self.delete(path).await {
+                Err(error) if error.is_transient() => self.env.wait(attempt).await,
+                decided => return decided,
+            }
+        }
+        self.delete(path).await
     }
 
     /// Puts `body` as log entry `version` if there is none, and returns who has the slot then.

@@ -347,7 +347,7 @@ fn r11_a_file_that_could_not_be_deleted_is_left_to_the_sweeper_of_the_same_proce
         let faulty = FaultyStore::new(Arc::clone(&truth), 1, 0);
         let shard = open(&client_of(faulty.clone(), 1), URL).await;
         let file = stage(&shard, 0).await;
-        faulty.script_deletes(&[Fault::NotApplied]);
+        faulty.script_deletes(&[Fault::NotApplied; 7]);
         let failed = shard.delete_files(std::slice::from_ref(&file)).await;
         assert!(failed.is_err_and(|error| error.is_transient()));
         assert_eq!(stored(&truth).await, BTreeSet::from([file.path]));
