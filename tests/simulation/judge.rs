@@ -28,7 +28,7 @@ pub struct Judge {
     added: BTreeSet<String>,
     ids: BTreeSet<String>,
     /// Another program has edited the table, so that until the next batch it may hold anything.
-    pub edited: bool,
+    edited: bool,
     /// No sink seals times below this one without their contents.
     from: u64,
     /// Commits that moved the upper, and all of them.

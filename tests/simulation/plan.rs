@@ -252,7 +252,7 @@ impl Plan {
         }
     }
 
-    /// What the collection holds at `time`, by a sink that began at `as_of` or before it.
+    /// What the collection holds at `time`.
     pub fn truth(&self, time: u64) -> Contents {
         let mut sums = Contents::new();
         for update in self.updates.iter().filter(|update| update.time <= time) {

@@ -52,12 +52,12 @@ struct World<'a> {
     maintainer: Process,
     /// It keeps the shard open, or it would see each lease for the first time.
     opened: Arc<OnceCell<Shard>>,
-    /// What it says of its last collection.
-    collected: Arc<Mutex<Option<GcReport>>>,
+    /// What it says of its last collection, or why it cannot go on.
+    upkept: Arc<Mutex<Result<Option<GcReport>, String>>>,
     /// So that no two processes draw the same names.
     started: u64,
     ran: Ran,
-    /// Whether something may have been left to the sweeper: a kill, or a call that came late.
+    /// Whether a kill may have left something to the sweeper.
     untidy: bool,
 }
 
@@ -97,7 +97,7 @@ impl<'a> World<'a> {
                 writable,
             ),
             opened: Arc::default(),
-            collected: Arc::default(),
+            upkept: Arc::new(Mutex::new(Ok(None))),
             clock,
             judge: Judge::new(base, plan),
             sound,
@@ -131,7 +131,6 @@ impl<'a> World<'a> {
         let old = std::mem::replace(&mut self.replicas[index], new);
         old.kill();
         self.untidy = true;
-        self.ran.crashes += 1;
     }
 
     fn perform(&mut self, event: &Event) {
@@ -163,7 +162,10 @@ impl<'a> World<'a> {
                 self.clock.fetch_add(ms, Ordering::Relaxed);
             }
             Event::Faults { percent } => self.faulty.set_percent(percent),
-            Event::Crash { replica } => self.restart(replica),
+            Event::Crash { replica } => {
+                self.restart(replica);
+                self.ran.crashes += 1;
+            }
             Event::Leave { replica, worker } => {
                 // What it was staging is wound up, unless all is killed before.
                 self.replicas[replica].leave(worker);
@@ -244,16 +246,21 @@ impl<'a> World<'a> {
     /// The maintainer begins something, beside what it is doing.
     fn begin(&self, upkeep: Upkeep) {
         let client = self.maintainer.cx.client().clone();
-        let (opened, collected) = (Arc::clone(&self.opened), Arc::clone(&self.collected));
+        let (opened, upkept) = (Arc::clone(&self.opened), Arc::clone(&self.upkept));
         self.maintainer.spawn(async move {
-            let open = || client.open_existing(URL);
-            let Ok(shard) = opened.get_or_try_init(open).await else {
-                return;
+            let work = async {
+                let shard = opened.get_or_try_init(|| client.open_existing(URL)).await?;
+                upkeep_of(shard, upkeep).await
             };
-            match upkeep_of(shard, upkeep, &collected).await {
-                Ok(()) => {}
-                Err(error) if is_passing(&error) => {}
-                Err(error) => panic!("{upkeep:?}: {error}"),
+            let ended = work.await;
+            let mut upkept = upkept.lock().unwrap();
+            // A panic here would be the runtime's, and seen by nobody; the first failure is the one that is told.
+            match (ended, &*upkept) {
+                (Ok(Some(report)), Ok(_)) => *upkept = Ok(Some(report)),
+                (Err(error), Ok(_)) if !is_passing(&error) => {
+                    *upkept = Err(format!("{upkeep:?}: {error}"));
+                }
+                _ => {}
             }
         });
     }
@@ -263,6 +270,7 @@ impl<'a> World<'a> {
         if self.ran.steps.is_multiple_of(8) {
             self.judge.look_for_files();
         }
+        self.upkept();
         for (index, replica) in self.replicas.iter().enumerate() {
             for report in replica.reports() {
                 assert!(
@@ -278,6 +286,15 @@ impl<'a> World<'a> {
                 );
             }
         }
+    }
+
+    /// What the maintainer says of its last collection; it must not have failed.
+    fn upkept(&self) -> Option<GcReport> {
+        let upkept = self.upkept.lock().unwrap();
+        let collected = upkept.as_ref();
+        collected
+            .unwrap_or_else(|failure| panic!("the maintainer fails: {failure}"))
+            .clone()
     }
 
     /// All of a replica have a turn.
@@ -306,7 +323,6 @@ impl<'a> World<'a> {
 
     /// The trouble is over: what was broken is started again, everybody may write, and all goes to its end.
     fn recover(&mut self) {
-        self.ran.crashes = 0;
         self.faulty.set_percent(0);
         for index in 0..self.replicas.len() {
             if !self.replicas[index].is_whole() {
@@ -387,7 +403,7 @@ impl<'a> World<'a> {
                 self.pass(10);
             }
         }
-        let collected = self.collected.lock().unwrap().take();
+        let collected = self.upkept();
         self.judge.look(self.plan);
         self.judge.look_for_files();
         assert_eq!(
@@ -417,17 +433,14 @@ fn options_of(seed: u64, process: u64, clock: &Arc<AtomicI64>) -> ClientOptions 
     options
 }
 
-async fn upkeep_of(
-    shard: &Shard,
-    upkeep: Upkeep,
-    collected: &Mutex<Option<GcReport>>,
-) -> Result<(), Error> {
+/// Does it; gives the report of a collection.
+async fn upkeep_of(shard: &Shard, upkeep: Upkeep) -> Result<Option<GcReport>, Error> {
     match upkeep {
         Upkeep::Compact => {
             let mut options = CompactOptions::default();
             options.fan_in = 2;
             let go_on = |_| ControlFlow::Continue(());
-            shard.compact(&options, &go_on).await.map(drop)
+            shard.compact(&options, &go_on).await?;
         }
         Upkeep::Collect => {
             let mut options = GcOptions::default();
@@ -435,12 +448,13 @@ async fn upkeep_of(
             options.removed_grace = Duration::from_secs(1_000);
             options.orphan_min_age = Duration::from_secs(1_000);
             options.foreign_orphan_min_age = Duration::from_secs(1_000);
-            let report = shard.collect_garbage(&options, &|_| ()).await?;
-            *collected.lock().unwrap() = Some(report);
-            Ok(())
+            return shard.collect_garbage(&options, &|_| ()).await.map(Some);
         }
-        Upkeep::Checkpoint => shard.checkpoint().await.map(drop),
+        Upkeep::Checkpoint => {
+            shard.checkpoint().await?;
+        }
     }
+    Ok(None)
 }
 
 /// Errors that a store that fails, or a rival, makes of maintenance: it is tried again another time.
