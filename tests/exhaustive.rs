@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use model::choices::Choices;
 use model::{Deal, Setup, World};
-use mvsink::{Frontier, Mode, Refresh};
+use mvsink::{Frontier, Mode};
 use stateright::{Checker, Model, Property};
 
 /// What can be reached.
@@ -93,8 +93,8 @@ struct Search {
     /// Whether there is a rival beside the instances of whom nothing is known but that what it writes is right: it
     /// stands for any number of others.
     rival: bool,
-    /// The last time of an update.
-    last: u64,
+    /// Updates are at the times below this one.
+    times: u64,
 }
 
 /// Does something to a copy of the state; a panic is a failure of what comes of it.
@@ -140,10 +140,8 @@ impl Model for Search {
         };
         // A description that has come to append is taken up first: what goes on elsewhere meanwhile makes no difference
         // to it, nor it to that.
-        let workers = instances().flat_map(|(at, it)| (0..it.workers()).map(move |w| (at, w)));
-        let urgent = workers
-            .clone()
-            .find(|(at, worker)| may(*at, *worker, Deal::Description));
+        let mut workers = instances().flat_map(|(at, it)| (0..it.workers()).map(move |w| (at, w)));
+        let urgent = workers.find(|(at, worker)| may(*at, *worker, Deal::Description));
         if let Some((at, worker)) = urgent {
             let next = after(state, |next| {
                 let mut decided = Decided::default();
@@ -177,19 +175,19 @@ impl Model for Search {
                     }
                 }
             }
-            if let (true, Frontier::At(upper)) = (self.rival, state.world.shard.upper) {
-                let later = (upper + 1..=self.last + 1).map(Frontier::At);
-                for to in later.chain([Frontier::Empty]) {
-                    let next = after(state, |next| next.world.rival(to));
-                    add(&|| format!("the rival seals up to {to}"), next);
-                }
-            }
             if state.crashes > 0 {
                 let next = after(state, |next| {
                     next.crashes -= 1;
                     next.world.restart(at, 0);
                 });
                 add(&|| format!("instance {at} is killed"), next);
+            }
+        }
+        if let (true, Frontier::At(upper)) = (self.rival, state.world.shard.upper) {
+            let later = (upper + 1..=self.times).map(Frontier::At);
+            for to in later.chain([Frontier::Empty]) {
+                let next = after(state, |next| next.world.rival(to));
+                add(&|| format!("the rival seals up to {to}"), next);
             }
         }
         let stuck = state.crashes == 0 && actions.is_empty();
@@ -219,67 +217,34 @@ impl Model for Search {
     }
 }
 
-/// An instance of a view of a row for each worker, which comes at one time and goes at another.
-fn setup(workers: usize, times: u64) -> Setup {
-    let updates = (0..times).flat_map(|time| {
-        // Each worker has an update at the first time, and they take turns after that.
-        let rows = 0..u8::try_from(workers).unwrap();
-        rows.filter(move |row| time == 0 || u64::from(*row) == time % workers as u64)
-            .map(move |row| (row, time, if time % 2 == 0 { 1 } else { -1 }))
-    });
-    Setup {
-        seed: 0,
-        mode: Mode::View,
-        workers,
-        instances: 1,
-        updates: updates.collect(),
-        differing: Vec::new(),
-        wrong: Vec::new(),
-        right: 0,
-        since: 0,
-        held_upper: 0,
-        refresh: Refresh::on_commit(),
-        until: None,
-        as_ofs: vec![0],
-        tear_down: false,
-        restart: false,
-        read_only: false,
-        standby: None,
-        full_read_back: false,
-        ahead: false,
-        jumps: false,
-    }
-}
-
 impl Search {
+    /// So many instances of a view of a row for each worker, which comes at one time and goes at another.
     fn new(instances: usize, workers: usize, times: u64) -> Self {
-        let setup = Setup {
-            instances,
-            as_ofs: vec![0; instances],
-            ..setup(workers, times)
-        };
+        let updates = (0..times).flat_map(|time| {
+            // Each worker has an update at the first time, and they take turns after that.
+            let rows = 0..u8::try_from(workers).unwrap();
+            rows.filter(move |row| time == 0 || u64::from(*row) == time % workers as u64)
+                .map(move |row| (row, time, if time % 2 == 0 { 1 } else { -1 }))
+        });
         Search {
-            setup,
+            setup: Setup {
+                instances,
+                updates: updates.collect(),
+                as_ofs: vec![0; instances],
+                ..Setup::quiet(Mode::View, workers)
+            },
+            times,
             crashes: 0,
             rival: false,
-            last: times - 1,
         }
     }
 
     fn run(self) {
         let begun = Instant::now();
         let rival = if self.rival { ", any rival" } else { "" };
-        let ahead = if self.setup.ahead {
-            ", staged ahead"
-        } else {
-            ""
-        };
         let words = format!(
-            "{} instances of {} workers, {} times, {} kills{rival}{ahead}",
-            self.setup.instances,
-            self.setup.workers,
-            self.last + 1,
-            self.crashes
+            "{} instances of {} workers, {} times, {} kills{rival}",
+            self.setup.instances, self.setup.workers, self.times, self.crashes
         );
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let checker = self.checker().threads(threads).spawn_dfs().join();

@@ -103,26 +103,10 @@ proptest! {
 
 fn quiet(mode: Mode) -> Setup {
     Setup {
-        seed: 0,
-        mode,
-        workers: 2,
-        instances: 1,
         updates: vec![(1, 0, 1), (2, 1, 1), (1, 3, -1), (3, 3, 2), (2, 7, -1)],
-        differing: Vec::new(),
-        wrong: Vec::new(),
-        right: 0,
-        since: 0,
-        held_upper: 0,
-        refresh: Refresh::on_commit(),
-        until: None,
         as_ofs: vec![0, 0],
-        tear_down: false,
-        restart: false,
-        read_only: false,
-        standby: None,
-        full_read_back: false,
         ahead: true,
-        jumps: false,
+        ..Setup::quiet(mode, 2)
     }
 }
 

@@ -1,8 +1,8 @@
 //! The channels, wake-ups and stops between operators and tasks, on every interleaving that Shuttle draws.
 //!
 //! The modules are compiled here a second time, with Shuttle's queues, signals and atomics in the place of those that
-//! `src/sync.rs` names. So this test brings its own `main`: in a harness Cargo would compile their unit tests too, which
-//! need the real ones.
+//! `src/sync.rs` names. So this test brings its own `main`: in a harness their unit tests would run too, which need the
+//! real ones.
 //!
 //! `INTERLEAVINGS` is how many of each kind are drawn (default 2000).
 #![allow(

@@ -64,6 +64,32 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// One instance of so many workers over an empty shard, without updates and without trouble.
+    pub fn quiet(mode: Mode, workers: usize) -> Self {
+        Setup {
+            seed: 0,
+            mode,
+            workers,
+            instances: 1,
+            updates: Vec::new(),
+            differing: Vec::new(),
+            wrong: Vec::new(),
+            right: 0,
+            since: 0,
+            held_upper: 0,
+            refresh: Refresh::on_commit(),
+            until: None,
+            as_ofs: vec![0],
+            tear_down: false,
+            restart: false,
+            read_only: false,
+            standby: None,
+            full_read_back: false,
+            ahead: false,
+            jumps: false,
+        }
+    }
+
     /// The time at which the sinks see what is at `time`.
     pub fn round_up(&self, time: Time) -> Option<Time> {
         let next = self.refresh.round_up(time)?;
@@ -295,18 +321,17 @@ impl World {
         let Frontier::At(lower) = self.shard.upper else {
             return;
         };
-        let truth = self.shard.truth.clone().0.expect("there is one truth");
-        let last = upper.time().unwrap_or(Time::MAX - 1).saturating_sub(1);
+        let truth = self.shard.truth.as_ref().expect("there is one truth");
+        let last = truth.iter().map(|(_, time, _)| *time).max().unwrap_or(0);
         let (mut held, mut updates) = (self.shard.contents(lower), Vec::new());
-        for time in lower..=last.min(lower + 16) {
-            let right = sum(&truth, time);
-            for row in 0..=u8::MAX {
-                let of = |sums: &BTreeMap<u8, i64>| sums.get(&row).copied().unwrap_or(0);
-                let missing = of(&right) - of(&held);
-                if missing != 0 {
-                    updates.push((row, time, missing));
-                }
+        for time in (lower..=last).filter(|time| upper.is_complete(time)) {
+            let right = sum(truth, time);
+            let mut missing = right.clone();
+            for (row, diff) in held {
+                *missing.entry(row).or_default() -= diff;
             }
+            missing.retain(|_, diff| *diff != 0);
+            updates.extend(missing.into_iter().map(|(row, diff)| (row, time, diff)));
             held = right;
         }
         let seq = self.shard.log.len() as u64;
@@ -331,6 +356,7 @@ impl World {
 
     /// What must hold in the end.
     pub fn end(mut self) -> Ran {
+        let disputed = self.instances.iter().any(Instance::is_disputed);
         for instance in self.instances {
             if instance.is_whole() {
                 assert!(
@@ -353,7 +379,7 @@ impl World {
         }
         Ran {
             trace: shard.trace.0,
-            disputed: false,
+            disputed,
             lost: *shard.lost,
             rows_read_at_start: *shard.rows_read_at_start,
             staged_ahead: *shard.staged_ahead,
@@ -410,10 +436,6 @@ impl World {
         );
         let upper = world.shard.upper;
         assert!(upper.is_empty(), "the end is reached; upper {upper}");
-        let disputed = world.instances.iter().any(Instance::is_disputed);
-        Ran {
-            disputed,
-            ..world.end()
-        }
+        world.end()
     }
 }
