@@ -134,10 +134,10 @@ exact() { "$PYTHON" .ci/compare.py "$1" --times "${2:-4}"; }
 # same A B: both directories hold the same.
 same() { "$PYTHON" .ci/compare.py --same "$1" "$2"; }
 
-# stress DIRECTORY SECONDS: eight processes on one shard, killed at random; MVSINK_SEED replays the moments, as far as
-# the machine does.
+# stress DIRECTORY SECONDS PROFILE: eight processes on one shard, killed at random; MVSINK_SEED replays the moments, as
+# far as the machine does. Built in the profile, dev or release, that its stages have built already.
 stress() {
     rm -rf "$1"
-    cargo run --release -p mvsink-persist --features testing --example stress -- \
-        "$1" --processes 8 --seconds "$2" --seed "${MVSINK_SEED:-$RANDOM}"
+    cargo build --workspace --profile "$3" --example stress
+    "target/${3/dev/debug}/examples/stress" "$1" --processes 8 --seconds "$2" --seed "${MVSINK_SEED:-$RANDOM}"
 }
