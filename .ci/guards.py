@@ -191,6 +191,12 @@ GUARDS = [
         "--test holds", "r17_",
     ),
     Guard(
+        "R17 first", "the workers of a source begin with one version", "src/source.rs",
+        "reading.as_of().is_some() && worker.peers > 1",
+        "reading.as_of().is_some() && worker.peers > usize::MAX - 1",
+        "--test sink", "cluster::a_source",
+    ),
+    Guard(
         "R18", "who loses a round knows it", "src/append/task.rs",
         """                tracing::debug!(%actual, "lost to a rival");
                 Outcome::Lost

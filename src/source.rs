@@ -4,7 +4,7 @@
 //! capabilities at `lower`, and only then lets the frontier pass to `upper`. Which rows fall to it depends on who reads:
 //!
 //! - of a *collection* for users each file is read by one worker, named by a hash of its path. Its rows come in
-//!   whatever distribution the files have. The workers of a process start from one version, since a file of one
+//!   whatever distribution the files have. All workers start from [one version](first), since a file of one
 //!   may be merged into another in the next; and they cannot skip a part of the log, unless there is but one.
 //! - the *read-back of a view* reads on each worker the rows of its own buckets. They need no exchange, since the
 //!   rows of desired are routed by bucket too; and workers may start from different versions, or skip a part of the
@@ -18,6 +18,7 @@
 //! Nothing that is torn down lets a frontier pass: a source that fails keeps its capability.
 
 mod files;
+mod first;
 
 pub(crate) use files::OpenFile;
 mod start;
@@ -32,11 +33,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use differential_dataflow::{AsCollection, VecCollection};
 use mvsink_persist::{Codec, CommitId, Frontier};
 use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use tokio::sync::{Semaphore, oneshot};
 
+use self::first::First;
 use crate::bounds::{Data, Diff, Timestamp};
 use crate::context::Context;
 use crate::dyncfg::SOURCE_CREDITS;
@@ -181,6 +184,17 @@ where
     let mut err_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<(E, T, R)>>>::from(err_out);
     let mut marks_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Mark<T>>>>::from(marks_out);
 
+    // What is heard holds no output back.
+    let mut heard = None;
+    let mut agreement = None;
+    if reading.as_of().is_some() && worker.peers > 1 {
+        let (part, hear, announcements) = first::agree(worker, scope);
+        let by_target = Exchange::new(|(target, _): &(usize, First)| *target as u64);
+        let input = builder.new_input_connection(announcements, by_target, []);
+        heard = Some((input, hear));
+        agreement = Some(part);
+    }
+
     let info = builder.operator_info();
     let waker = worker.waker(&scope, &info);
     let (upstream, inbox) = replies(&waker);
@@ -193,6 +207,7 @@ where
     worker.spawn(task::run(
         worker.clone(),
         reading,
+        agreement,
         Arc::clone(&credits),
         upstream,
         gone,
@@ -210,6 +225,14 @@ where
         move |_frontiers| {
             let _alive = &tether;
             let awake = waker.awake();
+            if let Some((mut input, hear)) = heard.take() {
+                let mut first = None;
+                input.for_each(|_, told| first = told.drain(..).next());
+                match first {
+                    Some((_, first)) => drop(hear.send(first)),
+                    None => heard = Some((input, hear)),
+                }
+            }
             if internal && worker.stop.is_stopped(&awake) {
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
                 capabilities.clear();

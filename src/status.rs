@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use mvsink_persist::{Pinned, Shard};
+use mvsink_persist::Shard;
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
@@ -164,8 +164,6 @@ struct Inner {
     /// What each task that has to wait waits for, by its name and its worker.
     stalls: BTreeMap<(String, usize), Stall>,
     stops: Vec<Weak<Stop>>,
-    /// The version that a source begins with, and how many of its workers have taken it.
-    first: Option<(Pinned, usize)>,
     failure: Option<Arc<Error>>,
 }
 
@@ -227,20 +225,6 @@ impl Instance {
     /// The error that stopped the sink, if one has.
     pub(crate) fn failure(&self) -> Option<Arc<Error>> {
         self.lock().failure.clone()
-    }
-
-    /// The version that a source of `peers` workers begins with, on all that are in this process: that which the first
-    /// of them pins.
-    pub(crate) fn first(&self, peers: usize, pin: impl FnOnce() -> Pinned) -> Pinned {
-        let mut inner = self.lock();
-        let (pinned, taken) = inner.first.get_or_insert_with(|| (pin(), 0));
-        *taken += 1;
-        let (pinned, all) = (pinned.clone(), *taken == peers);
-        if all {
-            // Nobody else will ask.
-            inner.first = None;
-        }
-        pinned
     }
 
     /// A stop for one more worker.

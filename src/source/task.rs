@@ -10,6 +10,7 @@ use mvsink_persist::{
 use tokio::sync::{Semaphore, oneshot};
 
 use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
+use super::first::{Agreement, First};
 use super::{Mark, Message, OwnCommits};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
 use crate::comparison::{Buckets, HeldEnd};
@@ -88,6 +89,7 @@ pub(super) struct Task<D, E, T, R> {
 pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     worker: Worker,
     reading: Reading<D, E, T>,
+    agreement: Option<Agreement>,
     credits: Arc<Semaphore>,
     replies: Replies<Message<D, E, T, R>>,
     gone: oneshot::Receiver<Infallible>,
@@ -123,7 +125,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             credits,
             replies,
         };
-        let progress = Box::pin(task.start(purpose)).await?;
+        let progress = Box::pin(task.start(purpose, agreement)).await?;
         task.follow(progress).await
     };
     tokio::select! {
@@ -135,22 +137,26 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// Sends what there is at a version; returns that.
-    async fn start(&mut self, purpose: Purpose<T>) -> Result<Progress, Error> {
+    async fn start(
+        &mut self,
+        purpose: Purpose<T>,
+        agreement: Option<Agreement>,
+    ) -> Result<Progress, Error> {
         self.hold().await?;
-        let pinned = match self.share {
-            // A file of one version may be merged into another of the next: all read the same.
-            Share::Files => {
-                let Worker { instance, .. } = &self.worker;
-                instance.first(self.worker.peers, || self.shard.pin())
-            }
-            Share::Buckets | Share::Nothing => self.shard.pin(),
-        };
+        let pinned = self.shard.pin();
+        let mut progress = pinned.progress;
         match purpose {
             Purpose::Collection { .. } => {
                 pinned.check_readable(self.floor)?;
+                let first = match agreement {
+                    None => First::from(&pinned),
+                    Some(agreement) => agreement.first(&self.shard).await?,
+                };
+                progress.version = first.version;
+                progress.upper = first.upper;
                 let all = self.all(Sign::Plus, Frontier::At(0));
-                for file in pinned.files() {
-                    self.read(file, pinned.progress.upper, all).await?;
+                for path in &first.files {
+                    self.read_mine(path, all).await?;
                 }
             }
             Purpose::View { as_of, end } => self.compare(&pinned, as_of, end).await?,
@@ -165,8 +171,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if let Some(holding) = &self.holding {
             holding.has_read_first();
         }
-        self.pass(pinned.progress.upper)?;
-        Ok(pinned.progress)
+        self.pass(progress.upper)?;
+        Ok(progress)
     }
 
     /// Has what is to be read now, and the since that goes with it, kept.
@@ -334,17 +340,30 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         upper: Frontier<i64>,
         taking: Taking,
     ) -> Result<(), Error> {
-        let matters = match self.share {
-            Share::Files => route_file(&file.path, self.worker.peers) == self.worker.index,
-            Share::Buckets => self
-                .summed(file)
-                .is_none_or(|summed| taking.wanted.may_matter(&summed, upper)),
-            Share::Nothing => false,
-        };
-        if !matters {
-            return Ok(());
+        match self.share {
+            Share::Files => self.read_mine(&file.path, taking).await,
+            Share::Buckets => {
+                let summed = self.summed(file);
+                match summed.is_none_or(|summed| taking.wanted.may_matter(&summed, upper)) {
+                    true => self.read_all(&file.path, taking).await,
+                    false => Ok(()),
+                }
+            }
+            Share::Nothing => Ok(()),
         }
-        let mut open = OpenFile::read(&self.worker, &self.shard, &file.path).await?;
+    }
+
+    /// Reads a file if it is this worker's.
+    async fn read_mine(&self, path: &str, taking: Taking) -> Result<(), Error> {
+        match route_file(path, self.worker.peers) == self.worker.index {
+            true => self.read_all(path, taking).await,
+            false => Ok(()),
+        }
+    }
+
+    /// Reads a file.
+    async fn read_all(&self, path: &str, taking: Taking) -> Result<(), Error> {
+        let mut open = OpenFile::read(&self.worker, &self.shard, path).await?;
         loop {
             let codec = self.codec.clone();
             let taken = open.next(move |batch| taking.take(&codec, &batch)).await?;

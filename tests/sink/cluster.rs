@@ -1,24 +1,31 @@
 //! Several processes of one Timely cluster, with one shard for each view.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::process::{Command, Stdio};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    self, Driver, Program, assert_exact, at, cluster, free_addresses, oracle, process_config, read,
-    runtime, step_until_so, words,
+    self, Driver, Program, Row, assert_exact, at, cluster, contexts, free_addresses, oracle,
+    process_config, read, row, rows_sink, runtime, step_until, step_until_so, words,
 };
 use differential_dataflow::input::InputSession;
-use mvsink::{Context, Frontier, Status, Target, no_errors, persist_sink};
-use mvsink_persist::ClientOptions;
+use mvsink::{Context, Frontier, Status, Target, no_errors, persist_sink, persist_source};
 use mvsink_persist::testing::{Call, GateStore, Side};
+use mvsink_persist::{ClientOptions, CompactOptions};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use timely::Config;
 use timely::worker::Worker;
 
 const URL: &str = "memory://shared";
+
+/// So many that each of two processes has some of them to read.
+const FILES: u64 = 30;
 
 fn a_cluster_of_processes_keeps_one_shard(driver: Driver) {
     let runtime = runtime();
@@ -294,6 +301,76 @@ fn r05_processes_that_leave_in_any_order_complete_nothing(driver: Driver) {
             leave_in_order(worker, cx, (URL, order, Leaving::Handle), &words, &left);
         });
         assert_whole(&contexts[0], URL, &updates, &format!("{order:?}"));
+    }
+}
+
+/// What a source gives that runs in two processes, of which one, `late`, begins after a merge, and the other one before.
+fn read_around_a_merge(late: usize) -> BTreeMap<Row, i64> {
+    let runtime = runtime();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let contexts = contexts(&runtime, 3, Arc::clone(&inner));
+    for cx in &contexts {
+        cx.configs().set("mvsink_compaction", "false").unwrap();
+    }
+    let writer = contexts[2].clone();
+    timely::execute_directly(move |worker| {
+        let (mut input, handle) = rows_sink(worker, &writer, "view", URL);
+        for number in 0..FILES {
+            input.update(row(number), 1);
+            input.advance_to(number + 1);
+            input.flush();
+            step_until(worker, &handle, Frontier::At(number + 1));
+        }
+        input.close();
+        step_until(worker, &handle, Frontier::Empty);
+    });
+
+    let gated = GateStore::new(inner);
+    contexts[late]
+        .client()
+        .mount("shared", Arc::clone(&gated) as _);
+    // Just before it pins what it begins with, a reader takes a hold.
+    let begins = gated.hold_commit(1, Side::Before);
+    let merger = contexts[2].clone();
+    let meanwhile = std::thread::spawn(move || {
+        runtime.block_on(async {
+            begins.reached().await;
+            let shard = merger.client().open_existing(URL).await.unwrap();
+            while shard.holds().is_empty() {
+                shard.refresh().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut options = CompactOptions::default();
+            options.full = true;
+            let go_on = |_| ControlFlow::Continue(());
+            shard.compact(&options, &go_on).await.unwrap();
+            assert_eq!(shard.pin().files().len(), 1);
+            begins.release();
+        });
+        runtime
+    });
+    let seen = cluster(&contexts[..2], 1, |worker, cx| {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&seen);
+        let (probe, _handle) = worker.dataflow::<u64, _, _>(|scope| {
+            let source = persist_source::<Row, String, u64, i64>(cx, scope, "source", URL, 0);
+            let source = source.unwrap();
+            let rows = source.ok;
+            let rows = rows.inspect(move |update| sink.borrow_mut().push(update.clone()));
+            (rows.probe().0, source.handle)
+        });
+        step_until_so(worker, "all is read", || probe.done());
+        seen.take()
+    });
+    meanwhile.join().unwrap();
+    at(&seen.concat(), FILES)
+}
+
+#[test]
+fn a_source_reads_each_row_once_whichever_process_knows_of_a_merge() {
+    let expected: BTreeMap<Row, i64> = (0..FILES).map(|number| (row(number), 1)).collect();
+    for late in [0, 1] {
+        assert_eq!(read_around_a_merge(late), expected, "{late} is late");
     }
 }
 
