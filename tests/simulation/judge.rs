@@ -12,13 +12,14 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 
-use super::plan::{Contents, Plan, Row};
+use super::plan::{Contents, Plan, Row, Table};
 
 type Updates = Vec<(Result<Row, String>, i64, i64)>;
 
 /// Follows a table, and fails at the first thing that must not be.
 pub struct Judge {
     store: Arc<InMemory>,
+    table: Table,
     /// The version that comes next.
     next: u64,
     upper: Frontier<u64>,
@@ -44,9 +45,15 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 impl Judge {
-    pub fn new(store: Arc<InMemory>, plan: &Plan) -> Self {
+    pub fn new(store: Arc<InMemory>, table: Table, plan: &Plan) -> Self {
+        let begins = plan.replicas.iter().filter_map(|of| match table {
+            Table::View => plan.written(of.as_of),
+            Table::Source => None,
+        });
         Judge {
             store,
+            table,
+            from: begins.max().unwrap_or(0),
             next: 0,
             upper: Frontier::At(0),
             since: 0,
@@ -54,15 +61,19 @@ impl Judge {
             added: BTreeSet::new(),
             ids: BTreeSet::new(),
             edited: false,
-            from: plan.replicas.iter().map(|of| of.as_of).max().unwrap_or(0),
             batches: 0,
             commits: 0,
             trace: Vec::new(),
         }
     }
 
+    /// Where something of the table is in the store.
+    pub fn path(&self, of: &str) -> Path {
+        Path::from(format!("{}/{of}", self.table.name()))
+    }
+
     fn get(&self, path: &str) -> Option<Vec<u8>> {
-        let path = Path::from(format!("view/{path}"));
+        let path = self.path(path);
         match now(self.store.get(&path)) {
             Ok(got) => Some(now(got.bytes()).unwrap().to_vec()),
             Err(object_store::Error::NotFound { .. }) => None,
@@ -96,7 +107,7 @@ impl Judge {
     /// No file that the log refers to may be missing.
     pub fn look_for_files(&self) {
         for path in self.live.keys() {
-            let path = Path::from(format!("view/{path}"));
+            let path = self.path(path);
             assert!(
                 now(self.store.head(&path)).is_ok(),
                 "{path} is gone, to which the log refers"
@@ -105,26 +116,28 @@ impl Judge {
     }
 
     /// The data files to which the log does not refer, and never has.
-    pub fn never_referenced(&self) -> Vec<String> {
-        let stored = self.stored().into_iter();
-        stored.filter(|name| !self.added.contains(name)).collect()
+    pub fn never_referenced(&self) -> Vec<Path> {
+        self.stored(|name| !self.added.contains(name))
     }
 
     /// The data files to which the log does not refer.
-    pub fn unreferenced(&self) -> Vec<String> {
-        let stored = self.stored().into_iter();
-        stored
-            .filter(|name| !self.live.contains_key(name))
-            .collect()
+    pub fn unreferenced(&self) -> Vec<Path> {
+        self.stored(|name| !self.live.contains_key(name))
     }
 
-    fn stored(&self) -> Vec<String> {
-        let objects: Vec<_> = now(self.store.list(None).try_collect()).unwrap();
-        let names = objects
-            .iter()
-            .filter_map(|object| object.location.as_ref().strip_prefix("view/"))
-            .filter(|name| name.ends_with(".parquet") && !name.starts_with("_delta_log"));
-        names.map(str::to_owned).collect()
+    /// The data files of such names.
+    fn stored(&self, of: impl Fn(&str) -> bool) -> Vec<Path> {
+        let within = self.path("");
+        let objects: Vec<_> = now(self.store.list(Some(&within)).try_collect()).unwrap();
+        let paths = objects.into_iter().map(|object| object.location);
+        let is_one = |path: &Path| {
+            let name = path.as_ref().strip_prefix(within.as_ref());
+            let name = name.and_then(|name| name.strip_prefix('/'));
+            name.is_some_and(|name| {
+                name.ends_with(".parquet") && !name.starts_with("_delta_log") && of(name)
+            })
+        };
+        paths.filter(is_one).collect()
     }
 
     fn entry(&mut self, plan: &Plan, entry: &str) {
@@ -134,7 +147,7 @@ impl Judge {
             .collect();
         let info = actions.iter().find_map(|action| action.get("commitInfo"));
         let id = info.and_then(|info| info["mvsink.id"].as_str());
-        let mut words = format!("version {}", self.next);
+        let mut words = format!("{} {}", self.table.name(), self.next);
         self.commits += 1;
         if let Some(id) = id {
             words += &format!(" by {id}");
@@ -229,7 +242,7 @@ impl Judge {
         for time in (first..=plan.end).filter(|time| self.upper.is_complete(time)) {
             assert_eq!(
                 self.contents(time),
-                plan.truth(time),
+                plan.truth(self.table, time),
                 "the contents at {time}, after {}",
                 self.trace.last().unwrap()
             );
@@ -238,11 +251,12 @@ impl Judge {
 
     /// The table is final and holds what it must in the end.
     pub fn check_end(&self, plan: &Plan) {
-        assert_eq!(self.upper, Frontier::Empty, "the shard has ended");
+        let name = self.table.name();
+        assert_eq!(self.upper, Frontier::Empty, "the {name} has ended");
         assert_eq!(
-            self.contents(plan.end),
-            plan.truth(plan.end),
-            "the contents in the end"
+            self.contents(u64::MAX),
+            plan.truth(self.table, u64::MAX),
+            "the contents of the {name} in the end"
         );
     }
 

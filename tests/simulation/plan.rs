@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use mvsink::{Refresh, Target};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -158,6 +159,28 @@ impl fmt::Display for Event {
     }
 }
 
+/// The tables of a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    View,
+    /// What the view is of, made definite: see [`Plan::chained`].
+    Source,
+}
+
+impl Table {
+    /// Its directory in the store.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::View => "view",
+            Table::Source => "source",
+        }
+    }
+
+    pub fn url(self) -> String {
+        format!("memory://simulated/{}", self.name())
+    }
+}
+
 /// A whole simulation.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -165,13 +188,22 @@ pub struct Plan {
     pub updates: Vec<Update>,
     /// No update is at this time or later.
     pub end: u64,
+    /// When the view is refreshed.
+    pub refresh: Refresh,
+    /// The view sees nothing from this time on.
+    pub until: Option<u64>,
+    /// The updates are made definite in a table of their own first, from which the view has them.
+    pub chained: bool,
     pub replicas: Vec<ReplicaPlan>,
     pub events: Vec<Event>,
 }
 
+/// How many times of a table stay readable.
+const RETAIN: &str = "mvsink_retain_times";
+
 /// Flags that change how much is done, and when, and never what comes of it.
 fn flag(rng: &mut StdRng) -> (&'static str, String) {
-    let (name, values): (_, &[&str]) = match rng.random_range(0..9) {
+    let (name, values): (_, &[&str]) = match rng.random_range(0..10) {
         0 => ("mvsink_standby", &["true", "false"]),
         1 => ("mvsink_standby_silence_ms", &["1", "20", "200"]),
         2 => ("mvsink_stage_ahead_bytes", &["0", "1", "200"]),
@@ -180,6 +212,7 @@ fn flag(rng: &mut StdRng) -> (&'static str, String) {
         5 => ("mvsink_compaction_fan_in", &["2", "4"]),
         6 => ("mvsink_target_file_bytes", &["1", "100000"]),
         7 => ("mvsink_chunk_rows", &["1", "3", "8192"]),
+        8 => (RETAIN, &["1", "4"]),
         _ => ("mvsink_maintenance_interval_ms", &["1", "50", "1000"]),
     };
     (name, values[rng.random_range(0..values.len())].to_owned())
@@ -206,6 +239,20 @@ fn replica(rng: &mut StdRng, end: u64) -> ReplicaPlan {
         sync: (0..processes).map(|_| rng.random_ratio(2, 3)).collect(),
         flags,
         read_only: rng.random_ratio(1, 6),
+    }
+}
+
+/// Mostly at once; or every so often; or at some times, of which the first is early.
+fn refresh(rng: &mut StdRng, end: u64) -> Refresh {
+    let mut times = |count: usize, below: u64| {
+        let below = i64::try_from(below).unwrap();
+        let times = (0..count).map(|_| rng.random_range(0..below));
+        times.collect::<Vec<_>>()
+    };
+    match times(1, 12)[0] {
+        0 | 1 => Refresh::every(times(1, 5)[0] + 2, times(1, 6)[0]),
+        2 => Refresh::at(times(1, end / 2)).and(Refresh::at(times(5, end + 3))),
+        _ => Refresh::on_commit(),
     }
 }
 
@@ -243,19 +290,75 @@ impl Plan {
         let events = (0..rng.random_range(200..400))
             .map(|_| event(&mut rng, &replicas))
             .collect();
-        Plan {
+        let mut plan = Plan {
             seed,
             updates,
             end,
+            refresh: refresh(&mut rng, end),
+            until: (rng.random_ratio(1, 8)).then(|| rng.random_range(end / 2..=end)),
+            chained: rng.random_ratio(1, 4),
             replicas,
             events,
+        };
+        plan.conform();
+        plan
+    }
+
+    /// Leaves out what the schedule rules out: who begins beyond the last time ends the shard as it is, and what another
+    /// program does to a shard that has ended nobody repairs.
+    fn conform(&mut self) {
+        for index in 0..self.replicas.len() {
+            if self.written(self.replicas[index].as_of).is_none() {
+                self.replicas[index].as_of = 0;
+            }
+        }
+        if self.written(self.end - 1).is_none() {
+            self.events.retain(|event| !matches!(event, Event::Edit(_)));
+        }
+        if self.chained {
+            // A replica that is started again reads the source from where it began before.
+            let keeps = |flag: &str| flag != RETAIN;
+            for of in &mut self.replicas {
+                of.flags.retain(|(name, _)| keeps(name));
+            }
+            let keeps = |event: &Event| !matches!(event, Event::Flag { name, .. } if !keeps(name));
+            self.events.retain(keeps);
         }
     }
 
-    /// What the collection holds at `time`.
-    pub fn truth(&self, time: u64) -> Contents {
+    /// The time at which the view has what is in the collection at `time`, if it ever has.
+    pub fn written(&self, time: u64) -> Option<u64> {
+        let written = self.refresh.round_up(time)?;
+        self.until
+            .is_none_or(|until| written < until)
+            .then_some(written)
+    }
+
+    /// Where the view is kept, and when.
+    pub fn target(&self) -> Target {
+        let target = Target::new(Table::View.url()).refresh(self.refresh.clone());
+        match self.until {
+            Some(until) => target.until(i64::try_from(until).unwrap()),
+            None => target,
+        }
+    }
+
+    /// The tables that there are.
+    pub fn tables(&self) -> &'static [Table] {
+        match self.chained {
+            true => &[Table::View, Table::Source],
+            false => &[Table::View],
+        }
+    }
+
+    /// What a table holds at `time`.
+    pub fn truth(&self, table: Table, time: u64) -> Contents {
         let mut sums = Contents::new();
-        for update in self.updates.iter().filter(|update| update.time <= time) {
+        let there = |update: &&Update| match table {
+            Table::View => self.written(update.time).is_some_and(|at| at <= time),
+            Table::Source => update.time <= time,
+        };
+        for update in self.updates.iter().filter(there) {
             *sums.entry(update.row.clone()).or_default() += update.diff;
         }
         sums.retain(|_, diff| *diff != 0);

@@ -10,19 +10,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use differential_dataflow::input::InputSession;
-use mvsink::{Context, Frontier, Handle, Status, Target, persist_sink};
-use mvsink_persist::ClientOptions;
+use mvsink::{Context, Data, Frontier, Handle, Mode, Status, Target, persist_sink, persist_source};
+use mvsink_persist::{ClientOptions, Codec, Open};
 use timely::worker::Worker;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use super::plan::{Plan, ReplicaPlan, Row, Update};
+use super::plan::{Plan, ReplicaPlan, Row, Table, Update};
 use super::shrink::message;
 
 /// What is fed only once the trouble is over, so that what another program did is repaired by then.
 const KEPT: usize = 2;
-
-pub const URL: &str = "memory://simulated/view";
 
 /// A process.
 pub struct Process {
@@ -85,6 +83,15 @@ impl Process {
         }
     }
 
+    /// Creates a shard.
+    pub fn create<D: Data, E: Data>(&self, url: &str) {
+        if let Some(runtime) = &self.runtime {
+            let open = Open::new(Codec::<D, E>::new().unwrap().schema());
+            let created = runtime.block_on(self.cx.client().open_or_create(url, open));
+            created.expect("the store is sound yet");
+        }
+    }
+
     /// Drops all tasks where they wait.
     pub fn kill(&mut self) {
         if let Some(runtime) = self.runtime.take() {
@@ -108,9 +115,10 @@ enum Job {
 /// What a worker says afterwards.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// What the handle says of the shard; `None` if it has none any more.
+    /// What the view's handle says of the shard; `None` if it has none any more.
     pub frontier: Option<Frontier<u64>>,
     pub failure: Option<String>,
+    /// Its sinks have finished.
     pub finished: bool,
 }
 
@@ -120,6 +128,7 @@ struct Seat {
     reports: Sender<Result<Report, String>>,
     cx: Context,
     target: Target,
+    chained: bool,
     as_of: u64,
     steps: Vec<FeedStep>,
 }
@@ -180,7 +189,8 @@ impl Replica {
                 jobs: to_do,
                 reports: done,
                 cx: processes[worker * of.processes / of.workers].cx.clone(),
-                target: Target::new(URL),
+                target: plan.target(),
+                chained: plan.chained,
                 as_of: of.as_of,
                 steps: feed_steps(plan, worker, of.workers),
             }));
@@ -322,10 +332,7 @@ fn feed_steps(plan: &Plan, worker: usize, workers: usize) -> Vec<FeedStep> {
 
 /// A worker's thread.
 fn work(worker: &mut Worker, mut seat: Seat) {
-    let mut host = Host {
-        inputs: None,
-        handle: None,
-    };
+    let mut host = Host::default();
     while let Ok(job) = seat.jobs.recv() {
         let leaves = matches!(job, Job::Leave);
         let done = catch_unwind(AssertUnwindSafe(|| host.does(worker, &mut seat, job)));
@@ -347,27 +354,34 @@ struct Inputs {
     err: InputSession<u64, String, i64>,
 }
 
+#[derive(Default)]
 struct Host {
     inputs: Option<Inputs>,
-    handle: Option<Handle<u64>>,
+    view: Option<Handle<u64>>,
+    /// Of what the view is chained to: the sink and the source.
+    chain: Option<(Handle<u64>, Handle<u64>)>,
 }
 
 impl Host {
     fn does(&mut self, worker: &mut Worker, seat: &mut Seat, job: Job) -> Report {
         match job {
-            Job::Render => {
-                let (ok, err, handle) = worker.dataflow(|scope| {
-                    let (mut ok, mut err) = (InputSession::new(), InputSession::new());
-                    let rows = ok.to_collection(scope);
-                    let errors = err.to_collection(scope);
-                    let target = seat.target.clone();
-                    let handle =
-                        persist_sink(&seat.cx, "view", target, rows, errors, seat.as_of).unwrap();
-                    (ok, err, handle)
-                });
+            Job::Render => worker.dataflow(|scope| {
+                let (mut ok, mut err) = (InputSession::new(), InputSession::new());
+                let (mut rows, mut errors) = (ok.to_collection(scope), err.to_collection(scope));
+                let cx = &seat.cx;
+                if seat.chained {
+                    let url = Table::Source.url();
+                    let target = Target::new(&url).mode(Mode::Ingest);
+                    let sink = persist_sink(cx, "source", target, rows, errors, 0).unwrap();
+                    let source = persist_source(cx, scope, "source", &url, seat.as_of).unwrap();
+                    (rows, errors) = (source.ok, source.err);
+                    self.chain = Some((sink, source.handle));
+                }
+                let target = seat.target.clone();
+                let view = persist_sink(cx, "view", target, rows, errors, seat.as_of).unwrap();
                 self.inputs = Some(Inputs { ok, err });
-                self.handle = Some(handle);
-            }
+                self.view = Some(view);
+            }),
             Job::Step(times) => {
                 for _ in 0..times {
                     worker.step();
@@ -385,10 +399,7 @@ impl Host {
                     err.flush();
                 }
             }
-            Job::Cancel => {
-                self.handle = None;
-                self.inputs = None;
-            }
+            Job::Cancel => *self = Host::default(),
             Job::Leave => self.leave(worker),
         }
         self.report()
@@ -413,22 +424,28 @@ impl Host {
     }
 
     fn leave(&mut self, worker: &mut Worker) {
-        self.handle = None;
-        self.inputs = None;
+        *self = Host::default();
         for dataflow in worker.installed_dataflows() {
             worker.drop_dataflow(dataflow);
         }
     }
 
     fn report(&self) -> Report {
-        let status = self.handle.as_ref().map(Handle::status);
+        let sinks = || {
+            self.view
+                .iter()
+                .chain(self.chain.iter().map(|(sink, _)| sink))
+        };
+        let source = self.chain.iter().map(|(_, source)| source);
+        let mut statuses = sinks().chain(source).map(Handle::status);
         Report {
-            frontier: self.handle.as_ref().map(Handle::frontier),
-            failure: match &status {
-                Some(Status::Failed { error }) => Some(error.to_string()),
+            frontier: self.view.as_ref().map(Handle::frontier),
+            failure: statuses.find_map(|status| match status {
+                Status::Failed { error } => Some(error.to_string()),
                 _ => None,
-            },
-            finished: matches!(status, Some(Status::Finished)),
+            }),
+            finished: self.view.is_some()
+                && sinks().all(|sink| matches!(sink.status(), Status::Finished)),
         }
     }
 }

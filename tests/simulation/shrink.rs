@@ -4,6 +4,8 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
+use mvsink::Refresh;
+
 use super::plan::Plan;
 use super::world::{self, Ran};
 
@@ -40,6 +42,9 @@ pub fn run(plan: &Plan) -> Ran {
         plan.seed,
         plan.events.len()
     );
+    if least.until.is_some() || least.refresh != Refresh::on_commit() {
+        words += &format!("  refresh {:?}, until {:?}\n", least.refresh, least.until);
+    }
     for (index, replica) in least.replicas.iter().enumerate() {
         words += &format!("  replica {index}: {replica:?}\n");
     }

@@ -16,8 +16,8 @@ use object_store::{ObjectStore, PutMode, PutPayload};
 use tokio::sync::OnceCell;
 
 use super::judge::Judge;
-use super::plan::{Edit, Event, Plan, Row, Upkeep};
-use super::replica::{Process, Replica, URL};
+use super::plan::{Edit, Event, Plan, Row, Table, Upkeep};
+use super::replica::{Process, Replica};
 
 /// In 2023.
 const START_MS: i64 = 1_700_000_000_000;
@@ -47,11 +47,14 @@ struct World<'a> {
     sound: Arc<ClockedStore>,
     faulty: Arc<FaultyStore>,
     store: Arc<dyn ObjectStore>,
+    /// Of the view.
     judge: Judge,
+    /// Of the table that the view is chained to.
+    source: Option<Judge>,
     replicas: Vec<Replica>,
     maintainer: Process,
-    /// It keeps the shard open, or it would see each lease for the first time.
-    opened: Arc<OnceCell<Shard>>,
+    /// It keeps the shards open, or it would see each lease for the first time.
+    opened: [Arc<OnceCell<Shard>>; 2],
     /// What it says of its last collection, or why it cannot go on.
     upkept: Arc<Mutex<Result<Option<GcReport>, String>>>,
     /// So that no two processes draw the same names.
@@ -96,10 +99,11 @@ impl<'a> World<'a> {
                 Arc::clone(&store),
                 writable,
             ),
-            opened: Arc::default(),
+            opened: Default::default(),
             upkept: Arc::new(Mutex::new(Ok(None))),
             clock,
-            judge: Judge::new(base, plan),
+            source: (plan.chained).then(|| Judge::new(Arc::clone(&base), Table::Source, plan)),
+            judge: Judge::new(base, Table::View, plan),
             sound,
             faulty,
             store,
@@ -108,6 +112,9 @@ impl<'a> World<'a> {
             ran: Ran::default(),
             untidy: false,
         };
+        if plan.chained {
+            world.maintainer.create::<Row, String>(&Table::Source.url());
+        }
         for index in 0..plan.replicas.len() {
             let replica = world.start(index);
             world.replicas.push(replica);
@@ -234,41 +241,60 @@ impl<'a> World<'a> {
         self.put(&entry, action.to_string().into_bytes().into());
     }
 
+    /// Puts something beside the view.
     fn put(&self, path: &str, payload: PutPayload) {
+        let path = self.judge.path(path);
+        self.put_at(&path, payload);
+    }
+
+    fn put_at(&self, path: &Path, payload: PutPayload) {
         use futures::FutureExt;
-        let path = Path::from(format!("view/{path}"));
-        let put = self.sound.put_opts(&path, payload, PutMode::Create.into());
+        let put = self.sound.put_opts(path, payload, PutMode::Create.into());
         put.now_or_never()
             .expect("memory does not wait")
             .expect("the version is free");
     }
 
-    /// The maintainer begins something, beside what it is doing.
+    /// The maintainer begins something with each table, beside what it is doing.
     fn begin(&self, upkeep: Upkeep) {
-        let client = self.maintainer.cx.client().clone();
-        let (opened, upkept) = (Arc::clone(&self.opened), Arc::clone(&self.upkept));
-        self.maintainer.spawn(async move {
-            let work = async {
-                let shard = opened.get_or_try_init(|| client.open_existing(URL)).await?;
-                upkeep_of(shard, upkeep).await
-            };
-            let ended = work.await;
-            let mut upkept = upkept.lock().unwrap();
-            // A panic here would be the runtime's, and seen by nobody; the first failure is the one that is told.
-            match (ended, &*upkept) {
-                (Ok(Some(report)), Ok(_)) => *upkept = Ok(Some(report)),
-                (Err(error), Ok(_)) if !is_passing(&error) => {
-                    *upkept = Err(format!("{upkeep:?}: {error}"));
+        for (table, opened) in self.plan.tables().iter().zip(&self.opened) {
+            let client = self.maintainer.cx.client().clone();
+            let (opened, upkept) = (Arc::clone(opened), Arc::clone(&self.upkept));
+            self.maintainer.spawn(async move {
+                let work = async {
+                    let url = table.url();
+                    let shard = opened
+                        .get_or_try_init(|| client.open_existing(&url))
+                        .await?;
+                    upkeep_of(shard, upkeep).await
+                };
+                let ended = work.await;
+                let mut upkept = upkept.lock().unwrap();
+                // A panic here would be the runtime's, and seen by nobody; the first failure is the one that is told.
+                match (ended, &*upkept) {
+                    (Ok(Some(report)), Ok(_)) => *upkept = Ok(Some(report)),
+                    (Err(error), Ok(_)) if !is_passing(&error) => {
+                        *upkept = Err(format!("{upkeep:?} of the {}: {error}", table.name()));
+                    }
+                    _ => {}
                 }
-                _ => {}
-            }
-        });
+            });
+        }
+    }
+
+    fn judges(&self) -> impl Iterator<Item = &Judge> {
+        std::iter::once(&self.judge).chain(&self.source)
+    }
+
+    fn judges_mut(&mut self) -> impl Iterator<Item = &mut Judge> {
+        std::iter::once(&mut self.judge).chain(&mut self.source)
     }
 
     fn assert_invariants(&mut self) {
-        self.judge.look(self.plan);
+        let plan = self.plan;
+        self.judges_mut().for_each(|judge| judge.look(plan));
         if self.ran.steps.is_multiple_of(8) {
-            self.judge.look_for_files();
+            self.judges().for_each(Judge::look_for_files);
         }
         self.upkept();
         for (index, replica) in self.replicas.iter().enumerate() {
@@ -340,7 +366,8 @@ impl<'a> World<'a> {
         }
         self.rounds("the input has ended", true, |world| {
             let mut reports = world.replicas.iter().flat_map(Replica::reports);
-            world.judge.upper().is_empty() && reports.all(|report| report.finished)
+            let mut uppers = world.judges().map(Judge::upper);
+            uppers.all(|upper| upper.is_empty()) && reports.all(|report| report.finished)
         });
         for replica in &mut self.replicas {
             replica.cancel();
@@ -372,7 +399,7 @@ impl<'a> World<'a> {
     }
 
     fn end(mut self) -> Ran {
-        self.judge.check_end(self.plan);
+        self.judges().for_each(|judge| judge.check_end(self.plan));
         let faults = self.faulty.trace();
         self.ran.faults = faults
             .iter()
@@ -380,15 +407,15 @@ impl<'a> World<'a> {
             .count();
         let late = faults.iter().any(|call| call.fault == Fault::AppliedLater);
         if !self.untidy && !late {
-            let left = self.judge.never_referenced();
-            let calls = faults
-                .iter()
-                .filter(|call| left.contains(&call.path.as_ref().replacen("view/", "", 1)));
-            assert!(
-                left.is_empty(),
-                "{left:?} are left behind, after {:?}",
-                calls.collect::<Vec<_>>()
-            );
+            for judge in self.judges() {
+                let left = judge.never_referenced();
+                let calls = faults.iter().filter(|call| left.contains(&call.path));
+                assert!(
+                    left.is_empty(),
+                    "{left:?} are left behind, after {:?}",
+                    calls.collect::<Vec<_>>()
+                );
+            }
         }
         // What was left behind for a reason is swept.
         self.replicas.clear();
@@ -396,7 +423,8 @@ impl<'a> World<'a> {
         // what was written last.
         for name in ["_one", "_other"] {
             self.pass(3_600_000);
-            self.put(name, PutPayload::new());
+            self.judges()
+                .for_each(|judge| self.put_at(&judge.path(name), PutPayload::new()));
             self.begin(Upkeep::Collect);
             for _ in 0..100 {
                 self.maintainer.poll(40);
@@ -404,17 +432,23 @@ impl<'a> World<'a> {
             }
         }
         let collected = self.upkept();
-        self.judge.look(self.plan);
-        self.judge.look_for_files();
-        assert_eq!(
-            self.judge.unreferenced(),
-            Vec::<String>::new(),
-            "what was left behind is swept: {collected:?}"
-        );
-        self.judge.check_end(self.plan);
-        self.ran.batches = self.judge.batches;
-        self.ran.commits = self.judge.commits;
-        self.ran.trace = std::mem::take(&mut self.judge.trace);
+        let plan = self.plan;
+        self.judges_mut().for_each(|judge| judge.look(plan));
+        for judge in self.judges() {
+            judge.look_for_files();
+            assert_eq!(
+                judge.unreferenced(),
+                [],
+                "what was left behind is swept: {collected:?}"
+            );
+            judge.check_end(self.plan);
+        }
+        self.ran.batches = self.judges().map(|judge| judge.batches).sum();
+        self.ran.commits = self.judges().map(|judge| judge.commits).sum();
+        self.ran.trace = self
+            .judges_mut()
+            .flat_map(|judge| std::mem::take(&mut judge.trace))
+            .collect();
         self.ran.calls = self.faulty.trace();
         self.ran
     }
