@@ -12,7 +12,7 @@ use timely::worker::Worker;
 use tokio::sync::watch;
 
 use crate::support::{
-    Driver, Program, Row, assert_exact, at, execute, read, rows_sink, runtime, step_until,
+    Driver, Program, Row, assert_exact, at, execute, read, row, rows_sink, runtime, step_until,
     step_until_so, unreferenced, words,
 };
 
@@ -32,10 +32,6 @@ fn contexts(
         configs.set("mvsink_compaction", "false").unwrap();
     }
     contexts
-}
-
-fn row(number: u64) -> Row {
-    (format!("row {number}"), 1)
 }
 
 /// Feeds rows at time 0, which stays open, until so many files were staged; gives the number of rows.

@@ -14,14 +14,10 @@ use object_store::memory::InMemory;
 use timely::Config;
 
 use crate::support::{
-    Driver, Row, at, contexts, is_data, read, rows_sink, runtime, step_until, step_until_so,
+    Driver, at, contexts, is_data, read, row, rows_sink, runtime, step_until, step_until_so,
 };
 
 const URL: &str = "memory://shared/view";
-
-fn row(number: u64) -> Row {
-    (format!("row {number}"), 1)
-}
 
 /// The `nth` data file that is put stops before it is there.
 fn hold_data(store: &GateStore, nth: usize) -> Hold {

@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use crate::support::{
-    Driver, Row, read, rows_sink, runtime, step_until, step_until_so, unreferenced,
+    Driver, read, row, rows_sink, runtime, step_until, step_until_so, unreferenced,
 };
 
 const URL: &str = "memory://shared/view";
@@ -33,10 +33,6 @@ fn eager(
         }
     }
     contexts
-}
-
-fn row(number: u64) -> Row {
-    (format!("row {number}"), 1)
 }
 
 fn r11_a_sink_sweeps_what_a_dead_process_left(driver: Driver) {

@@ -22,6 +22,11 @@ pub type Update = (String, u64, i64);
 /// The rows of the view: a word's first letter, and how many words begin with it.
 pub type Row = (String, i64);
 
+/// One of many rows, all different.
+pub fn row(number: u64) -> Row {
+    (format!("row {number}"), 1)
+}
+
 /// Random words that come and go over `times`, with repeats so that much cancels.
 pub fn words(seed: u64, count: usize, times: u64) -> Vec<Update> {
     use rand::rngs::StdRng;
