@@ -21,6 +21,7 @@ they meet the processes is the machine's.
 """
 
 import argparse
+import errno
 import json
 import os
 import random
@@ -42,6 +43,9 @@ HERE = Path(__file__).parent
 # Events a second of each replica: so few that a run outlasts the troubles, so many that there is always something to do.
 RATE = {"disk": 3_000, "bucket": 300}
 DISK_MIB = 512
+# Of files that were merged: longer than anybody is frozen, who still reads them one by one.
+GRACE_SECONDS = 30
+MIB = 1024 * 1024
 TABLES = ["bid", "auction", "person", "q0", "q1", "q2", "q3", "q4", "q5", "q8"]
 PATIENCE_SECONDS = 600
 
@@ -85,7 +89,7 @@ class Place:
         self.done, self.failures = Counter(), []
 
     def demo(self, rate=None):
-        command = [MVSINK, "run", "nexmark", "--dir", self.url, "--events", str(self.events), "--workers", "2"]
+        command = [MVSINK, "--log", "error", "run", "nexmark", "--dir", self.url, "--events", str(self.events), "--workers", "2"]
         command += ["--rate", str(rate)] if rate else []
         return self.command(command)
 
@@ -123,7 +127,7 @@ class Place:
         while self.going_on():
             time.sleep(rng.uniform(0.5, 4))
             table = f"{self.url}/{rng.choice(TABLES)}"
-            how = rng.choice([["compact", table, "--full"], ["gc", table, "--grace", "1s"]])
+            how = rng.choice([["compact", table, "--full"], ["gc", table, "--grace", f"{GRACE_SECONDS}s"]])
             upkeep = self.command([MVSINK, *how])
             try:
                 _, error = upkeep.communicate(timeout=rng.uniform(0.05, 1) if rng.random() < 0.5 else 60)
@@ -179,15 +183,21 @@ class Disk(Place):
 
     def full(self, rng, seconds):
         ballast = self.mount / "ballast"
+        left = rng.randrange(256 * 1024)
         try:
-            with open(ballast, "wb") as file:
-                free = os.statvfs(self.mount)
-                size = free.f_bavail * free.f_frsize - rng.randrange(256 * 1024)
-                os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            with open(ballast, "wb", buffering=0) as file:
+                try:
+                    while file.write(bytes(MIB)) == MIB:
+                        pass
+                except OSError as error:
+                    if error.errno != errno.ENOSPC:
+                        raise
+                file.truncate(max(file.tell() - left, 0))
+            time.sleep(seconds)
         except OSError as error:
             self.done[f"full: {error.strerror}"] += 1
-        time.sleep(seconds)
-        ballast.unlink()
+        finally:
+            ballast.unlink(missing_ok=True)
 
     def read_only(self, rng, seconds):
         # Refused while a file is open for writing.
