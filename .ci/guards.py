@@ -197,6 +197,12 @@ GUARDS = [
         "--test sink", "cluster::a_source",
     ),
     Guard(
+        "R17 gone", "who finds the next file deleted reads on from a snapshot", "src/source/task.rs",
+        "if self.read.load(Ordering::Relaxed) == read &&",
+        "if read == u64::MAX &&",
+        "--test sink", "cleaned::",
+    ),
+    Guard(
         "R18", "who loses a round knows it", "src/append/task.rs",
         """                tracing::debug!(%actual, "lost to a rival");
                 Outcome::Lost

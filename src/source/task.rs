@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use mvsink_persist::{
     Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Shard, Summed,
@@ -80,6 +80,8 @@ pub(super) struct Task<D, E, T, R> {
     floor: i64,
     /// The latest time of a row that was read.
     last: AtomicI64,
+    /// How many updates were read.
+    read: AtomicU64,
     holding: Option<Holding>,
     credits: Arc<Semaphore>,
     replies: Replies<Message<D, E, T, R>>,
@@ -121,6 +123,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             },
             floor,
             last: AtomicI64::new(i64::MIN),
+            read: AtomicU64::new(0),
             holding: None,
             credits,
             replies,
@@ -209,7 +212,19 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            Box::pin(self.take(&entry)).await?;
+            let read = self.read.load(Ordering::Relaxed);
+            match Box::pin(self.take(&entry)).await {
+                // What it adds was merged and deleted before it was read.
+                Err(Error::Shard(ShardError::MissingFile { .. }))
+                    if self.read.load(Ordering::Relaxed) == read && self.shares_no_files() =>
+                {
+                    let refresh = || self.shard.refresh();
+                    self.worker.retry("follow", refresh).await?;
+                    progress = Box::pin(self.jump(progress)).await?;
+                    continue;
+                }
+                taken => taken?,
+            }
             progress = Progress {
                 version,
                 upper: entry.upper,
@@ -252,7 +267,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         ShardError::ForeignEdit { url, version }.into()
     }
 
-    /// Goes on from the newest version, since the log was cleaned up beyond what was read: takes all rows at or
+    /// Goes on from the newest version, since the log, or the next file, was cleaned up beyond what was read: takes all rows at or
     /// beyond the upper that was passed. There are no marks for what is skipped: a sink's own rows come as anybody's.
     async fn jump(&self, passed: Progress) -> Result<Progress, Error> {
         let pinned = self.shard.pin();
@@ -260,10 +275,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let from = passed.upper.time().unwrap_or(i64::MAX);
         // At a since of `from` itself, what was read before may have been moved there.
         pinned.check_readable((from - 1).max(0))?;
-        // Rows that another program has put beyond the upper were read, and would be again. Of several workers that share
-        // files, others may have read from a file what lies in another one here.
+        // Rows that another program has put beyond the upper were read, and would be again.
         let ahead = self.last.load(Ordering::Relaxed) >= from;
-        if ahead || self.share == Share::Files && self.worker.peers > 1 {
+        if ahead || !self.shares_no_files() {
             return Err(ShardError::EntryGone {
                 url: self.shard.url().to_owned(),
                 version: passed.version + 1,
@@ -274,7 +288,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             shard = self.shard.url(),
             version = progress.version,
             from,
-            "the log was cleaned up, reading on from a snapshot"
+            "what comes next was cleaned up, reading on from a snapshot"
         );
         let all = self.all(Sign::Plus, Frontier::At(0));
         let taking = Taking {
@@ -289,6 +303,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         drop(pinned);
         self.pass(progress.upper)?;
         Ok(progress)
+    }
+
+    /// True if no other worker may have read from a file what lies in another one in a later version.
+    fn shares_no_files(&self) -> bool {
+        self.share != Share::Files || self.worker.peers == 1
     }
 
     fn pass(&self, upper: Frontier<i64>) -> Result<(), Error> {
@@ -372,6 +391,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             self.last.fetch_max(last, Ordering::Relaxed);
             let updates = (rows.len() + errors.len()) as u64;
             self.worker.instance.metrics.rows_read_back.add(updates);
+            self.read.fetch_add(updates, Ordering::Relaxed);
             if !rows.is_empty() {
                 self.send(Message::Rows(rows)).await;
             }

@@ -1,4 +1,4 @@
-//! A source that is so slow that the shard is cleaned up under it.
+//! Sources and sinks that are so slow that the shard is cleaned up under them.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,13 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mvsink::dyncfg::ConfigSet;
-use mvsink::{Context, persist_source};
+use mvsink::{Context, Data, persist_source};
+use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{
     Append, Appended, Client, ClientOptions, Codec, CommitId, CompactOptions, FileEncoder,
     FileMeta, Frontier, GcOptions, Open, Shard,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+
+use crate::support::{self, Driver, at, is_data, read, rows_sink, runtime, step_until};
 
 const URL: &str = "memory://shared/shard";
 const ROWS: u64 = 100;
@@ -29,8 +32,8 @@ fn client_options() -> ClientOptions {
     options
 }
 
-async fn append(shard: &Shard, time: i64, updates: &[(Row, i64)]) {
-    let codec = Codec::<Row, String>::new().unwrap();
+async fn append<D: Data>(shard: &Shard, time: i64, updates: &[(D, i64)]) {
+    let codec = Codec::<D, String>::new().unwrap();
     let mut file = FileEncoder::new(codec.schema()).unwrap();
     let rows = updates.iter().map(|(row, diff)| (row, time, *diff));
     file.write(&codec.encode(rows).unwrap()).unwrap();
@@ -181,6 +184,11 @@ fn a_source_behind_a_cleaned_log_goes_on_from_a_snapshot() {
 async fn tidy_up(shard: Shard) {
     let far = Frontier::At(1000);
     shard.advance_since(far, &|_| ()).await.unwrap();
+    merge(&shard).await;
+}
+
+/// Merges everything, and deletes what was merged.
+async fn merge(shard: &Shard) {
     let mut options = CompactOptions::default();
     options.full = true;
     let merged = shard
@@ -225,4 +233,46 @@ fn r17_a_source_keeps_what_it_has_still_to_read_and_lets_it_go() {
             assert_eq!(progress.since, far);
         });
     }
+}
+
+fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver: Driver) {
+    let runtime = runtime();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let gated = GateStore::new(Arc::clone(&inner));
+    let cx = driver
+        .contexts(&runtime, 1, Arc::clone(&gated) as _)
+        .remove(0);
+    let configs = cx.configs();
+    configs.set("mvsink_compaction", "false").unwrap();
+    configs.set("mvsink_garbage_collection", "false").unwrap();
+    let other = driver.contexts(&runtime, 1, inner).remove(0);
+    let (writer, handle) = (cx.clone(), runtime.handle().clone());
+    timely::execute_directly(move |worker| {
+        let (mut input, sink) = rows_sink(worker, &writer, "view", URL);
+        input.update(support::row(0), 1);
+        input.advance_to(1);
+        input.flush();
+        step_until(worker, &sink, Frontier::At(1));
+        // The sink reads what somebody else writes, but not before that has been merged into another file.
+        let read = gated.hold(1, Side::Before, |call, path| {
+            call == Call::Get && is_data(path)
+        });
+        handle.block_on(async {
+            let shard = other.client().open_existing(URL).await.unwrap();
+            append(&shard, 1, &[(support::row(99), 1)]).await;
+            read.reached().await;
+            merge(&shard).await;
+            read.release();
+        });
+        input.advance_to(3);
+        input.flush();
+        step_until(worker, &sink, Frontier::At(3));
+    });
+    let (upper, updates) = read(&cx, URL);
+    assert_eq!(upper, Frontier::At(3));
+    assert_eq!(at(&updates, 2), BTreeMap::from([(support::row(0), 1)]));
+}
+
+on_both_drivers! {
+    a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot,
 }
