@@ -181,6 +181,10 @@ pub struct Gc {
     #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parse_duration)]
     pub orphan_age: Duration,
 
+    /// Look at the holds for so long first, so that those that nobody renews are released: longer than their leases.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = parse_duration)]
+    pub watch: Duration,
+
     /// Say what would be deleted, and delete nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -6,14 +6,18 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use mvsink::mvsink_persist::{CompactOptions, GcFiles, GcOptions};
+use mvsink::mvsink_persist::{CompactOptions, GcFiles, GcOptions, Shard};
 use serde_json::{Value, json};
 
 use crate::args::{Compact, Gc, Verify};
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::read::with_shard;
+
+/// How often a watched hold is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Compares every data file of a shard with what the log says of it.
 ///
@@ -134,6 +138,7 @@ pub fn compact(options: &Compact) -> Result<ExitCode, Error> {
 pub fn gc(options: &Gc) -> Result<ExitCode, Error> {
     with_shard(&options.url, |reader| async move {
         let shard = reader.shard();
+        watch_holds(shard, options.watch).await?;
         let mut collection = GcOptions::default();
         collection.removed_grace = options.grace;
         collection.orphan_min_age = options.orphan_age;
@@ -188,6 +193,23 @@ pub fn gc(options: &Gc) -> Result<ExitCode, Error> {
             text
         })
     })
+}
+
+/// Looks at the holds until none is alive, or for this long: whether one is renewed is seen only by who looks twice.
+async fn watch_holds(shard: &Shard, watch: Duration) -> Result<(), Error> {
+    let meter = Meter::new("watched", "seconds");
+    let begun = Instant::now();
+    loop {
+        shard.refresh().await?;
+        let left = watch.saturating_sub(begun.elapsed());
+        if left.is_zero() || shard.holds().iter().all(|hold| hold.lapsed) {
+            break;
+        }
+        meter.show(begun.elapsed().as_secs(), watch.as_secs());
+        tokio::time::sleep(left.min(WATCH_INTERVAL)).await;
+    }
+    meter.clear();
+    Ok(())
 }
 
 fn of_files(files: &GcFiles) -> Value {

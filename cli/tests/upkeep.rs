@@ -167,6 +167,19 @@ fn holds_are_taken_listed_and_released() {
 }
 
 #[test]
+fn who_watches_long_enough_releases_what_nobody_renews() {
+    let (_dir, shard) = shard("q4");
+    let url = text(&shard);
+    succeed(&["hold", "take", url, "gone", "--lease", "1s"]);
+    succeed(&["compact", url, "--full"]);
+    let glance = printed_json(&["gc", url, "--grace", "0s", "--json"]);
+    assert_eq!(glance["released_holds"], serde_json::json!([]));
+    let watched = printed_json(&["gc", url, "--grace", "0s", "--watch", "1h", "--json"]);
+    assert_eq!(watched["released_holds"], serde_json::json!(["gone"]));
+    assert!(watched["removed"]["files"].as_i64() > Some(0), "{watched}");
+}
+
+#[test]
 fn a_run_compacts_by_itself_and_keeps_the_window_that_it_is_told() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut arguments = nexmark(dir.path(), "60000", "2");
