@@ -406,6 +406,7 @@ mod tests {
                 url: "q4".into(),
                 grace: Duration::from_secs(3600),
                 orphan_age: Duration::from_secs(90),
+                watch: Duration::ZERO,
                 dry_run: true,
                 json: false,
             })
