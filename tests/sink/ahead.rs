@@ -34,6 +34,9 @@ fn contexts(
     contexts
 }
 
+/// Rows that are fed before some of them are staged.
+const QUEUED_MAX: usize = 16;
+
 /// Feeds rows at time 0, which stays open, until so many files were staged; gives the number of rows.
 fn feed_until_staged(
     worker: &mut Worker,
@@ -46,9 +49,12 @@ fn feed_until_staged(
         if handle.counters().files_staged >= files {
             return true;
         }
-        input.update(row(fed), 1);
-        input.flush();
-        fed += 1;
+        // Each may become a file of its own, all of which are recalled before anything else happens.
+        if handle.pressure().queued_updates < QUEUED_MAX {
+            input.update(row(fed), 1);
+            input.flush();
+            fed += 1;
+        }
         false
     });
     assert_eq!(handle.frontier(), Frontier::At(0), "nothing is committed");
