@@ -57,8 +57,9 @@ pub(crate) struct Agreement {
 }
 
 impl Agreement {
-    /// The version that all begin with, once that is agreed on. What is held already keeps its files.
-    pub(super) async fn first(self, shard: &Shard) -> Result<First, Error> {
+    /// The version that all begin with, readable from `floor` on, once that is agreed on. What is held already keeps its
+    /// files.
+    pub(super) async fn first(self, shard: &Shard, floor: i64) -> Result<First, Error> {
         // An operator that is gone ends this task, wherever it waits.
         let _ = self.ready.send(shard.progress().version);
         drop(self.ready);
@@ -68,7 +69,10 @@ impl Agreement {
             while watcher.progress().version < latest {
                 watcher.changed().await?;
             }
-            let _ = announce.send(First::from(&shard.pin()));
+            let pinned = shard.pin();
+            // Who could take no hold has kept nobody from moving the since.
+            pinned.check_readable(floor)?;
+            let _ = announce.send(First::from(&pinned));
         }
         Ok(heard(self.hear).await)
     }

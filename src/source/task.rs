@@ -153,7 +153,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 pinned.check_readable(self.floor)?;
                 let first = match agreement {
                     None => First::from(&pinned),
-                    Some(agreement) => agreement.first(&self.shard).await?,
+                    Some(agreement) => agreement.first(&self.shard, self.floor).await?,
                 };
                 progress.version = first.version;
                 progress.upper = first.upper;
