@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::support::{
-    self, Driver, Program, Row, assert_exact, at, cluster, contexts, free_addresses, oracle,
-    process_config, read, row, rows_sink, runtime, step_until, step_until_so, words,
+    self, Driver, Program, Row, assert_exact, at, cluster, contexts, feed_ticks, free_addresses,
+    oracle, process_config, read, row, rows_sink, runtime, step_until, step_until_so, words,
 };
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Status, Target, no_errors, persist_sink, persist_source};
@@ -315,12 +315,7 @@ fn read_around_a_merge(late: usize) -> BTreeMap<Row, i64> {
     let writer = contexts[2].clone();
     timely::execute_directly(move |worker| {
         let (mut input, handle) = rows_sink(worker, &writer, "view", URL);
-        for number in 0..FILES {
-            input.update(row(number), 1);
-            input.advance_to(number + 1);
-            input.flush();
-            step_until(worker, &handle, Frontier::At(number + 1));
-        }
+        feed_ticks(worker, &mut input, &handle, FILES);
         input.close();
         step_until(worker, &handle, Frontier::Empty);
     });

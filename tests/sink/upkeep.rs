@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use crate::support::{
-    Driver, read, row, rows_sink, runtime, step_until, step_until_so, unreferenced,
+    Driver, feed_ticks, read, row, rows_sink, runtime, step_until, step_until_so, unreferenced,
 };
 
 const URL: &str = "memory://shared/view";
@@ -76,12 +76,7 @@ fn r23_a_sink_merges_its_files_and_keeps_what_they_hold(driver: Driver) {
     let check = cx.clone();
     let end = timely::execute_directly(move |worker| {
         let (mut input, handle) = rows_sink(worker, &cx, "view", URL);
-        for tick in 0..TICKS {
-            input.update(row(tick), 1);
-            input.advance_to(tick + 1);
-            input.flush();
-            step_until(worker, &handle, Frontier::At(tick + 1));
-        }
+        feed_ticks(worker, &mut input, &handle, TICKS);
         // Those that were merged go too, and the files of the last ticks may be too few to be merged.
         let mut end = TICKS;
         step_until_so(worker, "few files are left", || {

@@ -346,6 +346,21 @@ pub fn rows_sink(
     })
 }
 
+/// Feeds one row at each of so many times from 0 on, each once the one before is durable.
+pub fn feed_ticks(
+    worker: &mut Worker,
+    input: &mut InputSession<u64, Row, i64>,
+    handle: &Handle<u64>,
+    ticks: u64,
+) {
+    for tick in 0..ticks {
+        input.update(row(tick), 1);
+        input.advance_to(tick + 1);
+        input.flush();
+        step_until(worker, handle, Frontier::At(tick + 1));
+    }
+}
+
 /// True of the path of a data file.
 pub fn is_data(path: &object_store::path::Path) -> bool {
     path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log")
