@@ -44,9 +44,9 @@ class Guard:
 
 GUARDS = [
     Guard(
-        "R1", "an entry in the way is known as one's own", "persist/src/commit.rs",
-        "let ours = found.info.as_ref().and_then(|info| info.id) == Some(id);",
-        "let ours = false;",
+        "R1", "an entry says whose it is", "persist/src/commit.rs",
+        "        id: Some(id),\n",
+        "        id: Some(id).filter(|_| false),\n",
         "--test commit", "r01_",
     ),
     Guard(
@@ -123,8 +123,8 @@ GUARDS = [
     ),
     Guard(
         "R9", "partitions are consolidated when they have doubled", "src/corrections/partition.rs",
-        "limit: (2 * sorted).max(CONSOLIDATE_MIN),",
-        "limit: sorted + CONSOLIDATE_MIN,",
+        "self.limit = (2 * kept).max(CONSOLIDATE_MIN);",
+        "self.limit = kept + 1;",
         "--lib", "r09_",
     ),
     Guard(
@@ -201,6 +201,12 @@ GUARDS = [
         "if self.read.load(Ordering::Relaxed) == read &&",
         "if read == u64::MAX &&",
         "--test sink", "cleaned::",
+    ),
+    Guard(
+        "failures", "a source that fails is told of in all processes", "src/source.rs",
+        "                speaker.alarm();\n",
+        "                let _ = speaker;\n",
+        "--test sink", "cluster::a_source",
     ),
     Guard(
         "R18", "who loses a round knows it", "src/append/task.rs",

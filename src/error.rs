@@ -55,10 +55,10 @@ pub enum Error {
         /// Why.
         error: std::sync::Arc<Error>,
     },
-    /// The sink failed in another process of the same dataflow, and therefore here too.
-    #[error("the sink {name} failed on worker {worker}: {message}")]
+    /// The sink or source failed in another process of the same dataflow, and therefore here too.
+    #[error("{name} failed on worker {worker}: {message}")]
     Elsewhere {
-        /// The name of the sink.
+        /// The name of the sink or source.
         name: String,
         /// A worker of that process.
         worker: usize,

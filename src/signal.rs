@@ -1,11 +1,11 @@
-//! Signals between the workers of a sink's dataflow, for those that are in other processes.
+//! Signals between the workers of a sink's or a source's dataflow, for those that are in other processes.
 //!
 //! Workers of one process share a follower of the shard's log and a status ([`crate::status`]). Those of several
 //! processes share the log alone, and the dataflow; so the dataflow carries beside the data:
 //!
 //! ```text
-//!   append ── upper: this process has moved the shard's upper ──▶ every worker ──▶ its process looks at the log now
-//!          ── failed: the sink has failed in this process ──────▶ every worker ──▶ the sink fails there too
+//!   append ────── upper: this process has moved the shard's upper ──▶ every worker ──▶ its process looks at the log now
+//!   append, source ── failed: it has failed in this process ────────▶ every worker ──▶ it fails there too
 //! ```
 //!
 //! A hint saves others the wait for their next poll, and is never taken for the truth: what has become of the shard
@@ -35,7 +35,7 @@ use crate::worker::Worker;
 pub(crate) enum Signal<T> {
     /// The shard's upper is this, or beyond.
     Upper(Frontier<T>),
-    /// The sink has failed.
+    /// The sink or source has failed.
     Failed {
         /// The worker that says so.
         worker: usize,
@@ -80,7 +80,7 @@ impl<T: Timestamp> Speaker<T> {
         }
     }
 
-    /// Tells every worker, once, if the sink has failed in this process.
+    /// Tells every worker, once, if the sink or source has failed in this process.
     pub(crate) fn alarm(&mut self) {
         let Some(error) = self.worker.instance.failure().filter(|_| !self.alarmed) else {
             return;
@@ -100,27 +100,31 @@ impl<T: Timestamp> Speaker<T> {
     }
 }
 
-/// Renders the ear of one worker. It needs no driver: it never waits.
+/// Renders the ear of one worker, a sink's for its descriptions too. It needs no driver: it never waits.
 pub(crate) fn listen<'s, T: Timestamp>(
     worker: &Worker,
     scope: Scope<'s, T>,
-    descriptions: StreamVec<'s, T, (usize, Description<T>)>,
+    descriptions: Option<StreamVec<'s, T, (usize, Description<T>)>>,
     signals: StreamVec<'s, T, (usize, Signal<T>)>,
 ) {
     let name = format!("mvsink::listen({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
-    let by_target = Exchange::new(|(target, _): &(usize, Description<T>)| *target as u64);
-    let mut descriptions = builder.new_input(descriptions, by_target);
+    let mut descriptions = descriptions.map(|descriptions| {
+        let by_target = Exchange::new(|(target, _): &(usize, Description<T>)| *target as u64);
+        builder.new_input(descriptions, by_target)
+    });
     let by_target = Exchange::new(|(target, _): &(usize, Signal<T>)| *target as u64);
     let mut signals = builder.new_input(signals, by_target);
     let worker = worker.clone();
     builder.build(move |_capabilities| {
         move |_frontiers| {
-            descriptions.for_each(|_, data| {
-                for (_, description) in data.drain(..) {
-                    hint(&worker, Frontier::At(description.lower));
-                }
-            });
+            if let Some(descriptions) = &mut descriptions {
+                descriptions.for_each(|_, data| {
+                    for (_, description) in data.drain(..) {
+                        hint(&worker, Frontier::At(description.lower));
+                    }
+                });
+            }
             signals.for_each(|_, data| {
                 for (_, signal) in data.drain(..) {
                     match signal {

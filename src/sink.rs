@@ -109,7 +109,7 @@ where
     };
     let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);
     let signals = append::render(&worker, driver, scope, descriptions.clone(), parts);
-    signal::listen(&worker, scope, descriptions, signals);
+    signal::listen(&worker, scope, Some(descriptions), signals);
     Ok(Handle::new(worker))
 }
 

@@ -42,9 +42,11 @@ use tokio::sync::{Semaphore, oneshot};
 use self::first::First;
 use crate::bounds::{Data, Diff, Timestamp};
 use crate::context::Context;
+use crate::driver::Output;
 use crate::dyncfg::SOURCE_CREDITS;
 use crate::error::Error;
 use crate::handle::Handle;
+use crate::signal::{self, Speaker};
 use crate::wake::replies;
 use crate::worker::{Opening, Worker};
 
@@ -187,12 +189,17 @@ where
     // What is heard holds no output back.
     let mut heard = None;
     let mut agreement = None;
+    let mut voice = None;
     if reading.as_of().is_some() && worker.peers > 1 {
         let (part, hear, announcements) = first::agree(worker, scope);
         let by_target = Exchange::new(|(target, _): &(usize, First)| *target as u64);
         let input = builder.new_input_connection(announcements, by_target, []);
         heard = Some((input, hear));
         agreement = Some(part);
+        // A sink tells of its own failures.
+        let (output, signals) = builder.new_output_connection([]);
+        signal::listen(worker, scope, None, signals);
+        voice = Some(Output::from(output));
     }
 
     let info = builder.operator_info();
@@ -217,6 +224,10 @@ where
     builder.build(move |mut capabilities| {
         // The task ends with the operator.
         let tether: oneshot::Sender<Infallible> = tether;
+        let mut speaker = voice
+            .zip(capabilities.get(3).cloned())
+            .map(|(output, capability)| Speaker::new(&worker, output, capability));
+        capabilities.truncate(3);
         if let Some(as_of) = &as_of {
             for capability in &mut capabilities {
                 capability.downgrade(as_of);
@@ -236,6 +247,9 @@ where
             if internal && worker.stop.is_stopped(&awake) {
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
                 capabilities.clear();
+            }
+            if let Some(speaker) = &mut speaker {
+                speaker.alarm();
             }
             inbox.drain(&awake, |message| {
                 let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else {
@@ -262,7 +276,10 @@ where
                             capability.downgrade(&time);
                         }
                     }
-                    Message::Frontier(Frontier::Empty) => capabilities.clear(),
+                    Message::Frontier(Frontier::Empty) => {
+                        capabilities.clear();
+                        speaker = None;
+                    }
                 }
             });
         }

@@ -369,6 +369,58 @@ fn a_source_reads_each_row_once_whichever_process_knows_of_a_merge() {
     }
 }
 
+/// How a source ends in each of two processes, of which `broken` panics when the store is called so.
+fn read_where_one_is_broken(broken: usize, panics_at: Call, in_log: bool) -> Vec<String> {
+    let runtime = runtime();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let contexts = contexts(&runtime, 3, Arc::clone(&inner));
+    let writer = contexts[2].clone();
+    writer.configs().set("mvsink_compaction", "false").unwrap();
+    timely::execute_directly(move |worker| {
+        let (mut input, handle) = rows_sink(worker, &writer, "view", URL);
+        feed_ticks(worker, &mut input, &handle, FILES);
+    });
+    let gated = GateStore::new(inner);
+    let _breaks = gated.hold(1, Side::Before, move |call, path| {
+        let wrong = call == panics_at && path.as_ref().contains("_delta_log") == in_log;
+        assert!(!wrong, "this process is broken, on purpose");
+        false
+    });
+    contexts[broken]
+        .client()
+        .mount("shared", Arc::clone(&gated) as _);
+    cluster(&contexts[..2], 1, |worker, cx| {
+        let handle = worker.dataflow::<u64, _, _>(|scope| {
+            let source = persist_source::<Row, String, u64, i64>(cx, scope, "source", URL, 0);
+            source.unwrap().handle
+        });
+        step_until_so(worker, "it has failed", || handle.status().is_final());
+        // Until the other one has been told as well.
+        for _ in 0..100 {
+            worker.step_or_park(Some(Duration::from_micros(200)));
+        }
+        worker.drop_dataflow(worker.installed_dataflows()[0]);
+        handle.status().to_string()
+    })
+}
+
+#[test]
+fn a_source_that_fails_in_one_process_fails_in_all() {
+    // Before the first version is agreed on, as it takes its hold, and after that.
+    for (call, in_log) in [(Call::Create, true), (Call::Get, false)] {
+        for broken in [0, 1] {
+            let ended = read_where_one_is_broken(broken, call, in_log);
+            for (process, status) in ended.iter().enumerate() {
+                let case = format!("{call:?}, process {broken}: {status}");
+                assert!(status.starts_with("failed: "), "{case}");
+                assert!(status.contains("broken, on purpose"), "{case}");
+                let told = status.contains("failed on worker");
+                assert_eq!(told, process != broken, "{case}");
+            }
+        }
+    }
+}
+
 on_both_drivers! {
     a_cluster_of_processes_keeps_one_shard,
     a_hint_spares_the_processes_of_a_cluster_their_polls,
