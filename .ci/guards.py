@@ -183,7 +183,7 @@ GUARDS = [
             err.advance(as_of);
 """,
         "let _ = as_of;",
-        "--test sink", "r04_r07_r16_",
+        "--test sink", "r16_",
     ),
     Guard(
         "R17", "the since does not pass a hold", "persist/src/commit.rs",

@@ -12,8 +12,8 @@ use timely::worker::Worker;
 use tokio::sync::watch;
 
 use crate::support::{
-    Driver, Program, Row, assert_exact, at, execute, read, row, rows_sink, runtime, step_until,
-    step_until_so, unreferenced, words,
+    Driver, Program, Row, assert_exact, at, execute, read, row, rows_sink, rows_sink_from, runtime,
+    step_until, step_until_so, unreferenced, words,
 };
 
 const URL: &str = "memory://shared/view";
@@ -37,7 +37,7 @@ fn contexts(
 /// Rows that are fed before some of them are staged.
 const QUEUED_MAX: usize = 16;
 
-/// Feeds rows at time 0, which stays open, until so many files were staged; gives the number of rows.
+/// Feeds rows at time 0, while the as-of stays open, until so many files were staged; gives the number of rows.
 fn feed_until_staged(
     worker: &mut Worker,
     input: &mut InputSession<u64, Row, i64>,
@@ -57,7 +57,7 @@ fn feed_until_staged(
         }
         false
     });
-    assert_eq!(handle.frontier(), Frontier::At(0), "nothing is committed");
+    assert!(!handle.is_hydrated(), "nothing is committed");
     fed
 }
 
@@ -96,6 +96,26 @@ fn a_first_snapshot_is_staged_while_it_arrives(driver: Driver) {
     assert_eq!(at(&stored, 0), rows(1..fed));
     assert_eq!(at(&stored, 1), rows(1..fed + 100));
     assert_eq!(unreferenced(&check, URL, &*store), Vec::<String>::new());
+}
+
+/// A commit whose files have times before its lower is refused, so a file that was staged ahead must have none.
+fn r16_rows_from_before_the_as_of_are_staged_at_it(driver: Driver) {
+    let runtime = runtime();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let cx = contexts(driver, &runtime, 1, &store).remove(0);
+    let check = cx.clone();
+    let fed = timely::execute_directly(move |worker| {
+        let (mut input, handle) = rows_sink_from(worker, &cx, "view", URL, 5);
+        let fed = feed_until_staged(worker, &mut input, &handle, 3);
+        input.advance_to(6);
+        input.flush();
+        let status = step_until(worker, &handle, Frontier::At(6));
+        assert!(!status.is_final(), "{status}");
+        fed
+    });
+    let (_, stored) = read(&check, URL);
+    assert_eq!(at(&stored, 4), BTreeMap::new());
+    assert_eq!(at(&stored, 5), rows(0..fed));
 }
 
 fn nothing_is_staged_ahead_if_the_flag_says_so_or_something_was_there(driver: Driver) {
@@ -273,6 +293,7 @@ fn a_sink_that_is_dropped_deletes_what_it_staged_ahead(driver: Driver) {
 
 on_both_drivers! {
     a_first_snapshot_is_staged_while_it_arrives,
+    r16_rows_from_before_the_as_of_are_staged_at_it,
     nothing_is_staged_ahead_if_the_flag_says_so_or_something_was_there,
     rivals_that_stage_ahead_are_exact_and_leave_nothing,
     a_rival_that_comes_first_has_what_was_staged_ahead_recalled,

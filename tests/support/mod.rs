@@ -337,11 +337,22 @@ pub fn rows_sink(
     name: &str,
     target: impl Into<Target>,
 ) -> (InputSession<u64, Row, i64>, Handle<u64>) {
+    rows_sink_from(worker, cx, name, target, 0)
+}
+
+/// The same from this time on; rows may be fed at earlier ones.
+pub fn rows_sink_from(
+    worker: &mut Worker,
+    cx: &Context,
+    name: &str,
+    target: impl Into<Target>,
+    as_of: u64,
+) -> (InputSession<u64, Row, i64>, Handle<u64>) {
     worker.dataflow(|scope| {
         let mut input = InputSession::new();
         let rows = input.to_collection(scope);
         let errors = no_errors::<u64, String, i64>(scope);
-        let handle = persist_sink(cx, name, target, rows, errors, 0).unwrap();
+        let handle = persist_sink(cx, name, target, rows, errors, as_of).unwrap();
         (input, handle)
     })
 }
