@@ -61,6 +61,11 @@ impl Hold {
         let _ = state.wait_for(|state| *state != State::Waiting).await;
     }
 
+    /// True once a call has stopped at the gate.
+    pub fn is_reached(&self) -> bool {
+        *self.state.borrow() == State::Reached
+    }
+
     /// Lets the call go on. Later ones do not stop.
     pub fn release(self) {}
 }

@@ -2,13 +2,19 @@
 
 use std::sync::Arc;
 
-use mvsink::{Context, Frontier, Target};
-use mvsink_persist::testing::{Call, CountingStore};
+use mvsink::{Context, Frontier, Handle, Target};
+use mvsink_persist::testing::{Call, CountingStore, GateStore, Side};
+use mvsink_persist::{Codec, Open};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::{Replica, signal, tenfold, until};
-use crate::support::{Driver, Row, is_data, runtime};
+use crate::support::{Driver, Row, at, is_data, read, row, rows_sink_from, runtime};
+
+const URL: &str = "memory://shared";
+
+/// How many times the replicas of an empty shard begin with.
+const TIMES: u64 = 20;
 
 /// Runs replicas through times, all of them to each; gives the bytes that they staged, by replica.
 fn staged_bytes(
@@ -201,7 +207,90 @@ fn r25_replicas_that_agree_dispute_nothing(driver: Driver) {
     }
 }
 
+/// Has two replicas, with as-ofs 5 and 12, begin on an empty shard, the first two commits of each in this order; gives
+/// what is stored when both have come to time 20.
+fn begin_in_order(
+    driver: Driver,
+    runtime: &tokio::runtime::Runtime,
+    order: [usize; 4],
+) -> Vec<(Row, u64, i64)> {
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let gates = [(); 2].map(|()| GateStore::new(Arc::clone(&inner)));
+    let contexts = gates.each_ref().map(|gate| {
+        let store = Arc::clone(gate) as Arc<dyn ObjectStore>;
+        let cx = driver.contexts(runtime, 1, store).remove(0);
+        cx.configs().set("mvsink_compaction", "false").unwrap();
+        cx
+    });
+    let check = driver.contexts(runtime, 1, inner).remove(0);
+    let codec = Codec::<Row, String>::new().unwrap();
+    let created = check
+        .client()
+        .open_or_create(URL, Open::new(codec.schema()));
+    runtime.block_on(created).unwrap();
+    // Each commit stops before it is put, and after that, before it is known.
+    let mut stops = gates.map(|gate| {
+        let mut stops = std::collections::VecDeque::new();
+        for _ in 0..2 {
+            stops.push_back([Side::Before, Side::After].map(|side| gate.hold_commit(1, side)));
+        }
+        stops
+    });
+    timely::execute_directly(move |worker| {
+        let replicas: Vec<_> = contexts
+            .iter()
+            .zip([5, 12])
+            .map(|(cx, as_of)| {
+                let (mut input, handle) = rows_sink_from(worker, cx, "view", URL, as_of);
+                (0..TIMES).for_each(|time| input.update_at(row(time), time, 1));
+                input.advance_to(TIMES);
+                input.flush();
+                (input, handle)
+            })
+            .collect();
+        for replica in order {
+            let (_, handle) = &replicas[replica];
+            for stop in stops[replica].pop_front().unwrap() {
+                // Who has nothing left to commit does not come by.
+                until(worker, || {
+                    stop.is_reached() || handle.frontier() >= Frontier::At(TIMES)
+                });
+            }
+        }
+        drop(stops);
+        until(worker, || {
+            let at_end = |handle: &Handle<u64>| handle.frontier() >= Frontier::At(TIMES);
+            replicas.iter().all(|(_, handle)| at_end(handle))
+        });
+        drop(replicas);
+        until(worker, || contexts.iter().all(Context::is_settled));
+        for dataflow in worker.installed_dataflows() {
+            worker.drop_dataflow(dataflow);
+        }
+    });
+    read(&check, URL).1
+}
+
+fn r26_replicas_write_the_view_once_in_every_order_of_their_first_commits(driver: Driver) {
+    let runtime = runtime();
+    for order in [
+        [0, 0, 1, 1],
+        [0, 1, 0, 1],
+        [0, 1, 1, 0],
+        [1, 0, 0, 1],
+        [1, 0, 1, 0],
+        [1, 1, 0, 0],
+    ] {
+        let stored = begin_in_order(driver, &runtime, order);
+        for time in 12..TIMES {
+            let expected = (0..=time).map(|number| (row(number), 1)).collect();
+            assert_eq!(at(&stored, time), expected, "{order:?} at {time}");
+        }
+    }
+}
+
 on_both_drivers! {
+    r26_replicas_write_the_view_once_in_every_order_of_their_first_commits,
     two_replicas_with_standby_stage_little_more_than_one,
     a_replica_that_stands_by_takes_over_when_the_winner_falls_silent,
     r25_replicas_that_compute_different_results_say_so,
