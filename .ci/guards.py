@@ -400,11 +400,10 @@ GUARDS = [
         *SCHEDULES,
     ),
     Guard(
-        "retry", "opening a shard", "src/worker.rs",
-        ".retry(task, || client.open_or_create(url, create.clone()))\n                    .await;",
-        ".retry(task, || async { Ok(client.open_or_create(url, create.clone()).await) })\n"
-        "                    .await?\n                    .map_err(Error::Shard);",
-        *SCHEDULES,
+        "failures", "what opening a shard waits for is told", "src/worker.rs",
+        "self.patiently(task, client.open(url, create, &stalled)).await;",
+        "self.patiently(task, client.open(url, create, &|_| ())).await;\n            let _ = stalled;",
+        "--test sink", "statuses::",
     ),
     Guard(
         "retry", "deleting what was staged in vain", "persist/src/storage.rs",

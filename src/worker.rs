@@ -121,20 +121,25 @@ impl Worker {
     /// Opens the shard, and creates it if it may: a read-only sink waits until another one has done so, or
     /// until it is promoted.
     async fn open(&self, task: &str) -> Result<Shard, Error> {
-        let client = self.cx.client();
-        let url = &self.opening.url;
+        let (client, url) = (self.cx.client(), &self.opening.url);
+        let stalled = |error: &ShardError| self.stalled(task, error);
+        let open = async |create| {
+            let opened = self
+                .patiently(task, client.open(url, create, &stalled))
+                .await;
+            self.resumed(task);
+            opened.map_err(Error::Shard)
+        };
         let Some(create) = &self.opening.create else {
-            return self.retry(task, || client.open_existing(url)).await;
+            return open(None).await;
         };
         let mut read_only = self.read_only();
         loop {
             if !read_only.get() {
-                return self
-                    .retry(task, || client.open_or_create(url, create.clone()))
-                    .await;
+                return open(Some(create.clone())).await;
             }
             self.instance.read_only(true);
-            match self.retry(task, || client.open_existing(url)).await {
+            match open(None).await {
                 Err(Error::Shard(ShardError::NoShard { .. })) => {}
                 opened => return opened,
             }

@@ -62,7 +62,7 @@ impl Storage {
     /// # Errors
     /// If the store fails. What was deleted until then is a prefix of the log, as always.
     pub(crate) async fn clean_log(&self, dry_run: bool) -> Result<Vec<ObjectMeta>, Error> {
-        let hint = self.last_checkpoint().await?;
+        let hint = self.last_checkpoint(&Storage::warn_of_retry).await?;
         let objects: Vec<_> = self
             .store
             .list(Some(&folder()))

@@ -348,7 +348,7 @@ impl Client {
     /// If the table there has other columns or properties, or is not understood or damaged, or for good cannot be
     /// read or created. An existing table is then untouched.
     pub async fn open_or_create(&self, url: &str, open: Open) -> Result<Shard, Error> {
-        self.open(url, Some(open)).await
+        self.open(url, Some(open), &Storage::warn_of_retry).await
     }
 
     /// Opens the shard at `url`; creates nothing.
@@ -358,7 +358,7 @@ impl Client {
     /// # Errors
     /// [`Error::NoShard`] if there is none; otherwise as [`Client::open_or_create`].
     pub async fn open_existing(&self, url: &str) -> Result<Shard, Error> {
-        self.open(url, None).await
+        self.open(url, None, &Storage::warn_of_retry).await
     }
 
     /// What names the shard at this address: the same for all addresses of one shard. Whether there is one is not
@@ -370,7 +370,18 @@ impl Client {
         Ok(self.inner.stores.locate(url)?.key)
     }
 
-    async fn open(&self, url: &str, open: Option<Open>) -> Result<Shard, Error> {
+    /// Opens the shard at `url`; creates it if `open` says how.
+    ///
+    /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever.
+    ///
+    /// # Errors
+    /// As [`Client::open_or_create`] and [`Client::open_existing`].
+    pub async fn open(
+        &self,
+        url: &str,
+        open: Option<Open>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Shard, Error> {
         let location = self.inner.stores.locate(url)?;
         let slot = {
             let mut shards = lock(&self.inner.shards);
@@ -386,9 +397,9 @@ impl Client {
         let mut slot = slot.lock().await;
         if let Some(owner) = slot.upgrade() {
             let shard = Shard::from(owner);
-            shard.refresh().await?;
+            shard.inner().catch_up(on_retry).await?;
             if let Some(open) = &open {
-                shard.add_columns(open).await?;
+                shard.add_columns(open, on_retry).await?;
                 shard.check(open)?;
             }
             return Ok(shard);
@@ -399,11 +410,11 @@ impl Client {
             local: location.local,
             env: Arc::clone(&self.inner.env),
         };
-        let owner = Arc::new(Owner::open(storage, open.as_ref()).await?);
+        let owner = Arc::new(Owner::open(storage, open.as_ref(), on_retry).await?);
         *slot = Arc::downgrade(&owner);
         let shard = Shard::from(owner);
         if let Some(open) = &open {
-            shard.add_columns(open).await?;
+            shard.add_columns(open, on_retry).await?;
             shard.check(open)?;
         }
         Ok(shard)

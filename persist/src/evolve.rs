@@ -20,7 +20,7 @@ use crate::log::action::{Commit, CommitInfo, Metadata};
 use crate::log::state::State;
 use crate::schema::{append_columns, check_fields, check_order, from_delta};
 use crate::shard::Shard;
-use crate::storage::Storage;
+use crate::storage::OnRetry;
 
 impl Shard {
     /// Commits the columns that the table lacks, if `open` asks for it.
@@ -28,7 +28,11 @@ impl Shard {
     /// # Errors
     ///
     /// [`Error::SchemaMismatch`] if the columns cannot come to fit, and permanent errors of the store and the log.
-    pub(crate) async fn add_columns(&self, open: &Open) -> Result<(), Error> {
+    pub(crate) async fn add_columns(
+        &self,
+        open: &Open,
+        on_retry: OnRetry<'_>,
+    ) -> Result<(), Error> {
         let Some(columns) = &open.adding else {
             return Ok(());
         };
@@ -52,7 +56,7 @@ impl Shard {
                 why,
             })),
         };
-        match self.commit(id, plan, &Storage::warn_of_retry).await? {
+        match self.commit(id, plan, on_retry).await? {
             Outcome::Committed(version) => {
                 tracing::info!(shard = self.url(), version, "added columns");
                 Ok(())

@@ -18,6 +18,7 @@ use crate::log::action::{Commit, CommitId};
 use crate::log::entry_path;
 use crate::log::state::{Entry, UPPER, is_foreign};
 use crate::shard::Inner;
+use crate::storage::Storage;
 
 /// The commits of this process that were put and not yet decided: those under way, and those that were dropped.
 #[derive(Debug, Default)]
@@ -160,7 +161,11 @@ impl Inner {
         if lock(&self.log).is_skipped(version) {
             return Err(gone());
         }
-        match self.storage.get_existing(&entry_path(version)).await {
+        match self
+            .storage
+            .get_existing(&entry_path(version), &Storage::warn_of_retry)
+            .await
+        {
             Ok(bytes) => self.storage.parse(version, bytes).await,
             Err(Error::MissingFile { .. }) => Err(gone()),
             Err(error) => Err(error),

@@ -21,27 +21,31 @@ use crate::log::state::{FORMAT, FORMAT_PROPERTY, SINCE, State, UPPER};
 use crate::log::{entry_path, folder};
 use crate::replay::{Evidence, Log};
 use crate::schema::to_delta;
-use crate::storage::{Occupied, Storage};
+use crate::storage::{Occupied, OnRetry, Storage};
 
 impl Storage {
     /// The log up to where the rest can be replayed from; `None` if there is no log. It is listed if the pointer to
     /// the newest checkpoint is not to be used, or is of no use.
-    pub(crate) async fn load(&self, by_pointer: bool) -> Result<Option<Log>, Error> {
+    pub(crate) async fn load(
+        &self,
+        by_pointer: bool,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<Log>, Error> {
         let mut failed = None;
         let hint = match by_pointer {
-            true => self.last_checkpoint().await?,
+            true => self.last_checkpoint(on_retry).await?,
             false => None,
         };
         if let Some(hint) = &hint {
             if hint.parts.is_some() || hint.v2_checkpoint.is_some() {
                 return Err(self.unsupported_checkpoint(hint.version));
             }
-            match self.load_checkpoint(hint.version).await {
+            match self.load_checkpoint(hint.version, on_retry).await {
                 Ok(log) => return Ok(Some(log)),
                 Err(error) => failed = Some(recoverable(error)?),
             }
         }
-        let files = self.list_log().await?;
+        let files = self.list_log(on_retry).await?;
         let mut checkpoints: Vec<_> = files
             .iter()
             .filter_map(|file| match file {
@@ -52,7 +56,7 @@ impl Storage {
             .collect();
         checkpoints.sort_unstable();
         for version in checkpoints.into_iter().rev() {
-            match self.load_checkpoint(version).await {
+            match self.load_checkpoint(version, on_retry).await {
                 Ok(log) => return Ok(Some(log)),
                 Err(error) => failed = Some(recoverable(error)?),
             }
@@ -60,7 +64,7 @@ impl Storage {
         // A listing is no snapshot: it may have missed the first entry of a shard that was just being created, and
         // found a later one.
         if !files.is_empty() {
-            match self.load_first_entry().await {
+            match self.load_first_entry(on_retry).await {
                 Err(Error::MissingFile { .. }) => {}
                 loaded => return loaded.map(Some),
             }
@@ -90,9 +94,12 @@ impl Storage {
     }
 
     /// What `_last_checkpoint` says; it is only a hint, so a damaged one is as good as none.
-    pub(crate) async fn last_checkpoint(&self) -> Result<Option<LastCheckpoint>, Error> {
+    pub(crate) async fn last_checkpoint(
+        &self,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<LastCheckpoint>, Error> {
         let path = last_checkpoint_path();
-        let Some(bytes) = self.get_retrying(&path, &Storage::warn_of_retry).await? else {
+        let Some(bytes) = self.get_retrying(&path, on_retry).await? else {
             return Ok(None);
         };
         match serde_json::from_slice(&bytes) {
@@ -104,13 +111,12 @@ impl Storage {
         }
     }
 
-    async fn load_checkpoint(&self, version: u64) -> Result<Log, Error> {
+    async fn load_checkpoint(&self, version: u64, on_retry: OnRetry<'_>) -> Result<Log, Error> {
         let path = checkpoint_path(version);
         let shown = self.show(&path);
         let entry = entry_path(version);
-        let on_retry = &Storage::warn_of_retry;
         let (bytes, entry) = futures::join!(
-            self.get_existing(&path),
+            self.get_existing(&path, on_retry),
             self.get_retrying(&entry, on_retry)
         );
         let (bytes, entry) = (bytes?, entry?);
@@ -136,8 +142,8 @@ impl Storage {
         Ok(Log::new(state, evidence))
     }
 
-    async fn load_first_entry(&self) -> Result<Log, Error> {
-        let bytes = self.get_existing(&entry_path(0)).await?;
+    async fn load_first_entry(&self, on_retry: OnRetry<'_>) -> Result<Log, Error> {
+        let bytes = self.get_existing(&entry_path(0), on_retry).await?;
         self.first_entry(&bytes)
     }
 
@@ -147,8 +153,8 @@ impl Storage {
         Ok(Log::new(state, Evidence::of_entry(bytes)))
     }
 
-    pub(crate) async fn list_log(&self) -> Result<Vec<LogFile>, Error> {
-        self.retry(&Storage::warn_of_retry, || async {
+    pub(crate) async fn list_log(&self, on_retry: OnRetry<'_>) -> Result<Vec<LogFile>, Error> {
+        self.retry(on_retry, || async {
             let listed: Result<Vec<_>, _> = self
                 .store
                 .list(Some(&folder()))
@@ -167,7 +173,12 @@ impl Storage {
     }
 
     /// Puts the first entry of a new shard, or finds that somebody else just did. There was none at `looked`.
-    pub(crate) async fn create(&self, open: &Open, looked: Moment) -> Result<Log, Error> {
+    pub(crate) async fn create(
+        &self,
+        open: &Open,
+        looked: Moment,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Log, Error> {
         let unsupported = |why| Error::Unsupported {
             url: self.url.to_string(),
             why,
@@ -219,14 +230,14 @@ impl Storage {
         State::first(&self.url, &path, 0, &commit)?;
         let body = commit.to_bytes();
         let started = self.env.moment();
-        match self.occupy(0, &body, &Storage::warn_of_retry).await? {
+        match self.occupy(0, &body, on_retry).await? {
             Occupied::Now => {
                 let mut log = self.first_entry(&body)?;
                 log.confirm(started);
                 if self.env.since(looked) < self.env.options.log_min_age / 4 {
                     return Ok(log);
                 }
-                self.check_created(log).await
+                self.check_created(log, on_retry).await
             }
             Occupied::By(bytes) => self.first_entry(&bytes),
         }
@@ -234,8 +245,8 @@ impl Storage {
 
     /// The shard there is, after a creation that took so long that somebody else may have created it, and cleaned up
     /// its log beyond the first entry.
-    async fn check_created(&self, created: Log) -> Result<Log, Error> {
-        let Some(found) = self.replay(&Storage::warn_of_retry).await? else {
+    async fn check_created(&self, created: Log, on_retry: OnRetry<'_>) -> Result<Log, Error> {
+        let Some(found) = self.replay(on_retry).await? else {
             return Ok(created);
         };
         if found.state.metadata().id != created.state.metadata().id

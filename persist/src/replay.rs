@@ -264,7 +264,7 @@ impl Storage {
                 Ok(bytes.is_some_and(|bytes| Evidence::of_entry(&bytes) == tail.evidence))
             }
             Evidence::Listing => {
-                let beyond = self.list_log().await?;
+                let beyond = self.list_log(on_retry).await?;
                 let mut entries: Vec<u64> = beyond
                     .iter()
                     .filter(|file| matches!(file, LogFile::Entry(_)))
@@ -292,7 +292,7 @@ impl Storage {
         for attempt in 0..RESTARTS_MAX {
             let started = self.env.moment();
             // If the pointer led astray, a listing does not.
-            let mut log = match self.load(attempt == 0).await {
+            let mut log = match self.load(attempt == 0, on_retry).await {
                 Ok(Some(log)) => log,
                 Ok(None) => return Ok(None),
                 // Maybe cleaned up between being found and being read.

@@ -66,12 +66,15 @@ impl Drop for Owner {
 
 impl Owner {
     /// Opens the shard as it is, or creates it if `open` says how.
-    pub(crate) async fn open(storage: Storage, open: Option<&Open>) -> Result<Self, Error> {
-        let on_retry = &Storage::warn_of_retry;
+    pub(crate) async fn open(
+        storage: Storage,
+        open: Option<&Open>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Self, Error> {
         let started = storage.env.moment();
         let log = match (storage.replay(on_retry).await?, open) {
             (Some(log), _) => log,
-            (None, Some(open)) => storage.create(open, started).await?,
+            (None, Some(open)) => storage.create(open, started, on_retry).await?,
             (None, None) => {
                 return Err(Error::NoShard {
                     url: storage.url.to_string(),

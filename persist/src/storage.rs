@@ -106,8 +106,12 @@ impl Storage {
     }
 
     /// The bytes of an object that must be there; tried until the store answers.
-    pub(crate) async fn get_existing(&self, path: &Path) -> Result<Bytes, Error> {
-        self.get_retrying(path, &Storage::warn_of_retry)
+    pub(crate) async fn get_existing(
+        &self,
+        path: &Path,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Bytes, Error> {
+        self.get_retrying(path, on_retry)
             .await?
             .ok_or_else(|| Error::MissingFile {
                 path: self.show(path),

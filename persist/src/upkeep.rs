@@ -76,7 +76,7 @@ impl Inner {
         }
         // Never point back: another process may have been faster with a newer one.
         let newer = storage
-            .last_checkpoint()
+            .last_checkpoint(&Storage::warn_of_retry)
             .await?
             .is_some_and(|last| last.version >= version);
         if !newer {

@@ -168,7 +168,11 @@ impl FileReader {
         let shown = storage.show(&location);
         let size = file.size;
         let whole = if size <= WHOLE_BYTES_MAX {
-            Some(storage.get_existing(&location).await?)
+            Some(
+                storage
+                    .get_existing(&location, &Storage::warn_of_retry)
+                    .await?,
+            )
         } else {
             None
         };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Frontier, Phase, Status, Target, no_errors, persist_sink, persist_source};
-use mvsink_persist::testing::{Call, GateStore, Side};
+use mvsink_persist::testing::{Call, FaultyStore, GateStore, Side};
 use mvsink_persist::{Append, CommitId, decode_file};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -75,6 +75,24 @@ fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth(drive
     let (upper, stored) = read(&check, url);
     assert_eq!(upper, Frontier::At(20));
     assert_eq!(at(&stored, 19), BTreeMap::from([(("w".to_owned(), 1), 1)]));
+}
+
+fn a_store_that_refuses_at_the_start_is_named(driver: Driver) {
+    let runtime = runtime();
+    let faulty = FaultyStore::new(Arc::new(InMemory::new()), 131, 100);
+    let cx = driver.contexts(&runtime, 1, faulty.clone()).remove(0);
+    timely::execute_directly(move |worker| {
+        let mut replica = Replica::new(worker, &cx, &Target::new("memory://shared"));
+        replica.advance(1);
+        let refused = |on: &str| on.contains("503 Service Unavailable");
+        until(worker, || {
+            let status = replica.handle.status();
+            matches!(status, Status::Stalled { on, .. } if refused(&on))
+        });
+        faulty.set_percent(0);
+        until(worker, || replica.is_at("running"));
+        assert_eq!(replica.upper(), Frontier::At(1));
+    });
 }
 
 fn r13_every_worker_is_hydrated_once_the_as_of_is_durable(driver: Driver) {
@@ -311,6 +329,7 @@ fn both_frontiers_gate_and_errors_are_rows_with_the_error_column(driver: Driver)
 }
 
 on_both_drivers! {
+    a_store_that_refuses_at_the_start_is_named,
     r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth,
     r13_every_worker_is_hydrated_once_the_as_of_is_durable,
     a_store_that_does_not_answer_stalls_the_sink_by_name,
