@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::support::{context, runtime, step_until};
+use crate::support::{context, runtime, step_until, step_until_so};
 use mvsink::logging::{CORRECTIONS, CorrectionsEvent, CorrectionsEventBuilder};
 use mvsink::{Context, Counters, Frontier, Target, no_errors, persist_sink};
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -44,16 +44,18 @@ fn run(worker: &mut Worker, cx: &Context) -> [Counters; 2] {
     // As many rows again, at a time that is not complete.
     input.update_at((u64::MAX >> 1) - worker.index() as u64, TIMES, 1);
     input.flush();
-    while handle.counters().corrections < worker.peers() as u64 {
-        worker.step_or_park(Some(std::time::Duration::from_millis(1)));
-    }
+    let peers = worker.peers() as u64;
+    step_until_so(worker, "they are held", || {
+        handle.counters().corrections >= peers
+    });
     let held = handle.counters();
     input.close();
     step_until(worker, &handle, Frontier::Empty);
     // The log says so before the appender knows it.
-    while handle.counters().batches_committed < handle.counters().batches_minted {
-        worker.step_or_park(Some(std::time::Duration::from_millis(1)));
-    }
+    step_until_so(worker, "the last commit is known", || {
+        let counters = handle.counters();
+        counters.batches_committed >= counters.batches_minted
+    });
     [held, handle.counters()]
 }
 

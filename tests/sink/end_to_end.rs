@@ -310,8 +310,9 @@ fn ingest(cx: &Context, url: &str, edits: impl FnOnce() + Send + Sync + 'static)
             }
         }
         // An edit is met at the latest with what is committed after it.
-        while !matches!(status, Status::Failed { .. }) && first == 3 {
-            worker.step_or_park(Some(std::time::Duration::from_millis(1)));
+        if first == 3 {
+            let failed = |status: &Status| matches!(status, Status::Failed { .. });
+            support::step_until_so(worker, "it has failed", || failed(&handle.status()));
             status = handle.status();
         }
         drop(handle);

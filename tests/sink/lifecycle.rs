@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::{
-    self, Driver, Program, Row, assert_exact, context, execute, read, runtime, step_until, words,
+    self, Driver, Program, Row, assert_exact, context, execute, read, runtime, step_until,
+    step_until_so, words,
 };
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Mode, Status, Target, no_errors, persist_sink, persist_source};
@@ -94,9 +95,9 @@ fn r08_a_read_only_sink_writes_nothing_until_it_is_promoted(driver: Driver) {
             }
         }
         input.close();
-        while !matches!(handle.status(), Status::ReadOnly) {
-            worker.step_or_park(Some(Duration::from_millis(1)));
-        }
+        step_until_so(worker, "it is read-only", || {
+            matches!(handle.status(), Status::ReadOnly)
+        });
         for _ in 0..100 {
             worker.step();
         }

@@ -7,9 +7,7 @@ mod schedules;
 mod starts;
 mod statuses;
 
-use std::time::Duration;
-
-use crate::support::{Row, view};
+use crate::support::{Row, step_until_so, view};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Target, no_errors, persist_sink};
 use mvsink_persist::{Append, Appended, Codec, CommitId, FileEncoder, FileMeta, Open};
@@ -64,10 +62,9 @@ impl Replica {
 }
 
 /// Steps until it is so. What never comes hangs, and names itself by the test that does.
-fn until(worker: &mut Worker, mut done: impl FnMut() -> bool) {
-    while !done() {
-        worker.step_or_park(Some(Duration::from_millis(1)));
-    }
+#[track_caller]
+fn until(worker: &mut Worker, done: impl FnMut() -> bool) {
+    step_until_so(worker, "what the test waits for", done);
 }
 
 fn signal(read_only: bool) -> (watch::Sender<bool>, watch::Receiver<bool>) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::{self, Driver, Row, Update, at, oracle, read, runtime, words};
+use crate::support::{self, Driver, Row, Update, at, oracle, read, runtime, step_until_so, words};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Source, no_errors, persist_sink, persist_source};
 use mvsink_persist::{Frontier as Upper, Shard, common_time};
@@ -70,10 +70,9 @@ fn chain(worker: &mut Worker, cx: &Context) -> (InputSession<u64, String, i64>, 
     (input, handles)
 }
 
-fn wait(worker: &mut Worker, mut done: impl FnMut() -> bool) {
-    while !done() {
-        worker.step_or_park(Some(Duration::from_millis(1)));
-    }
+#[track_caller]
+fn wait(worker: &mut Worker, done: impl FnMut() -> bool) {
+    step_until_so(worker, "what the test waits for", done);
 }
 
 fn chain_is_consistent(driver: Driver, workers: usize) {

@@ -142,10 +142,11 @@ impl Program {
 }
 
 /// Steps until the shard's upper is there, or the sink has failed.
+#[track_caller]
 pub fn step_until(worker: &mut Worker, handle: &Handle<u64>, upper: Frontier<u64>) -> Status {
-    while handle.frontier() < upper && !matches!(handle.status(), Status::Failed { .. }) {
-        worker.step_or_park(Some(Duration::from_millis(1)));
-    }
+    step_until_so(worker, &format!("an upper of {upper}"), || {
+        handle.frontier() >= upper || matches!(handle.status(), Status::Failed { .. })
+    });
     handle.status()
 }
 
@@ -377,12 +378,16 @@ pub fn is_data(path: &object_store::path::Path) -> bool {
     path.extension() == Some("parquet") && !path.as_ref().contains("_delta_log")
 }
 
+/// Longer than anything takes on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(240);
+
 /// Steps until it is so. What never happens fails the test instead of hanging it.
+#[track_caller]
 pub fn step_until_so(worker: &mut Worker, what: &str, mut so: impl FnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !so() {
         worker.step_or_park(Some(Duration::from_millis(1)));
-        assert!(begun.elapsed() < Duration::from_secs(120), "never: {what}");
+        assert!(begun.elapsed() < PATIENCE, "never: {what}");
     }
 }
 
