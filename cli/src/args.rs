@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::bench::{Driver, Name};
 use crate::nexmark::generator::{EVENTS_MAX, SEED_MAX};
 
 /// Materialized views in Delta tables: a demo host, and the tool to look at shards.
@@ -48,6 +49,11 @@ pub enum Command {
     /// Keep old times of a shard readable.
     #[command(subcommand)]
     Hold(Hold),
+    /// Measure the sink on this machine and store, beside a floor.
+    ///
+    /// Prints the medians of five runs of each workload. The floor is the same rows encoded and committed once, in a plain
+    /// loop: what any sink has to pay.
+    Bench(Bench),
 }
 
 /// The workloads of `run`.
@@ -194,6 +200,40 @@ pub struct Gc {
     pub json: bool,
 }
 
+/// Options of `bench`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Bench {
+    /// A tenth of the rows, and one run of each workload.
+    #[arg(long)]
+    pub quick: bool,
+
+    /// Print one JSON object for each row instead of a table.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The directory or URL below which shards are made; the current directory if absent. What was made in a directory is
+    /// removed.
+    #[arg(long, value_name = "URL")]
+    pub dir: Option<String>,
+
+    /// Measure this workload alone.
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub only: Option<Name>,
+
+    /// Measure one row once, in this process: what each row's own process is asked for.
+    #[arg(long, hide = true, value_parser = parse_row, requires = "only", requires = "dir")]
+    pub row: Option<Row>,
+}
+
+/// Who does a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Which driver, if it is a sink's.
+    pub driver: Option<Driver>,
+    /// How many workers.
+    pub workers: usize,
+}
+
 /// What to do with holds.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Hold {
@@ -286,6 +326,18 @@ fn parse_filter(filter: &str) -> Result<String, String> {
         .map_err(|error| error.to_string())
 }
 
+fn parse_row(text: &str) -> Result<Row, String> {
+    let (driver, workers) = text.split_once(',').ok_or("no DRIVER,WORKERS")?;
+    let driver = match driver {
+        "none" => None,
+        driver => Some(Driver::from_str(driver, false)?),
+    };
+    Ok(Row {
+        driver,
+        workers: parse_workers(workers)?,
+    })
+}
+
 fn parse_workers(workers: &str) -> Result<usize, String> {
     // Each worker is a thread: a bound keeps a typing error from taking the machine down.
     const WORKERS_MAX: usize = 1024;
@@ -338,6 +390,36 @@ mod tests {
     #[test]
     fn the_grammar_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bench_measures_all_unless_one_is_named() {
+        let all = Bench {
+            quick: false,
+            json: false,
+            dir: None,
+            only: None,
+            row: None,
+        };
+        assert_eq!(command("mvsink bench"), Command::Bench(all.clone()));
+        let some = Bench {
+            quick: true,
+            json: true,
+            dir: Some("d".into()),
+            only: Some(Name::SteadyNocompact),
+            row: None,
+        };
+        assert_eq!(
+            command("mvsink bench --quick --json --dir d --only steady_nocompact"),
+            Command::Bench(some)
+        );
+        for bad in [
+            "--only nothing",
+            "--row sync,1",
+            "--only bulk --dir d --row sync",
+        ] {
+            assert!(parse(&format!("mvsink bench {bad}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

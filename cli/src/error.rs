@@ -101,6 +101,29 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
+    /// Somebody else writes to the shard of a measurement.
+    #[error("somebody else writes to {url}")]
+    Rival {
+        /// The address of the shard.
+        url: String,
+    },
+    /// Measurements have no place for their shards.
+    #[error("cannot make a directory in {directory}")]
+    Place {
+        /// Where it was to be.
+        directory: String,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// A measurement's process did not end well.
+    #[error("cannot measure {workload}: {why}")]
+    Bench {
+        /// What was measured.
+        workload: String,
+        /// What the process said.
+        why: String,
+    },
     /// A worker thread panicked: a bug.
     #[error("a worker thread panicked")]
     Panicked,

@@ -9,7 +9,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
-use mvsink_cli::{hold, inspect, nexmark, snapshot, tail, upkeep};
+use mvsink_cli::{bench, hold, inspect, nexmark, snapshot, tail, upkeep};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -54,6 +54,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Compact(options) => upkeep::compact(&options),
         Command::Gc(options) => upkeep::gc(&options),
         Command::Hold(command) => hold::run(&command),
+        Command::Bench(options) => bench::run(&options),
     }
 }
 

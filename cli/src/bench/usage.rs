@@ -1,0 +1,95 @@
+//! What a piece of work took: time, processor time of all threads, and memory above what was in use before.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use cpu_time::ProcessTime;
+
+/// A piece of work that is being measured.
+#[derive(Debug)]
+pub struct Usage {
+    begun: Instant,
+    cpu: ProcessTime,
+    /// Resident memory, in bytes; `None` where the system does not tell.
+    resident: Option<u64>,
+}
+
+/// What it took.
+#[derive(Clone, Copy, Debug)]
+pub struct Used {
+    /// From beginning to end.
+    pub wall: Duration,
+    /// Processor time of the whole process.
+    pub cpu: Duration,
+    /// The most resident memory, in bytes above what there was at the beginning.
+    pub peak_bytes: Option<u64>,
+}
+
+impl Usage {
+    /// Begins now.
+    pub fn begin() -> Self {
+        // The peak is measured anew from here on.
+        let reset = fs::write("/proc/self/clear_refs", "5");
+        Usage {
+            resident: reset.ok().and_then(|()| status("VmRSS:")),
+            cpu: ProcessTime::now(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Ends now.
+    pub fn end(&self) -> Used {
+        let (wall, cpu) = (self.begun.elapsed(), self.cpu.elapsed());
+        let peak = self.resident.zip(status("VmHWM:"));
+        Used {
+            wall,
+            cpu,
+            peak_bytes: peak.map(|(before, peak)| peak.saturating_sub(before)),
+        }
+    }
+}
+
+/// A field of Linux's description of this process, in bytes.
+fn status(field: &str) -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The least of the durations that so many of a hundred do not exceed, in milliseconds; `None` if there is none.
+pub fn percentile_ms(took: &[Duration], percent: usize) -> Option<f64> {
+    let mut sorted = took.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() * percent).div_ceil(100);
+    let at = sorted.get(rank.saturating_sub(1))?;
+    Some(at.as_secs_f64() * 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_by_nearest_rank() {
+        let took: Vec<_> = (1..=200).rev().map(Duration::from_millis).collect();
+        assert_eq!(percentile_ms(&took, 50), Some(100.0));
+        assert_eq!(percentile_ms(&took, 99), Some(198.0));
+        assert_eq!(percentile_ms(&took, 100), Some(200.0));
+        assert_eq!(percentile_ms(&took[..1], 50), Some(200.0));
+        assert_eq!(percentile_ms(&[], 50), None);
+    }
+
+    #[test]
+    fn memory_and_processor_time_are_seen() {
+        let usage = Usage::begin();
+        let taken = vec![1u8; 64 << 20];
+        let sum: u64 = taken.iter().map(|byte| u64::from(*byte)).sum();
+        let used = usage.end();
+        assert_eq!(sum, 64 << 20);
+        assert!(used.cpu > Duration::ZERO && used.wall > Duration::ZERO);
+        if let Some(peak) = used.peak_bytes {
+            assert!(peak >= 60 << 20, "{peak}");
+        }
+    }
+}
