@@ -3,7 +3,7 @@
 //! The binary `mvsink` is a thin shell over this library, so that tests and examples can use its parts:
 //! [`args`] is the grammar of the command line, [`error`] how a command fails, [`nexmark`] the demo; [`inspect`],
 //! [`snapshot`] and [`tail`] look at shards of any schema, by way of [`read`] and [`mod@format`]; [`upkeep`] and [`hold`]
-//! look after them; [`bench`] measures the sink.
+//! look after them; [`mod@bench`] measures the sink.
 
 pub mod args;
 pub mod bench;
