@@ -16,6 +16,8 @@
 //! - *faithful*: what cannot be read back as it was is refused when it is written.
 //! - *by name*: decoding looks columns up by name, and reads what other writers make of the same Delta type.
 
+mod flat;
+
 use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
@@ -108,6 +110,8 @@ struct Layout {
     has_options: bool,
     /// Whether a column can hold less than what a value says: then what was built is read back and compared.
     is_lossy: bool,
+    /// Whether a row is a record of numbers, booleans and strings.
+    is_flat: bool,
 }
 
 /// Whether a row is itself a record of columns.
@@ -244,6 +248,7 @@ where
             table: Arc::new(Schema::new(table)),
             has_options: built.iter().any(|field| has_nulls(field)),
             is_lossy: built.iter().any(|field| is_lossy(field.data_type())),
+            is_flat: shape == Shape::Record && flat::is_flat(&built),
         };
         Ok(Codec {
             layout: Arc::new(layout),
@@ -277,40 +282,43 @@ where
         D: 'a,
     {
         let capacity = ok.size_hint().0;
+        let mut rows = Vec::with_capacity(capacity);
         let mut times = Vec::with_capacity(capacity);
         let mut diffs = Vec::with_capacity(capacity);
+        for (data, time, diff) in ok {
+            rows.push(data);
+            times.push(time);
+            diffs.push(diff);
+        }
         if let Some(by_hand) = &self.by_hand {
-            let mut rows = Vec::with_capacity(capacity);
-            for (data, time, diff) in ok {
-                rows.push(data);
-                times.push(time);
-                diffs.push(diff);
-            }
             let failed = |failure: Failure| type_error::<D>(failure.to_string());
             let columns = (by_hand.to_columns)(&rows).map_err(failed)?;
             return self.batch(columns, None, times, diffs);
         }
-        let mut rows = ArrayBuilder::from_arrow(&self.layout.built)
+        if self.layout.is_flat
+            && let Some(columns) = flat::columns(&self.layout.built, &rows)
+        {
+            return self.batch(columns, None, times, diffs);
+        }
+        let mut built = ArrayBuilder::from_arrow(&self.layout.built)
             .map_err(|error| self.unfit(&error, None))?;
-        rows.reserve(capacity);
+        built.reserve(rows.len());
         let mut hashes = Vec::new();
-        for (data, time, diff) in ok {
+        for data in rows {
             if self.layout.has_options {
                 // To what builds the columns, Some(None) is as good as None.
                 check_options(data)?;
             }
             let pushed = match self.layout.shape {
-                Shape::Record => rows.push(data),
-                Shape::Value => rows.push(Single { value: data }),
+                Shape::Record => built.push(data),
+                Shape::Value => built.push(Single { value: data }),
             };
             pushed.map_err(|error| self.unfit(&error, Some(data)))?;
             if self.layout.is_lossy {
                 hashes.push(hash_data(data)?);
             }
-            times.push(time);
-            diffs.push(diff);
         }
-        let columns = rows
+        let columns = built
             .into_arrow()
             .map_err(|error| self.unfit(&error, None))?;
         let batch = self.batch(columns, None, times, diffs)?;

@@ -31,6 +31,7 @@ pub struct CpuPool {
     handle: Handle,
     /// `None` if computations run where they are awaited.
     permits: Option<Arc<Semaphore>>,
+    width: usize,
 }
 
 impl CpuPool {
@@ -39,6 +40,7 @@ impl CpuPool {
         CpuPool {
             handle,
             permits: Some(Arc::new(Semaphore::new(permits.max(1)))),
+            width: permits.max(1),
         }
     }
 
@@ -47,7 +49,13 @@ impl CpuPool {
         CpuPool {
             handle,
             permits: None,
+            width: 1,
         }
+    }
+
+    /// How many computations may run at once.
+    pub fn width(&self) -> usize {
+        self.width
     }
 
     /// Runs `compute`, which must not wait for anything, and returns its result.

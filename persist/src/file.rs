@@ -1,19 +1,20 @@
 //! Parquet files in memory: batches to bytes and back. No I/O, no clock; whoever calls chooses the thread.
 //!
 //! The encoding is the one that was measured best for updates and that every Delta reader knows: pages of
-//! version 1, LZ4_RAW, dictionaries on strings that repeat, DELTA_BINARY_PACKED on integers (times and diffs shrink
-//! to almost nothing), statistics per column chunk, names of lists and maps as in the Parquet specification, and no
-//! embedded Arrow schema. What is written is hashed: a file knows the sums of its rows' fingerprints.
+//! version 1, LZ4_RAW but for strings that it hardly shrinks, dictionaries on strings that repeat, DELTA_BINARY_PACKED on
+//! integers (times and diffs shrink to almost nothing), statistics per column chunk, names of lists and maps as in the
+//! Parquet specification, and no embedded Arrow schema. What is written is hashed: a file knows the sums of its rows'
+//! fingerprints.
 //!
 //! The Parquet reader panics on some damaged files. Damage is what the world does, so it is caught here and
 //! reported as [`Error::Corrupt`] like any other; the reader is dropped and not used again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, Int64Array, RecordBatch};
+use arrow_array::{Array, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
@@ -40,6 +41,10 @@ pub(crate) const GROUP_BYTES_MAX: usize = 8 << 20;
 /// The first rows of a file by which it is told whether a column of strings repeats: of 20,000 values, about as many
 /// as a dictionary holds before it is given up, so many rows show one in twenty twice.
 const SAMPLE_ROWS: usize = 2048;
+
+/// Strings are compressed if that saves at least one byte in so many: to look for what repeats in them takes longer than all
+/// else that is done with them.
+const SAVED_MIN: usize = 5;
 
 /// Writes batches into one Parquet file in memory.
 pub struct FileEncoder {
@@ -161,34 +166,53 @@ fn bounds(times: &Int64Array) -> (i64, i64) {
 
 /// A writer of a file that begins with this batch.
 fn begin(schema: &SchemaRef, first: &RecordBatch) -> Result<ArrowWriter<Vec<u8>>, Error> {
-    let properties = writer_properties(schema, &unrepeated(first)).map_err(encode_error)?;
+    let properties = writer_properties(schema, &plain(first)).map_err(encode_error)?;
     let options = ArrowWriterOptions::new()
         .with_properties(properties)
         .with_skip_arrow_metadata(true);
     ArrowWriter::try_new_with_options(Vec::new(), Arc::clone(schema), options).map_err(encode_error)
 }
 
-/// The columns of strings whose values hardly repeat: a dictionary of them would be given up.
-fn unrepeated(first: &RecordBatch) -> HashSet<String> {
+/// What is not done to a column of strings, since it would not pay.
+struct Plain {
+    /// Its values hardly repeat: a dictionary of them would be given up.
+    no_dictionary: bool,
+    /// They are hardly shorter when compressed.
+    uncompressed: bool,
+}
+
+/// What is not worth while for the columns of strings, by the first rows.
+fn plain(first: &RecordBatch) -> HashMap<String, Plain> {
     if first.num_rows() < SAMPLE_ROWS {
-        return HashSet::new();
+        return HashMap::new();
     }
     let schema = first.schema_ref();
     let columns = schema.fields().iter().zip(first.columns());
     let strings = columns.filter(|(field, _)| field.data_type() == &DataType::Utf8);
     strings
-        .filter(|(_, column)| {
-            let values = column.as_string::<i32>().iter().take(SAMPLE_ROWS);
-            let distinct: HashSet<Option<&str>> = values.collect();
-            distinct.len() > SAMPLE_ROWS - SAMPLE_ROWS / 20
+        .map(|(field, column)| {
+            let sample = column.as_string::<i32>().slice(0, SAMPLE_ROWS);
+            let distinct: HashSet<Option<&str>> = sample.iter().collect();
+            let no_dictionary = distinct.len() > SAMPLE_ROWS - SAMPLE_ROWS / 20;
+            let plain = Plain {
+                no_dictionary,
+                uncompressed: no_dictionary && is_hardly_compressed(&sample),
+            };
+            (field.name().clone(), plain)
         })
-        .map(|(field, _)| field.name().clone())
         .collect()
+}
+
+fn is_hardly_compressed(sample: &StringArray) -> bool {
+    let (begin, end) = (sample.offsets().first(), sample.offsets().last());
+    let bytes = &sample.value_data()[begin as usize..end as usize];
+    let compressed = lz4_flex::block::compress(bytes);
+    compressed.len() > bytes.len() - bytes.len() / SAVED_MIN
 }
 
 fn writer_properties(
     schema: &SchemaRef,
-    unrepeated: &HashSet<String>,
+    plain: &HashMap<String, Plain>,
 ) -> Result<WriterProperties, ParquetError> {
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
@@ -205,7 +229,12 @@ fn writer_properties(
         let path = column.path().clone();
         properties = match column.physical_type() {
             PhysicalType::BYTE_ARRAY => {
-                let repeats = !unrepeated.contains(&path.string());
+                let plain = plain.get(&path.string());
+                if plain.is_some_and(|plain| plain.uncompressed) {
+                    properties =
+                        properties.set_column_compression(path.clone(), Compression::UNCOMPRESSED);
+                }
+                let repeats = !plain.is_some_and(|plain| plain.no_dictionary);
                 properties.set_column_dictionary_enabled(path, repeats)
             }
             PhysicalType::INT32 | PhysicalType::INT64 => {

@@ -178,6 +178,46 @@ fn rich() -> impl Strategy<Value = Rich> {
     })
 }
 
+/// Numbers, booleans and strings that are always there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Flat {
+    id: Id,
+    tiny: i8,
+    small: i16,
+    medium: i32,
+    large: i64,
+    counts: u8,
+    ports: u16,
+    addresses: u32,
+    float: f64,
+    single: f32,
+    is_set: bool,
+    text: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Wrapped(Flat);
+
+fn flat() -> impl Strategy<Value = Flat> {
+    let signed = (any::<i8>(), any::<i16>(), any::<i32>(), any::<i64>());
+    let narrow = (any::<u8>(), any::<u16>(), any::<u32>());
+    let others = (float(), prop::num::f32::ANY, any::<bool>(), text());
+    (unsigned(), signed, narrow, others).prop_map(|(id, signed, narrow, others)| Flat {
+        id: Id(id),
+        tiny: signed.0,
+        small: signed.1,
+        medium: signed.2,
+        large: signed.3,
+        counts: narrow.0,
+        ports: narrow.1,
+        addresses: narrow.2,
+        float: others.0,
+        single: others.1,
+        is_set: others.2,
+        text: others.3,
+    })
+}
+
 fn rows<D: Debug>(data: impl Strategy<Value = D>) -> impl Strategy<Value = Vec<(D, i64, i64)>> {
     prop::collection::vec((data, 0..1000i64, any::<i64>()), 0..20)
 }
@@ -260,6 +300,17 @@ proptest! {
         rows in rows((unsigned(), text(), any::<Option<i32>>(), nested(), (float(), any::<bool>()))),
     ) {
         check_round_trip(&codec(), &rows);
+    }
+
+    #[test]
+    fn r20_flat_rows_keep_their_fingerprints(
+        structs in rows(flat()),
+        tuples in rows((unsigned(), text(), any::<bool>(), prop::num::f32::ANY)),
+        wrapped in rows(flat().prop_map(Wrapped)),
+    ) {
+        check_round_trip(&codec(), &structs);
+        check_round_trip(&codec(), &tuples);
+        check_round_trip(&codec(), &wrapped);
     }
 
     #[test]
@@ -483,6 +534,59 @@ fn a_number_beyond_bigint_is_named() {
     };
     let why = unfit(codec().encode([(&row, 0, 1)].into_iter()));
     assert!(why.contains("inner.id"), "{why}");
+}
+
+/// A row may say less, more or something else than its columns, whatever the rows before it said.
+#[test]
+fn rows_of_another_form_than_their_columns_are_written_right_or_refused() {
+    #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+    struct Row {
+        id: i64,
+        rank: i64,
+    }
+    const TURNED: i64 = 100;
+    const SHORT: i64 = 200;
+    const LONG: i64 = 300;
+    impl Serialize for Row {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            use serde::ser::SerializeStruct;
+            let mut row = serializer.serialize_struct("Row", 2)?;
+            match self.id {
+                TURNED => {
+                    row.serialize_field("rank", &self.rank)?;
+                    row.serialize_field("id", &self.id)?;
+                }
+                SHORT => row.serialize_field("id", &self.id)?,
+                LONG => {
+                    row.serialize_field("id", &self.id)?;
+                    row.serialize_field("rank", &"the first")?;
+                }
+                _ => {
+                    row.serialize_field("id", &self.id)?;
+                    row.serialize_field("rank", &self.rank)?;
+                }
+            }
+            row.end()
+        }
+    }
+    let fields = ["id", "rank"].map(|name| Field::new(name, DataType::Int64, false));
+    let codec = Codec::<Row, String>::with_fields(fields.to_vec()).unwrap();
+    let encode = |last: i64| {
+        let rows = [1, 2, last].map(|id| (Row { id, rank: -id }, id, 1));
+        let batch = codec.encode(borrow(&rows));
+        batch.map(|batch| (codec.decode(&batch).unwrap().ok, rows.to_vec()))
+    };
+    for id in [3, TURNED] {
+        let (decoded, rows) = encode(id).unwrap();
+        assert_eq!(decoded, rows);
+    }
+    for id in [SHORT, LONG] {
+        let error = encode(id).unwrap_err();
+        assert!(
+            matches!(&error, Error::Type { why, .. } if why.contains("rank")),
+            "{error}"
+        );
+    }
 }
 
 /// No column can tell Some(None) from None: it would be read back as another value.

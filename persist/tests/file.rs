@@ -123,6 +123,40 @@ fn strings_that_repeat_have_a_dictionary_and_others_none() {
 }
 
 #[test]
+fn strings_that_compression_hardly_shortens_are_stored_as_they_are() {
+    let codec = Codec::<(String, String), String>::new().unwrap();
+    let compression = |rows: u64| {
+        let row = |i: u64| {
+            // Letters that look random, and a text that is always nearly the same.
+            let random = (0..8).map(|at| mvsink_persist::hash_data(&(i, at)).unwrap() as u64);
+            let letters = random.map(|hash| char::from(33 + (hash % 90) as u8));
+            (
+                letters.collect(),
+                format!("this is the row with number {i}"),
+            )
+        };
+        let rows: Vec<(String, String)> = (0..rows).map(row).collect();
+        let mut encoder = FileEncoder::new(codec.schema()).unwrap();
+        let updates = rows.iter().map(|row| (row, 0, 1));
+        encoder.write(&codec.encode(updates).unwrap()).unwrap();
+        let file = encoder.finish().unwrap().bytes;
+        let decoded = decode_file(PATH, file.clone(), None, 8192).unwrap();
+        let decoded: Vec<_> = decoded
+            .flat_map(|batch| codec.decode(&batch.unwrap()).unwrap().ok)
+            .map(|(row, _, _)| row)
+            .collect();
+        assert_eq!(decoded, rows);
+        let reader = SerializedFileReader::new(file).unwrap();
+        let group = reader.metadata().row_group(0);
+        [0, 1].map(|column| group.column(column).compression())
+    };
+    let (none, lz4) = (Compression::UNCOMPRESSED, Compression::LZ4_RAW);
+    assert_eq!(compression(4000), [none, lz4]);
+    // Too few to tell.
+    assert_eq!(compression(100), [lz4, lz4]);
+}
+
+#[test]
 fn batches_have_the_rows_and_columns_asked_for() {
     let names = ["mv_time", "c1", "no_such_column"];
     let decoder = decode_file(PATH, file(250).bytes, Some(&names), 100).unwrap();
