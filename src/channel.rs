@@ -367,16 +367,72 @@ mod tests {
         run(async { while rx.recv().await.is_some() {} });
     }
 
+    /// So many bytes, as many updates, of which so many were read back.
+    struct Heavy {
+        updates: usize,
+        read_back: usize,
+    }
+
+    impl Weigh for Heavy {
+        fn updates(&self) -> usize {
+            self.updates
+        }
+
+        fn bytes(&self) -> usize {
+            8 * self.updates
+        }
+
+        fn read_back(&self) -> usize {
+            self.read_back
+        }
+    }
+
     #[test]
     fn the_meter_counts_what_waits() {
         let meter = Arc::<Meter>::default();
-        let (mut tx, mut rx) = write_channel::<Vec<u8>, u8>(Arc::clone(&meter));
-        tx.activation().batch(Some(vec![1, 2, 3])).write_batch(None);
-        tx.activation().batch(Some(vec![4])).write_batch(None);
-        assert_eq!(meter.updates(), 4);
+        let waits = || {
+            let read_back = meter.read_back.load(Ordering::Relaxed);
+            (meter.updates(), meter.bytes(), read_back)
+        };
+        let (mut tx, mut rx) = write_channel::<Heavy, u8>(Arc::clone(&meter));
+        let heavy = |updates, read_back| Some(Heavy { updates, read_back });
+        tx.activation().batch(heavy(3, 2)).write_batch(None);
+        tx.activation().batch(heavy(4, 0)).write_batch(Some(7));
+        assert_eq!(waits(), (7, 56, 2));
         run(rx.recv());
-        assert_eq!(meter.updates(), 1);
+        assert_eq!(waits(), (4, 32, 0));
         drop(rx);
-        assert_eq!(meter.updates(), 0);
+        assert_eq!(waits(), (0, 0, 0));
+    }
+
+    #[test]
+    fn what_is_no_data_weighs_nothing() {
+        struct Nothing;
+        impl Weigh for Nothing {}
+        assert_eq!(
+            (Nothing.updates(), Nothing.bytes(), Nothing.read_back()),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn who_reads_back_waits_until_little_waits() {
+        let meter = Arc::<Meter>::default();
+        let (mut tx, mut rx) = write_channel::<Heavy, u8>(Arc::clone(&meter));
+        let mut send = |read_back| {
+            let heavy = Heavy {
+                updates: 9,
+                read_back,
+            };
+            tx.activation().batch(Some(heavy)).write_batch(None);
+        };
+        send(3);
+        send(2);
+        run(async {
+            let mut wait = std::pin::pin!(meter.read_back_at_most(2));
+            assert!(futures::poll!(wait.as_mut()).is_pending());
+            rx.recv().await;
+            assert!(futures::poll!(wait.as_mut()).is_ready());
+        });
     }
 }

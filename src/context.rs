@@ -126,11 +126,12 @@ impl Context {
         self.inner.read_only.clone()
     }
 
-    /// What all workers of this process share of the operator with this name at this place. A second sink of one name
-    /// on one shard has failed from the start, on all its workers.
+    /// What all workers of this process share of the operator with this name at this place, for this worker: its index,
+    /// and of how many. A second sink of one name on one shard has failed from the start, on all its workers.
     pub(crate) fn instance(
         &self,
         place: Vec<usize>,
+        worker: (usize, usize),
         name: &str,
         kind: Kind,
         url: &str,
@@ -144,12 +145,15 @@ impl Context {
             .unwrap_or_else(std::sync::PoisonError::into_inner);
         instances.retain(|_, instance| instance.strong_count() > 0);
         let key = (place, name.to_owned());
-        if let Some(instance) = instances.get(&key).and_then(Weak::upgrade) {
+        if let Some(instance) = instances.get(&key).and_then(Weak::upgrade)
+            && instance.joins(worker)
+        {
             return instance;
         }
         let mut others = instances.values().filter_map(Weak::upgrade);
         let duplicate = kind == Kind::Sink && others.any(|other| other.is_live_sink(name, &shard));
         let instance = Instance::new(name, kind, shard);
+        instance.joins(worker);
         if duplicate {
             instance.fail(Error::Duplicate {
                 name: name.to_owned(),
@@ -247,6 +251,28 @@ impl ContextBuilder {
                 born,
                 warned_of_runtime: AtomicBool::new(false),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whichever worker of the second run comes first: a run with as many workers, and one with more.
+    #[test]
+    fn a_run_shares_nothing_with_the_one_before() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        for (before, workers) in [(2, [0, 1]), (2, [1, 0]), (1, [0, 1]), (1, [1, 0])] {
+            let cx = Context::new(runtime.handle().clone());
+            let instance = |index, peers| {
+                cx.instance(vec![0, 7], (index, peers), "view", Kind::Sink, "memory://a")
+            };
+            let old: Vec<_> = (0..before).map(|index| instance(index, before)).collect();
+            assert!(old.iter().all(|share| Arc::ptr_eq(share, &old[0])));
+            let [first, second] = workers.map(|index| instance(index, 2));
+            assert!(!Arc::ptr_eq(&first, &old[0]), "{before}: {workers:?}");
+            assert!(Arc::ptr_eq(&first, &second), "{before}: {workers:?}");
         }
     }
 }

@@ -44,6 +44,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Borrow;
 use std::sync::Arc;
 
 use mvsink_persist::Frontier;
@@ -61,6 +62,12 @@ use drained::Held;
 use future::{END, Future, offset};
 use partition::{Area, Entry};
 use payload::{CONTAINER_ROWS_MAX, Payload, Row};
+
+/// Entries are sorted by comparing them where fewer than one row in so many has one.
+const SPARSE: usize = 8;
+
+/// A row without an entry.
+const NOBODY: u32 = u32::MAX;
 
 /// Rows hashed and entered before doubled partitions are looked after: bounds how far a partition overshoots.
 const ROWS_AT_ONCE: usize = 4096;
@@ -282,6 +289,12 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Undoes a drain whose batch was lost: its updates can now cancel against those that arrived since.
     pub fn give_back(&mut self, drained: Drained<D, T, R>) {
+        self.restore(drained);
+    }
+
+    /// The same of what was drained and may be shared.
+    fn restore(&mut self, shared: impl Borrow<Drained<D, T, R>>) {
+        let drained: &Drained<D, T, R> = shared.borrow();
         if drained.is_empty() {
             return;
         }
@@ -293,7 +306,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             slots.push(slot);
         }
         self.payload.copied += drained.entries.len() as u64;
-        for mut entry in drained.entries {
+        for entry in &drained.entries {
+            let mut entry = *entry;
             entry.place.container = slots[entry.place.container as usize];
             let at = offset(self.payload.row(entry.place).1);
             if at < self.future.base() {
@@ -302,7 +316,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
                 self.future.area(at).0.push(entry);
             }
         }
-        drop(drained.containers);
+        // What others hold is not rewritten.
+        drop(shared);
         self.due.settle(&mut self.payload);
         self.rewrite_if_sparse();
     }
@@ -430,10 +445,24 @@ fn by_place<D, T, R>(mut entries: Vec<Entry>, containers: &[Held<D, T, R>]) -> V
         entries = ordered;
     }
     let mut rest = &mut entries[..];
+    let (mut at, mut group_in_order) = (Vec::new(), Vec::new());
     for held in containers {
         let (group, others) = rest.split_at_mut(held.entries as usize);
-        group.sort_unstable_by_key(|entry| entry.place.row);
         rest = others;
+        if group.len() < held.rows.len() / SPARSE {
+            group.sort_unstable_by_key(|entry| entry.place.row);
+            continue;
+        }
+        // No two entries name the same row, so that each has a place of its own.
+        at.clear();
+        at.resize(held.rows.len(), NOBODY);
+        for (number, entry) in group.iter().enumerate() {
+            at[entry.place.row as usize] = number as u32;
+        }
+        let named = at.iter().filter(|number| **number != NOBODY);
+        group_in_order.clear();
+        group_in_order.extend(named.map(|number| group[*number as usize]));
+        group.copy_from_slice(&group_in_order);
     }
     entries
 }

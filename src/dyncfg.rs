@@ -169,7 +169,7 @@ pub const CORRECTIONS_BYTES: Config<usize> = Config::new(
 pub const STAGE_AHEAD_BYTES: Config<usize> = Config::new(
     "mvsink_stage_ahead_bytes",
     Default::Usize(32 << 20),
-    "how much memory in bytes the rows of a first snapshot take before they are staged, while more of it arrives; 0 stages nothing ahead",
+    "how much memory in bytes the rows of a first snapshot may take in a process before they are staged, while more of it arrives; 0 stages nothing ahead",
 );
 
 /// The default of a flag.

@@ -26,6 +26,8 @@
 mod operator;
 pub mod standby;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use operator::{Desired, Minted, Operator, Order, Provisional, render};
 pub(crate) use task::Watch;

@@ -225,9 +225,8 @@ where
         // The task ends with the operator.
         let tether: oneshot::Sender<Infallible> = tether;
         let mut speaker = voice
-            .zip(capabilities.get(3).cloned())
+            .zip(capabilities.drain(3..).next())
             .map(|(output, capability)| Speaker::new(&worker, output, capability));
-        capabilities.truncate(3);
         if let Some(as_of) = &as_of {
             for capability in &mut capabilities {
                 capability.downgrade(as_of);

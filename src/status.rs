@@ -7,7 +7,7 @@
 //! Nothing is silent: a task that has to wait for the store says on what, and a sink that cannot go on has
 //! failed on all its workers, with the error in its status, its handles and the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -164,6 +164,8 @@ struct Inner {
     /// What each task that has to wait waits for, by its name and its worker.
     stalls: BTreeMap<(String, usize), Stall>,
     stops: Vec<Weak<Stop>>,
+    /// The workers that have a share of it: the index of each, and of how many.
+    workers: BTreeSet<(usize, usize)>,
     failure: Option<Arc<Error>>,
 }
 
@@ -206,6 +208,13 @@ impl Instance {
             .get()
             .and_then(|shard| shard.progress().upper.time());
         self.metrics.counters(upper, &self.meter)
+    }
+
+    /// Gives this worker, by its index and of how many, a share of it. False if it has one, or if it is one of another
+    /// number: then this is of an earlier run of the dataflow, whose last tasks are not gone yet.
+    pub(crate) fn joins(&self, worker: (usize, usize)) -> bool {
+        let workers = &mut self.lock().workers;
+        workers.iter().all(|(_, peers)| *peers == worker.1) && workers.insert(worker)
     }
 
     /// True if this is a sink of this name on this shard that may still do something.

@@ -60,7 +60,8 @@ impl Worker {
             Some(_) => Kind::Sink,
             None => Kind::Source,
         };
-        let instance = cx.instance(place, name, kind, &opening.url);
+        let worker = (scope.index(), scope.peers());
+        let instance = cx.instance(place, worker, name, kind, &opening.url);
         let stop = instance.stop();
         Worker {
             cx: cx.clone(),
@@ -222,6 +223,8 @@ impl Worker {
                     }
                 }
             }
+            // Who waits until nothing runs may begin the same again, and must not meet this.
+            drop(worker);
             drop(running);
         });
     }

@@ -37,9 +37,12 @@
 mod ahead;
 mod batch;
 pub mod disputes;
+mod encode;
 mod operator;
 mod store;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use batch::Batch;
 pub(crate) use operator::{Inputs, Operator, render};

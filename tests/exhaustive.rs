@@ -281,9 +281,9 @@ fn every_schedule_is_exact_and_comes_to_its_end() {
         Ok("large") => search([
             Search {
                 crashes: 1,
-                ..beside_any_rival(1, 2)
+                ..beside_any_rival(1, 3)
             },
-            beside_any_rival(1, 3),
+            beside_any_rival(1, 4),
             beside_any_rival(2, 1),
             Search::new(2, 1, 1),
         ]),

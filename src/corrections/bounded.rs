@@ -278,7 +278,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
 
     /// Undoes a drain whose batch was lost.
     pub(crate) fn give_back(&mut self, taken: Taken<D, T, R, H>) {
-        self.memory.give_back(taken.memory);
+        self.memory.restore(taken.memory);
         self.due.runs.extend(taken.runs);
     }
 

@@ -32,6 +32,12 @@ const SPLIT_BITS: u32 = 3;
 /// No partition is deeper; beyond 2^15 of them, they grow instead.
 const DEPTH_MAX: u32 = 15;
 
+/// Below this many, entries are compared with each other only.
+const SCATTER_MIN: usize = 256;
+
+/// How many entries are to fall into one place by the first bits of their hashes, about.
+const SCATTER_INTO: usize = 4;
+
 /// Runs of equal hashes up to this length are compared pairwise, longer ones sorted by payload.
 const PAIRWISE_MAX: usize = 12;
 
@@ -71,11 +77,7 @@ impl Partition {
     fn consolidate<D: Ord, T: Time, R: Diff>(&mut self, payload: &mut Payload<D, T, R>) {
         let entries = &mut self.entries;
         if self.sorted < entries.len() {
-            entries[self.sorted..].sort_unstable_by_key(|entry| entry.hash);
-            if self.sorted > 0 {
-                // Two sorted runs: the standard library's stable sort finds them, and merges.
-                entries.sort_by_key(|entry| entry.hash);
-            }
+            sort_by_hash(entries, self.depth);
         }
         payload.copied += entries.len() as u64;
         let mut kept = 0;
@@ -101,6 +103,38 @@ impl Partition {
         self.sorted = kept;
         self.limit = (2 * kept).max(CONSOLIDATE_MIN);
     }
+}
+
+/// Sorts entries by their hashes, whose first `depth` bits are equal. The bits after those are well mixed, so the next few
+/// tell nearly everything: one pass puts each entry almost where it belongs, whatever the number of entries.
+fn sort_by_hash(entries: &mut [Entry], depth: u32) {
+    let len = entries.len();
+    if len < SCATTER_MIN {
+        return entries.sort_unstable_by_key(|entry| entry.hash);
+    }
+    let bits = (len / SCATTER_INTO).ilog2();
+    let bucket = |entry: &Entry| ((entry.hash << depth) >> (64 - bits)) as usize;
+    // Where each bucket begins, and once it is full, where it ends.
+    let mut place = vec![0u32; (1 << bits) + 1];
+    for entry in entries.iter() {
+        place[bucket(entry) + 1] += 1;
+    }
+    for at in 0..1 << bits {
+        place[at + 1] += place[at];
+    }
+    let mut sorted = vec![Entry::default(); len];
+    for entry in entries.iter() {
+        let next = &mut place[bucket(entry)];
+        sorted[*next as usize] = *entry;
+        *next += 1;
+    }
+    let mut start = 0;
+    for end in &place[..1 << bits] {
+        let end = *end as usize;
+        sorted[start..end].sort_unstable_by_key(|entry| entry.hash);
+        start = end;
+    }
+    entries.copy_from_slice(&sorted);
 }
 
 /// Consolidates the entries `start..end`, which share a hash, to `kept..`; returns where the kept ones end.

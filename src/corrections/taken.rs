@@ -14,7 +14,8 @@ const CONTAINER_ROWS: usize = 4096;
 
 /// Updates taken out of [`Bounded`](super::Bounded) corrections, for one batch: page by page, since they may not fit memory at once.
 pub(crate) struct Taken<D, T, R, H> {
-    pub(super) memory: Drained<D, T, R>,
+    /// Shared with whoever encodes it.
+    pub(super) memory: Arc<Drained<D, T, R>>,
     pub(super) runs: Vec<Run<T>>,
     windows: Vec<Window>,
     since: Option<T>,
@@ -43,7 +44,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Taken<D, T, R, H> {
     ) -> Self {
         debug_assert!(memory.is_empty() || runs.is_empty(), "one place");
         Taken {
-            memory,
+            memory: Arc::new(memory),
             windows: windows(&runs, window_bytes),
             runs,
             since,
@@ -56,6 +57,11 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Taken<D, T, R, H> {
     /// The number of updates, some of which may yet cancel if they are on disk.
     pub(crate) fn len(&self) -> usize {
         self.memory.len() + self.runs.iter().map(Run::rows).sum::<usize>()
+    }
+
+    /// All updates; `None` if any is on disk.
+    pub(crate) fn in_memory(&self) -> Option<Arc<Drained<D, T, R>>> {
+        (!self.has_spilled()).then(|| Arc::clone(&self.memory))
     }
 
     /// True if any update is on disk.

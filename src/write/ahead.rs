@@ -78,7 +78,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         };
         let enough = match STAGE_AHEAD_BYTES.get(self.worker.cx.configs()) {
             0 => return Ok(Some(false)),
-            bytes => bytes,
+            bytes => (bytes / self.workers()).max(1),
         };
         let due = self.store().map_or(0, Store::due_bytes);
         // Of what is due at another time there is none: the shard's upper is this one.

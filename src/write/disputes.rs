@@ -96,6 +96,17 @@ mod tests {
     }
 
     #[test]
+    fn r25_an_agreement_between_takes_two_disagreements_more() {
+        let mut disputes = Disputes::default();
+        for left in [5, 5, 0, 5] {
+            round(&mut disputes, left);
+            assert!(!disputes.is_disputed());
+        }
+        round(&mut disputes, 5);
+        assert!(disputes.is_disputed());
+    }
+
+    #[test]
     fn r25_a_disagreement_now_and_then_is_none() {
         let mut disputes = Disputes::default();
         for _ in 0..100 {

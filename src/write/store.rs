@@ -12,7 +12,7 @@ use crate::bounds::{
     Data, Diff, Timestamp, bucket, fingerprint_data, fingerprint_error, hash_data, hash_error,
 };
 use crate::comparison::{Buckets, DesiredEnd, Totals};
-use crate::corrections::{Bounded, Disk, Errors, Rows, Taken, heap_bytes};
+use crate::corrections::{Bounded, Disk, Drained, Errors, Rows, Taken, heap_bytes};
 use crate::counters::Held;
 use crate::error::Error;
 use crate::target::Mode;
@@ -24,10 +24,13 @@ const FEW: usize = 64;
 const BUDGET_PER_ERROR_BYTE: usize = 8;
 
 type Corrections<D, T, R> = Bounded<D, T, R, fn(&D) -> u64>;
-type Drained<D, T, R> = Taken<D, T, R, fn(&D) -> u64>;
+type Taking<D, T, R> = Taken<D, T, R, fn(&D) -> u64>;
 
 /// The rows and the errors of one batch.
-type Batched<D, E, T, R> = (Drained<D, T, R>, Drained<E, T, R>);
+pub(super) type Batched<D, E, T, R> = (Taking<D, T, R>, Taking<E, T, R>);
+
+/// The same of a batch in memory, for several who read it at once.
+pub(super) type Shared<D, E, T, R> = (Arc<Drained<D, T, R>>, Arc<Drained<E, T, R>>);
 
 /// The corrections of one worker, and what was drained from them for the batch in flight.
 pub(crate) struct Store<D, E, T, R> {
@@ -35,7 +38,7 @@ pub(crate) struct Store<D, E, T, R> {
     ok: Corrections<D, T, R>,
     err: Corrections<E, T, R>,
     /// The rows of the batch that is being drained, before its errors.
-    drained_ok: Option<Drained<D, T, R>>,
+    drained_ok: Option<Taking<D, T, R>>,
     in_flight: Option<Batched<D, E, T, R>>,
     disputes: Disputes,
     /// Rows of others were read since updates were last consolidated on purpose.
@@ -176,6 +179,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// The batch in flight.
     pub(super) fn in_flight(&mut self) -> Option<&mut Batched<D, E, T, R>> {
         self.in_flight.as_mut()
+    }
+
+    /// The batch in flight, if there is one, and all of it is in memory.
+    pub(super) fn in_flight_in_memory(&self) -> Option<Shared<D, E, T, R>> {
+        let (ok, err) = self.in_flight.as_ref()?;
+        Some((ok.in_memory()?, err.in_memory()?))
     }
 
     /// A few updates into small corrections: nothing that they could set off takes long, be it a consolidation,

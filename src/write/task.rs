@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use mvsink_persist::{
-    Codec, EncodedFile, Error as ShardError, FileEncoder, FileMeta, Frontier, RecordBatch, Shard,
-    StagedFile,
+    Codec, EncodedFile, Error as ShardError, FileMeta, Frontier, Shard, StagedFile,
 };
 use tracing::Instrument;
 
 use super::ahead::Ahead;
 use super::batch::{Batch, Settle};
-use super::store::{Compared, Store};
+use super::encode::{Cut, Position, Share};
+use super::store::{Compared, Shared, Store};
 use crate::bounds::{Data, Diff, Timestamp, time_to_i64};
 use crate::channel::Weigh;
 use crate::comparison::{Buckets, DesiredEnd};
-use crate::corrections::Bookmark;
 use crate::counters::Size;
 use crate::description::{Description, Staged};
 use crate::dyncfg::{
@@ -28,13 +28,6 @@ const SPILL: &str = "spill";
 
 /// No file is cut smaller than this for want of memory.
 const FILE_BYTES_MIN: usize = 1 << 20;
-
-/// Where the encoding of a batch stands, between two closures on the pool.
-#[derive(Clone, Copy, Default)]
-struct Position {
-    rows: Bookmark,
-    errors: Bookmark,
-}
 
 /// The corrections, and the shard that what is drained from them is staged for.
 pub(crate) struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
@@ -157,7 +150,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     pub(super) fn budget(&self) -> usize {
         let budget = CORRECTIONS_BYTES.get(self.worker.cx.configs());
         // A share of nothing would be no bound at all.
-        (budget / (self.worker.instance.metrics.stores.get() as usize).max(1)).max(budget.min(1))
+        (budget / self.workers()).max(budget.min(1))
+    }
+
+    /// How many workers of this process share what there is for the sink.
+    pub(super) fn workers(&self) -> usize {
+        (self.worker.instance.metrics.stores.get() as usize).max(1)
     }
 
     /// Takes in what one activation of the operator saw. False if the sink was stopped, and it was not all taken in.
@@ -281,37 +279,105 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         // An update costs far more to encode than to drain.
         let little =
             self.is_little(|store, few| store.in_flight_len() <= few && !store.has_spilled());
-        let target = TARGET_FILE_BYTES.get(self.worker.cx.configs());
-        // A file is in memory until it is staged.
-        let target = match self.budget() {
-            0 => target,
-            budget => target.min((budget / 2).max(FILE_BYTES_MIN)),
+        let files = match self.store().and_then(Store::in_flight_in_memory) {
+            Some(batch) => self.stage_shares(batch, lower, little).await?,
+            None => self.stage_in_turn(lower).await?,
         };
-        let chunk = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
+        tracing::debug!(files = files.as_ref().map_or(0, Vec::len), "staged");
+        Ok(files)
+    }
+
+    /// How to cut a batch that so many encode at once.
+    fn cut(&self, lower: T, at_once: usize) -> Cut<T> {
+        let configs = self.worker.cx.configs();
+        let target = TARGET_FILE_BYTES.get(configs);
+        Cut {
+            lower,
+            chunk_rows: CHUNK_ROWS.get(configs).max(1),
+            file_bytes: match self.budget() {
+                0 => target,
+                // Files are in memory until they are staged.
+                budget => target.min((budget / 2 / at_once).max(FILE_BYTES_MIN)),
+            },
+        }
+    }
+
+    /// Stages a batch that lies in memory, several files at once if it is large; `None` if the sink was stopped, and
+    /// nothing of it is left staged.
+    async fn stage_shares(
+        &self,
+        batch: Shared<D, E, T, R>,
+        lower: T,
+        little: bool,
+    ) -> Result<Option<Vec<StagedFile>>, Error> {
+        let at_once = self.worker.cx.client().cpu().width() / self.workers();
+        let shares = Share::of(&batch, at_once.max(1));
+        let cut = self.cut(lower, shares.len());
+        let staging = shares
+            .into_iter()
+            .map(|share| self.stage_share(batch.clone(), share, cut, little));
+        let staged = join_all(staging).await;
+        let stopped = staged.iter().any(|files| matches!(files, Ok(None)));
+        let mut files = Vec::new();
+        for share in staged {
+            files.extend(share?.into_iter().flatten());
+        }
+        if stopped {
+            self.worker.delete_staged(&self.shard, &files).await;
+            return Ok(None);
+        }
+        Ok(Some(files))
+    }
+
+    /// Stages one share of a batch, file by file; `None` if the sink was stopped, and nothing of it is left staged.
+    async fn stage_share(
+        &self,
+        batch: Shared<D, E, T, R>,
+        mut share: Share,
+        cut: Cut<T>,
+        little: bool,
+    ) -> Result<Option<Vec<StagedFile>>, Error> {
+        let mut files = Vec::new();
+        loop {
+            let (codec, batch) = (self.codec.clone(), batch.clone());
+            let work = move || Ok::<_, Error>((share.encode(&codec, &batch, cut)?, share));
+            let (file, rest) = match little {
+                true => work()?,
+                false => self.worker.cx.client().cpu().run(work).await??,
+            };
+            share = rest;
+            let Some(file) = file else {
+                return Ok(Some(files));
+            };
+            if !self.stage_next(file, &mut files).await? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Stages a batch that lies on disk, as [`Task::stage_shares`] does one in memory.
+    async fn stage_in_turn(&mut self, lower: T) -> Result<Option<Vec<StagedFile>>, Error> {
+        let cut = self.cut(lower, 1);
         let mut files = Vec::new();
         let mut position = Position::default();
         loop {
             let codec = self.codec.clone();
-            let work = move |store: &mut Store<D, E, T, R>| {
-                encode(&codec, store, lower, position, chunk, target)
+            let work = move |store: &mut Store<D, E, T, R>| match store.in_flight() {
+                Some(batch) => position.encode(&codec, batch, cut),
+                None => Ok(None),
             };
-            let Some(encoded) = self.with_disk(little, work).await? else {
+            let Some(encoded) = self.with_disk(false, work).await? else {
                 self.worker.delete_staged(&self.shard, &files).await;
                 return Ok(None);
             };
-            let Some((file, next)) = encoded else { break };
+            let Some((file, next)) = encoded else {
+                return Ok(Some(files));
+            };
             position = next;
-            match self.stage(file).await? {
-                Some(file) => files.push(file),
-                None => {
-                    // Stopped, and the store does not answer.
-                    self.worker.delete_staged(&self.shard, &files).await;
-                    return Ok(None);
-                }
+            if !self.stage_next(file, &mut files).await? {
+                return Ok(None);
             }
         }
-        tracing::debug!(files = files.len(), "staged");
-        Ok(Some(files))
     }
 
     /// Deletes what was staged for an operator that is gone: nobody will commit it.
@@ -326,6 +392,21 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     pub(crate) async fn end(self) {
         let vain = self.ahead.in_vain(&self.shard);
         self.worker.delete_staged(&self.shard, &vain).await;
+    }
+
+    /// Stages one more of a batch's files; false if the sink was stopped, and then none of them is left staged.
+    async fn stage_next(
+        &self,
+        file: EncodedFile,
+        files: &mut Vec<StagedFile>,
+    ) -> Result<bool, Error> {
+        let Some(file) = self.stage(file).await? else {
+            // The store does not answer.
+            self.worker.delete_staged(&self.shard, files).await;
+            return Ok(false);
+        };
+        files.push(file);
+        Ok(true)
     }
 
     /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
@@ -349,75 +430,4 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         instance.metrics.bytes_staged.add(size);
         Ok(Some(staged))
     }
-}
-
-/// Encodes the batch in flight from `position` on into one file; `None` if nothing is left.
-fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
-    codec: &Codec<D, E>,
-    store: &mut Store<D, E, T, R>,
-    lower: T,
-    mut position: Position,
-    chunk: usize,
-    target: usize,
-) -> Result<Option<(EncodedFile, Position)>, Error> {
-    let Some((ok, err)) = store.in_flight() else {
-        return Ok(None);
-    };
-    let mut file: Option<FileEncoder> = None;
-    let is_full = |file: &Option<FileEncoder>| {
-        file.as_ref()
-            .is_some_and(|file| file.estimated_size() >= target)
-    };
-    while !is_full(&file) {
-        let Some(rows) = ok.next(&mut position.rows, chunk)? else {
-            break;
-        };
-        let mut unfit = None;
-        let rows = rows.map(|(data, time, diff)| (data, stored(time, lower, &mut unfit), diff));
-        let batch = codec.encode(rows)?;
-        unfit.map_or(Ok(()), Err)?;
-        append(codec, &mut file, &batch)?;
-    }
-    while !is_full(&file) {
-        let Some(errors) = err.next(&mut position.errors, chunk)? else {
-            break;
-        };
-        let mut unfit = None;
-        let errors =
-            errors.map(|(error, time, diff)| (error, stored(time, lower, &mut unfit), diff));
-        let batch = codec.encode_errors(errors)?;
-        unfit.map_or(Ok(()), Err)?;
-        append(codec, &mut file, &batch)?;
-    }
-    match file {
-        Some(file) => Ok(Some((file.finish()?, position))),
-        None => Ok(None),
-    }
-}
-
-/// Appends the batch to the file, which begins with it if there is none.
-fn append<D: Data, E: Data>(
-    codec: &Codec<D, E>,
-    file: &mut Option<FileEncoder>,
-    batch: &RecordBatch,
-) -> Result<(), Error> {
-    if file.is_none() {
-        *file = Some(FileEncoder::new(codec.schema())?);
-    }
-    if let Some(file) = file {
-        file.write(batch)?;
-    }
-    Ok(())
-}
-
-/// The time as it is stored; one that cannot be is left in `unfit`.
-fn stored<T: Timestamp>(time: T, lower: T, unfit: &mut Option<Error>) -> i64 {
-    debug_assert!(
-        lower <= time,
-        "no staged update has a time before its batch's lower"
-    );
-    time_to_i64(time.max(lower)).unwrap_or_else(|error| {
-        *unfit = Some(error);
-        i64::MAX
-    })
 }

@@ -311,8 +311,9 @@ fn ingest(cx: &Context, url: &str, edits: impl FnOnce() + Send + Sync + 'static)
         }
         // An edit is met at the latest with what is committed after it.
         if first == 3 {
-            let failed = |status: &Status| matches!(status, Status::Failed { .. });
-            support::step_until_so(worker, "it has failed", || failed(&handle.status()));
+            support::step_until_so(worker, "it has failed", || {
+                matches!(handle.status(), Status::Failed { .. })
+            });
             status = handle.status();
         }
         drop(handle);

@@ -7,7 +7,7 @@ mod schedules;
 mod starts;
 mod statuses;
 
-use crate::support::{Row, step_until_so, view};
+use crate::support::{Row, until, view};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Target, no_errors, persist_sink};
 use mvsink_persist::{Append, Appended, Codec, CommitId, FileEncoder, FileMeta, Open};
@@ -59,12 +59,6 @@ impl Replica {
     fn is_at(&self, status: &str) -> bool {
         self.handle.status().to_string() == status
     }
-}
-
-/// Steps until it is so. What never comes hangs, and names itself by the test that does.
-#[track_caller]
-fn until(worker: &mut Worker, done: impl FnMut() -> bool) {
-    step_until_so(worker, "what the test waits for", done);
 }
 
 fn signal(read_only: bool) -> (watch::Sender<bool>, watch::Receiver<bool>) {

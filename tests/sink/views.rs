@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::{self, Driver, Row, Update, at, oracle, read, runtime, step_until_so, words};
+use crate::support::{self, Driver, Row, Update, at, oracle, read, runtime, until, words};
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Source, no_errors, persist_sink, persist_source};
 use mvsink_persist::{Frontier as Upper, Shard, common_time};
@@ -48,7 +48,7 @@ fn chain(worker: &mut Worker, cx: &Context) -> (InputSession<u64, String, i64>, 
     });
     let mut handles = vec![letters];
     // A source finds its shard, or fails.
-    wait(worker, || handles[0].status().to_string() != "starting");
+    until(worker, || handles[0].status().to_string() != "starting");
     handles.extend(worker.dataflow(|scope| {
         let letters = source(cx, scope, URLS[0]);
         let counts = letters.ok.map(|(_, count)| ((), count));
@@ -60,7 +60,7 @@ fn chain(worker: &mut Worker, cx: &Context) -> (InputSession<u64, String, i64>, 
         let sink = persist_sink(cx, "totals", URLS[1], totals, letters.err, 0).unwrap();
         [letters.handle, sink]
     }));
-    wait(worker, || handles[2].status().to_string() != "starting");
+    until(worker, || handles[2].status().to_string() != "starting");
     handles.extend(worker.dataflow(|scope| {
         let (letters, totals) = (source(cx, scope, URLS[0]), source(cx, scope, URLS[1]));
         let (ok, err) = (letters.ok.concat(totals.ok), letters.err.concat(totals.err));
@@ -70,11 +70,6 @@ fn chain(worker: &mut Worker, cx: &Context) -> (InputSession<u64, String, i64>, 
     (input, handles)
 }
 
-#[track_caller]
-fn wait(worker: &mut Worker, done: impl FnMut() -> bool) {
-    step_until_so(worker, "what the test waits for", done);
-}
-
 fn chain_is_consistent(driver: Driver, workers: usize) {
     let runtime = runtime();
     let cx = driver.context(&runtime);
@@ -82,25 +77,25 @@ fn chain_is_consistent(driver: Driver, workers: usize) {
     let (context, program) = (cx.clone(), updates.clone());
     let guards = timely::execute(Config::process(workers), move |worker| {
         let (mut input, handles) = chain(worker, &context);
-        for until in [3, 11, 12, 40] {
+        for end in [3, 11, 12, 40] {
             for (index, (word, time, diff)) in program.iter().enumerate() {
-                let now = input.time()..&until;
+                let now = input.time()..&end;
                 if now.contains(&time) && index % worker.peers() == worker.index() {
                     input.update_at(word.clone(), *time, *diff);
                 }
             }
-            input.advance_to(until);
+            input.advance_to(end);
             input.flush();
             if worker.index() == 0 {
                 // The views follow at their own pace: what they have in common is some time below.
-                wait(worker, || handles[5].frontier() > Frontier::At(0));
-                assert_common(&context, &program, until);
+                until(worker, || handles[5].frontier() > Frontier::At(0));
+                assert_common(&context, &program, end);
             }
             // All of them get there.
-            wait(worker, || {
+            until(worker, || {
                 handles
                     .iter()
-                    .all(|handle| handle.frontier() >= Frontier::At(until))
+                    .all(|handle| handle.frontier() >= Frontier::At(end))
             });
         }
         drop(handles);

@@ -391,6 +391,12 @@ pub fn step_until_so(worker: &mut Worker, what: &str, mut so: impl FnMut() -> bo
     }
 }
 
+/// The same, of what the place in the test says.
+#[track_caller]
+pub fn until(worker: &mut Worker, so: impl FnMut() -> bool) {
+    step_until_so(worker, "what the test waits for", so);
+}
+
 /// The names of the files in a memory store that belong to the shard beside its log, and that its log does not
 /// refer to.
 pub fn unreferenced(cx: &Context, url: &str, store: &dyn object_store::ObjectStore) -> Vec<String> {

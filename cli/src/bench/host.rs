@@ -13,6 +13,9 @@ use crate::error::Error;
 /// Rows that are fed between two steps of the worker.
 const FED_AT_ONCE: usize = 4096;
 
+/// Nothing more is fed while so many bytes wait before the sink, as in any host that minds its memory.
+const QUEUED_BYTES_MAX: usize = 16 << 20;
+
 /// One worker's input, and its handle on the sink.
 pub struct Host {
     input: InputSession<u64, Row, i64>,
@@ -64,14 +67,27 @@ impl Host {
         Ok(())
     }
 
-    /// Feeds updates at the input's time.
-    pub fn feed(&mut self, worker: &mut Worker, updates: impl Iterator<Item = (Row, i64)>) {
+    /// Feeds updates at the input's time, no faster than the sink takes them.
+    ///
+    /// # Errors
+    ///
+    /// If the sink fails.
+    pub fn feed(
+        &mut self,
+        worker: &mut Worker,
+        updates: impl Iterator<Item = (Row, i64)>,
+    ) -> Result<(), Error> {
         for (at, (row, diff)) in updates.enumerate() {
             self.input.update(row, diff);
             if at % FED_AT_ONCE == FED_AT_ONCE - 1 {
                 worker.step();
+                while self.handle.pressure().queued_bytes > QUEUED_BYTES_MAX {
+                    self.status()?;
+                    worker.step_or_park(Some(Duration::from_millis(1)));
+                }
             }
         }
+        Ok(())
     }
 
     /// Ends all times of the input before `upper`.

@@ -125,7 +125,7 @@ impl Run<'_> {
             }
             host.meet(worker, &arrivals, 1)?;
             let mine = (worker.index()..fed.len()).step_by(worker.peers());
-            host.feed(worker, mine.map(|number| (fed.get(number), 1)));
+            host.feed(worker, mine.map(|number| (fed.get(number), 1)))?;
             host.advance(upper);
             host.until(worker, upper)?;
             let used = usage.end();
@@ -223,7 +223,7 @@ impl Run<'_> {
                     usage = Usage::begin();
                 }
                 let begun = Instant::now();
-                host.feed(worker, updates(tick));
+                host.feed(worker, updates(tick))?;
                 let upper = tick as u64 + 1;
                 host.advance(upper);
                 host.until(worker, upper)?;

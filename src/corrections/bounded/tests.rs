@@ -140,6 +140,18 @@ fn relieve<R: Diff, H: Fn(&Data) -> u64 + Clone>(store: &mut Store<R, H>) {
             assert!(steps < STEPS_MAX, "relief does not end");
         }
     }
+    assert!(!retry(|| store.relieve()), "who wants nothing is relieved");
+}
+
+/// What holds between any two calls.
+fn check_bounded<H: Fn(&Data) -> u64 + Clone>(store: &Store<i64, H>) {
+    check(store.memory());
+    assert_eq!(store.memory_len(), store.memory().len());
+    let base = store.memory().base();
+    for (start, (level, _)) in &store.future {
+        let is_ahead = *start > base || *start == base && *level == 0;
+        assert!(is_ahead, "the bucket around the base is in memory");
+    }
 }
 
 fn drain<R: Diff, H: Fn(&Data) -> u64 + Clone>(
@@ -218,8 +230,9 @@ fn drive<H: Fn(&Data) -> u64 + Clone>(hash: H, budgets: &[usize], fails: usize, 
             Op::Own => drop(in_flight.pop_front()),
             Op::Consolidate => store.set_budget(*budgets.next().unwrap()),
         }
+        check_bounded(&store);
         relieve(&mut store);
-        check(store.memory());
+        check_bounded(&store);
         assert!(store.len() >= model.len());
     }
     let expected = model.drain(Frontier::Empty);

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use mvsink::{Status, Target};
+use differential_dataflow::input::InputSession;
+use mvsink::{Mode, Status, Target, no_errors, persist_sink};
 
 use super::prepare;
-use crate::support::{Driver, Program, Row, assert_exact, at, execute, read, runtime, words};
+use crate::support::{
+    Driver, Program, Row, assert_exact, at, execute, read, runtime, until, view, words,
+};
 
 fn r04_r07_r16_an_as_of_stands_anywhere_beside_since_and_upper(driver: Driver) {
     let runtime = runtime();
@@ -37,6 +40,32 @@ fn r04_r07_r16_an_as_of_stands_anywhere_beside_since_and_upper(driver: Driver) {
     }
 }
 
+/// A host may begin again while it still holds the handles of a run that has ended.
+fn a_dataflow_that_is_run_again_has_sinks_of_its_own(driver: Driver) {
+    let runtime = runtime();
+    let cx = driver.context(&runtime);
+    let target = Target::new("memory://view");
+    let (context, ingest) = (cx.clone(), target.clone().mode(Mode::Ingest));
+    // It would have to seal times of which it knows nothing.
+    let old = timely::execute_directly(move |worker| {
+        let (_input, handle) = worker.dataflow(|scope| {
+            let mut input = InputSession::<u64, String, i64>::new();
+            let view = view(input.to_collection(scope));
+            let errors = no_errors::<u64, String, i64>(scope);
+            let handle = persist_sink(&context, "view", ingest, view, errors, 5).unwrap();
+            (input, handle)
+        });
+        until(worker, || matches!(handle.status(), Status::Failed { .. }));
+        handle
+    });
+    let updates = words(131, 200, 20);
+    let program = Program::new(updates.clone());
+    let status = execute(2, &cx, &target, &program);
+    assert!(matches!(status, Status::Finished), "{status}");
+    assert!(matches!(old.status(), Status::Failed { .. }));
+    assert_exact(&cx, &target.url, &updates, 0);
+}
+
 fn a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning(driver: Driver) {
     let runtime = runtime();
     let dir = tempfile::tempdir().unwrap();
@@ -59,5 +88,6 @@ fn a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning(driv
 
 on_both_drivers! {
     r04_r07_r16_an_as_of_stands_anywhere_beside_since_and_upper,
+    a_dataflow_that_is_run_again_has_sinks_of_its_own,
     a_shard_that_was_deleted_and_created_again_is_written_from_its_beginning,
 }
