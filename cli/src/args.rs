@@ -220,9 +220,66 @@ pub struct Bench {
     #[arg(long, value_name = "NAME", value_enum)]
     pub only: Option<Name>,
 
+    /// Other sizes than the usual ones.
+    #[command(flatten)]
+    pub sizes: Sizes,
+
     /// Measure one row once, in this process: what each row's own process is asked for.
     #[arg(long, hide = true, value_parser = parse_row, requires = "only", requires = "dir")]
     pub row: Option<Row>,
+}
+
+/// How much is measured, where it is not as much as usual.
+#[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Sizes")]
+pub struct Sizes {
+    /// Rows of bulk and restart, updates of the corrections.
+    #[arg(long, value_name = "N")]
+    pub rows: Option<usize>,
+
+    /// Times at which the rows of bulk are.
+    #[arg(long, value_name = "N")]
+    pub times: Option<usize>,
+
+    /// Replicas that write the rows of bulk, all in one process.
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<usize>,
+
+    /// Ticks of steady, latency, idle and corrections_temporal.
+    #[arg(long, value_name = "N")]
+    pub ticks: Option<usize>,
+
+    /// Updates of a tick of steady.
+    #[arg(long, value_name = "N")]
+    pub tick_updates: Option<usize>,
+
+    /// Sinks of idle.
+    #[arg(long, value_name = "N")]
+    pub sinks: Option<usize>,
+
+    /// Workers of every row.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+impl Sizes {
+    /// As they were written; the workers are each row's own.
+    pub fn arguments(&self) -> Vec<String> {
+        let sizes = [
+            ("rows", self.rows),
+            ("times", self.times),
+            ("replicas", self.replicas),
+            ("ticks", self.ticks),
+            ("tick-updates", self.tick_updates),
+            ("sinks", self.sinks),
+        ];
+        let given = sizes
+            .into_iter()
+            .filter_map(|(name, size)| Some((name, size?)));
+        given
+            .flat_map(|(name, size)| [format!("--{name}"), size.to_string()])
+            .collect()
+    }
 }
 
 /// Who does a workload.

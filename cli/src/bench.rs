@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `bulk` | a snapshot into an empty shard, from the first row in until the shard's upper is past it |
 //! | `restart` | the same rows over the shard that holds them, in a new process |
+//! | `restart_read_back` | the same with everything read back, as a control |
 //! | `steady` | ticks of 5,000 updates, half of them retractions, each when the one before it is committed |
 //! | `steady_nocompact` | the same without compaction |
 //! | `latency` | ticks of one update, from advancing the input until the upper has advanced; in memory |
 //! | `latency_durable` | the same on the store |
+//! | `takeover` | a tick after the replica that wrote has gone, and another one stood by; beside no floor, but the silence it waits for |
 //! | `idle` | 50 sinks whose inputs advance ten times a second and bring nothing |
 //! | `corrections_…` | the corrections alone: a snapshot, one that meets itself, few updates due of many, small containers |
 //!
@@ -51,6 +53,8 @@ pub enum Name {
     Bulk,
     /// The same rows over the shard that holds them.
     Restart,
+    /// The same with everything read back: a control.
+    RestartReadBack,
     /// Ticks of 5,000 updates.
     Steady,
     /// The same without compaction.
@@ -59,6 +63,8 @@ pub enum Name {
     Latency,
     /// Ticks of one update, on the store.
     LatencyDurable,
+    /// A tick after the replica that wrote has gone.
+    Takeover,
     /// Sinks that have nothing to do.
     Idle,
     /// The corrections alone: a snapshot goes in, and out.
@@ -114,7 +120,7 @@ pub struct Spec {
 
 impl Spec {
     /// All rows of a workload.
-    fn all_of(workload: Name) -> Vec<Self> {
+    pub fn all_of(workload: Name) -> Vec<Self> {
         let row = |driver, workers| Spec {
             workload,
             driver,
@@ -125,14 +131,28 @@ impl Spec {
             Name::Bulk | Name::Restart | Name::Idle => {
                 vec![row(sync, 1), row(sync, 2), row(other, 1), row(other, 2)]
             }
-            Name::Steady | Name::SteadyNocompact | Name::Latency | Name::LatencyDurable => {
+            Name::Steady
+            | Name::SteadyNocompact
+            | Name::Latency
+            | Name::LatencyDurable
+            | Name::Takeover => {
                 vec![row(sync, 1), row(other, 1)]
             }
+            Name::RestartReadBack => vec![row(sync, 1)],
             Name::CorrectionsSnapshot
             | Name::CorrectionsRehydrate
             | Name::CorrectionsTemporal
             | Name::CorrectionsSmall => vec![row(None, 1)],
         }
+    }
+
+    /// What has to be done in the same place before.
+    pub fn needs(&self) -> Option<Self> {
+        let restarts = matches!(self.workload, Name::Restart | Name::RestartReadBack);
+        restarts.then_some(Spec {
+            workload: Name::Bulk,
+            ..*self
+        })
     }
 }
 
@@ -141,12 +161,20 @@ impl Spec {
 pub struct Scale {
     /// Rows of `bulk` and `restart`.
     pub rows: usize,
+    /// Times at which these are, evenly.
+    pub times: usize,
+    /// Replicas that write these.
+    pub replicas: usize,
     /// Ticks of `steady`.
     pub ticks: usize,
+    /// Updates of each, half of them retractions.
+    pub tick_updates: usize,
     /// Ticks of `latency`.
     pub latency_ticks: usize,
     /// Ticks of `idle`.
     pub idle_ticks: usize,
+    /// Sinks of `idle`.
+    pub sinks: usize,
     /// Updates of the corrections.
     pub corrections: usize,
     /// Ticks of `corrections_temporal`.
@@ -154,26 +182,63 @@ pub struct Scale {
 }
 
 impl Scale {
-    fn new(quick: bool) -> Self {
-        if quick {
-            Scale {
-                rows: 200_000,
-                ticks: 20,
-                latency_ticks: 200,
-                idle_ticks: 10,
-                corrections: 400_000,
-                corrections_ticks: 200,
-            }
+    /// What the published figures are of.
+    pub const WHOLE: Scale = Scale {
+        rows: 2_000_000,
+        times: 1,
+        replicas: 1,
+        ticks: 200,
+        tick_updates: 5000,
+        latency_ticks: 2000,
+        idle_ticks: 50,
+        sinks: 50,
+        corrections: 4_000_000,
+        corrections_ticks: 2000,
+    };
+
+    /// A tenth of it.
+    pub const QUICK: Scale = Scale {
+        rows: 200_000,
+        ticks: 20,
+        latency_ticks: 200,
+        idle_ticks: 10,
+        corrections: 400_000,
+        corrections_ticks: 200,
+        ..Scale::WHOLE
+    };
+
+    fn of(options: &Bench) -> Self {
+        let scale = if options.quick {
+            Scale::QUICK
         } else {
-            Scale {
-                rows: 2_000_000,
-                ticks: 200,
-                latency_ticks: 2000,
-                idle_ticks: 50,
-                corrections: 4_000_000,
-                corrections_ticks: 2000,
-            }
+            Scale::WHOLE
+        };
+        let sizes = &options.sizes;
+        let or = |size: Option<usize>, default: usize| size.map_or(default, |size| size.max(1));
+        Scale {
+            rows: or(sizes.rows, scale.rows),
+            times: or(sizes.times, scale.times),
+            replicas: or(sizes.replicas, scale.replicas),
+            ticks: or(sizes.ticks, scale.ticks),
+            tick_updates: or(sizes.tick_updates, scale.tick_updates),
+            latency_ticks: or(sizes.ticks, scale.latency_ticks),
+            idle_ticks: or(sizes.ticks, scale.idle_ticks),
+            sinks: or(sizes.sinks, scale.sinks),
+            corrections: or(sizes.rows, scale.corrections),
+            corrections_ticks: or(sizes.ticks, scale.corrections_ticks),
         }
+    }
+}
+
+/// Measures a row once, with shards below `url`.
+///
+/// # Errors
+///
+/// If a sink fails.
+pub fn measure(spec: &Spec, scale: &Scale, url: &str) -> Result<Measured, Error> {
+    match spec.driver {
+        Some(_) => workloads::measure(spec, scale, url),
+        None => corrections::measure(spec, scale),
     }
 }
 
@@ -189,18 +254,21 @@ pub fn run(options: &Bench) -> Result<ExitCode, Error> {
             driver: row.driver,
             workers: row.workers,
         };
-        let scale = Scale::new(options.quick);
-        let measured = match spec.driver {
-            Some(_) => workloads::measure(&spec, &scale, url),
-            None => corrections::measure(&spec, &scale),
-        };
-        print(&line(&measured?)?)?;
+        let measured = measure(&spec, &Scale::of(options), url)?;
+        print(&line(&measured)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let names = options
         .only
         .map_or_else(|| Name::value_variants().to_vec(), |only| vec![only]);
-    let specs: Vec<_> = names.into_iter().flat_map(Spec::all_of).collect();
+    let mut specs: Vec<_> = names.into_iter().flat_map(Spec::all_of).collect();
+    if let Some(workers) = options.sizes.workers {
+        // Of each driver once.
+        specs.retain(|spec| spec.workers == 1);
+        specs
+            .iter_mut()
+            .for_each(|spec| spec.workers = workers.max(1));
+    }
     let runtime = Runtime::new().map_err(Error::Runtime)?;
     runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -241,12 +309,8 @@ async fn all(options: &Bench, specs: &[Spec]) -> Result<(), Error> {
 /// One run of a row.
 async fn alone(options: &Bench, spec: &Spec) -> Result<Measured, Error> {
     let place = Place::new(options.dir.as_deref())?;
-    if spec.workload == Name::Restart {
-        let bulk = Spec {
-            workload: Name::Bulk,
-            ..*spec
-        };
-        in_a_process(options, &bulk, &place).await?;
+    if let Some(first) = spec.needs() {
+        in_a_process(options, &first, &place).await?;
         place.forget("floor");
     }
     in_a_process(options, spec, &place).await
@@ -273,6 +337,7 @@ async fn in_a_process(options: &Bench, spec: &Spec, place: &Place) -> Result<Mea
         ])
         .args(["--row", &format!("{driver},{}", spec.workers)])
         .args(options.quick.then_some("--quick"))
+        .args(options.sizes.arguments())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -288,15 +353,20 @@ async fn in_a_process(options: &Bench, spec: &Spec, place: &Place) -> Result<Mea
 }
 
 /// Where the shards of one run are.
-struct Place {
-    url: String,
+pub struct Place {
+    /// Below this.
+    pub url: String,
     /// Removed with all that is in it.
     directory: Option<TempDir>,
 }
 
 impl Place {
     /// A new place below `dir`, or in the current directory: that for temporary files is often no disk.
-    fn new(dir: Option<&str>) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// If a directory cannot be made there.
+    pub fn new(dir: Option<&str>) -> Result<Self, Error> {
         let within = dir.unwrap_or(".");
         let within = within.strip_prefix("file://").unwrap_or(within);
         if within.contains("://") {
@@ -329,7 +399,7 @@ impl Place {
     }
 
     /// Removes what the floor has left.
-    fn forget(&self, shard: &str) {
+    pub fn forget(&self, shard: &str) {
         if let Some(directory) = &self.directory {
             // Whatever is left goes with the directory.
             let _ = std::fs::remove_dir_all(directory.path().join(shard));

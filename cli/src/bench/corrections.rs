@@ -1,5 +1,6 @@
 //! The workloads of the corrections alone: no dataflow, no store.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use mvsink::corrections::Corrections;
@@ -7,7 +8,7 @@ use mvsink::mvsink_persist::{Frontier, hash_data};
 
 use super::report::Measured;
 use super::rows::{Row, Rows};
-use super::usage::{Usage, percentile_ms};
+use super::usage::{Usage, Used, percentile_ms};
 use super::{Name, Scale, Spec};
 use crate::error::Error;
 
@@ -47,6 +48,19 @@ pub fn measure(spec: &Spec, scale: &Scale) -> Result<Measured, Error> {
     }
 }
 
+/// What any structure has to do that looks at each row: hashes and touches them all.
+fn floor<'a>(containers: impl IntoIterator<Item = &'a Vec<(Row, u64, i64)>>) -> Used {
+    let usage = Usage::begin();
+    let rows = containers.into_iter().flatten();
+    let sum = rows.fold(0u64, |sum, (row, time, diff)| {
+        sum.wrapping_add(hash(row))
+            .wrapping_add(*time)
+            .wrapping_add(diff.unsigned_abs())
+    });
+    black_box(sum);
+    usage.end()
+}
+
 /// The first of the rows, in containers, all at time 0.
 fn containers(rows: &Rows, in_each: usize) -> Vec<Vec<(Row, u64, i64)>> {
     let numbers: Vec<usize> = (0..rows.len()).collect();
@@ -58,6 +72,7 @@ fn insert_and_drain(spec: &Spec, scale: &Scale, in_each: usize) -> Measured {
     let rows = Rows::new(scale.corrections);
     let memory = Usage::begin();
     let made = containers(&rows, in_each);
+    let floor = floor(&made);
     let usage = Usage::begin();
     let mut held = empty();
     made.into_iter()
@@ -67,7 +82,10 @@ fn insert_and_drain(spec: &Spec, scale: &Scale, in_each: usize) -> Measured {
     assert_eq!(drained.len(), rows.len(), "nothing is lost");
     Measured {
         updates_per_s: Some(rows.len() as f64 / used.wall.as_secs_f64()),
+        wall_s: Some(used.wall.as_secs_f64()),
         cpu_s: Some(used.cpu.as_secs_f64()),
+        floor_cpu_s: Some(floor.cpu.as_secs_f64()),
+        floor_updates_per_s: Some(rows.len() as f64 / floor.wall.as_secs_f64()),
         peak_bytes: memory.end().peak_bytes,
         ..Measured::of(spec)
     }
@@ -78,6 +96,7 @@ fn rehydrate(spec: &Spec, scale: &Scale) -> Measured {
     let memory = Usage::begin();
     let desired = containers(&rows, CONTAINER);
     let persist = containers(&rows, CONTAINER);
+    let floor = floor(desired.iter().chain(&persist));
     let usage = Usage::begin();
     let mut held = empty();
     desired
@@ -91,7 +110,10 @@ fn rehydrate(spec: &Spec, scale: &Scale) -> Measured {
     assert!(held.is_empty(), "all of it cancels");
     Measured {
         updates_per_s: Some(2.0 * rows.len() as f64 / used.wall.as_secs_f64()),
+        wall_s: Some(used.wall.as_secs_f64()),
         cpu_s: Some(used.cpu.as_secs_f64()),
+        floor_cpu_s: Some(floor.cpu.as_secs_f64()),
+        floor_updates_per_s: Some(2.0 * rows.len() as f64 / floor.wall.as_secs_f64()),
         peak_bytes: memory.end().peak_bytes,
         ..Measured::of(spec)
     }
@@ -136,6 +158,7 @@ fn temporal(spec: &Spec, scale: &Scale) -> Measured {
         updates_per_s: Some((2 * DUE * ticks) as f64 / spent.as_secs_f64()),
         p50_ms: percentile_ms(&took, 50),
         p99_ms: percentile_ms(&took, 99),
+        wall_s: Some(spent.as_secs_f64()),
         max_ms: percentile_ms(&took, 100),
         cpu_s: Some(used.cpu.as_secs_f64()),
         peak_bytes: memory.end().peak_bytes,

@@ -62,10 +62,26 @@ impl<'a> Floor<'a> {
     ///
     /// If the store fails, or somebody else writes there.
     pub fn commit(&mut self, file: EncodedFile) -> Result<(), Error> {
+        self.append(Some(file))
+    }
+
+    /// Commits that time has passed, and brought nothing.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails, or somebody else writes there.
+    pub fn commit_nothing(&mut self) -> Result<(), Error> {
+        self.append(None)
+    }
+
+    fn append(&mut self, file: Option<EncodedFile>) -> Result<(), Error> {
         let upper = self.upper + 1;
         let appended = self.cx.client().handle().block_on(async {
-            let meta = FileMeta::from(&file);
-            let staged = self.shard.put_file(file.bytes, meta, &|_| ()).await?;
+            let mut files = Vec::new();
+            if let Some(file) = file {
+                let meta = FileMeta::from(&file);
+                files.push(self.shard.put_file(file.bytes, meta, &|_| ()).await?);
+            }
             let append = Append {
                 id: CommitId {
                     nonce: self.nonce,
@@ -73,7 +89,7 @@ impl<'a> Floor<'a> {
                 },
                 lower: Frontier::At(self.upper),
                 upper: Frontier::At(upper),
-                files: vec![staged],
+                files,
                 since: None,
             };
             self.shard.append(append, &|_| ()).await

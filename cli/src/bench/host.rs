@@ -11,7 +11,7 @@ use super::rows::Row;
 use crate::error::Error;
 
 /// Rows that are fed between two steps of the worker.
-const FED_AT_ONCE: usize = 4096;
+pub const FED_AT_ONCE: usize = 4096;
 
 /// Nothing more is fed while so many bytes wait before the sink, as in any host that minds its memory.
 const QUEUED_BYTES_MAX: usize = 16 << 20;
@@ -67,7 +67,7 @@ impl Host {
         Ok(())
     }
 
-    /// Feeds updates at the input's time, no faster than the sink takes them.
+    /// Feeds updates at their times, no faster than the sink takes them.
     ///
     /// # Errors
     ///
@@ -75,10 +75,10 @@ impl Host {
     pub fn feed(
         &mut self,
         worker: &mut Worker,
-        updates: impl Iterator<Item = (Row, i64)>,
+        updates: impl Iterator<Item = (Row, u64, i64)>,
     ) -> Result<(), Error> {
-        for (at, (row, diff)) in updates.enumerate() {
-            self.input.update(row, diff);
+        for (at, (row, time, diff)) in updates.enumerate() {
+            self.input.update_at(row, time, diff);
             if at % FED_AT_ONCE == FED_AT_ONCE - 1 {
                 worker.step();
                 while self.handle.pressure().queued_bytes > QUEUED_BYTES_MAX {

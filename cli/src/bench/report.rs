@@ -24,10 +24,12 @@ pub struct Measured {
     pub cpu_s: Option<f64>,
     /// Processor time of the floor: the same rows encoded and committed once, in a plain loop.
     pub floor_cpu_s: Option<f64>,
-    /// The most resident memory above what there was before.
+    /// The most memory above what there was before: resident, or allocated where that is counted.
     pub peak_bytes: Option<u64>,
     /// Processor time of one tick of one idle sink.
     pub tick_cpu_us: Option<f64>,
+    /// Real time of the whole, in seconds.
+    pub wall_s: Option<f64>,
     /// The longest tick.
     pub max_ms: Option<f64>,
     /// Updates in a second of the floor.
@@ -50,6 +52,7 @@ impl Measured {
             floor_cpu_s: None,
             peak_bytes: None,
             tick_cpu_us: None,
+            wall_s: None,
             max_ms: None,
             floor_updates_per_s: None,
             floor_p50_ms: None,
@@ -72,6 +75,7 @@ impl Measured {
             floor_cpu_s: of(|run| run.floor_cpu_s),
             peak_bytes: peak.map(|bytes| bytes as u64),
             tick_cpu_us: of(|run| run.tick_cpu_us),
+            wall_s: of(|run| run.wall_s),
             max_ms: of(|run| run.max_ms),
             floor_updates_per_s: of(|run| run.floor_updates_per_s),
             floor_p50_ms: of(|run| run.floor_p50_ms),

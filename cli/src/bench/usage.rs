@@ -1,17 +1,39 @@
 //! What a piece of work took: time, processor time of all threads, and memory above what was in use before.
 
 use std::fs;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use cpu_time::ProcessTime;
+
+/// What counts the bytes that the program has allocated, if its allocator does.
+#[derive(Clone, Copy, Debug)]
+pub struct Heap {
+    /// Bytes that are allocated now.
+    pub now: fn() -> usize,
+    /// The most there were since it began anew.
+    pub peak: fn() -> usize,
+    /// Begins the peak anew.
+    pub reset: fn(),
+}
+
+static HEAP: OnceLock<Heap> = OnceLock::new();
+
+impl Heap {
+    /// From now on memory is what this counts, and not what the system says that is resident.
+    pub fn count_by(self) {
+        // Counted already, then.
+        let _ = HEAP.set(self);
+    }
+}
 
 /// A piece of work that is being measured.
 #[derive(Debug)]
 pub struct Usage {
     begun: Instant,
     cpu: ProcessTime,
-    /// Resident memory, in bytes; `None` where the system does not tell.
-    resident: Option<u64>,
+    /// Memory in use, in bytes; `None` where the system does not tell.
+    before: Option<u64>,
 }
 
 /// What it took.
@@ -21,7 +43,7 @@ pub struct Used {
     pub wall: Duration,
     /// Processor time of the whole process.
     pub cpu: Duration,
-    /// The most resident memory, in bytes above what there was at the beginning.
+    /// The most memory in use, in bytes above what there was at the beginning.
     pub peak_bytes: Option<u64>,
 }
 
@@ -29,9 +51,15 @@ impl Usage {
     /// Begins now.
     pub fn begin() -> Self {
         // The peak is measured anew from here on.
-        let reset = fs::write("/proc/self/clear_refs", "5");
+        let before = if let Some(heap) = HEAP.get() {
+            (heap.reset)();
+            Some((heap.now)() as u64)
+        } else {
+            let reset = fs::write("/proc/self/clear_refs", "5");
+            reset.ok().and_then(|()| status("VmRSS:"))
+        };
         Usage {
-            resident: reset.ok().and_then(|()| status("VmRSS:")),
+            before,
             cpu: ProcessTime::now(),
             begun: Instant::now(),
         }
@@ -40,7 +68,11 @@ impl Usage {
     /// Ends now.
     pub fn end(&self) -> Used {
         let (wall, cpu) = (self.begun.elapsed(), self.cpu.elapsed());
-        let peak = self.resident.zip(status("VmHWM:"));
+        let peak = match HEAP.get() {
+            Some(heap) => Some((heap.peak)() as u64),
+            None => status("VmHWM:"),
+        };
+        let peak = self.before.zip(peak);
         Used {
             wall,
             cpu,

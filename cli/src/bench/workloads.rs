@@ -1,33 +1,31 @@
 //! The workloads of sinks, each as one measured run.
 
+use std::iter;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mvsink::timely;
 use mvsink::timely::worker::Worker;
-use mvsink::{Context, dyncfg};
+use mvsink::{Context, Status, dyncfg};
 use tokio::runtime::Runtime;
 
 use super::floor::Floor;
-use super::host::Host;
+use super::host::{FED_AT_ONCE, Host};
 use super::report::Measured;
 use super::rows::{Row, Rows};
 use super::usage::{Usage, Used, percentile_ms};
 use super::{Driver, Name, Scale, Spec};
 use crate::error::Error;
 
-/// Updates of a tick of `steady`, half of them retractions.
-const TICK_UPDATES: usize = 5000;
-
 /// Ticks before the clock starts.
 const WARM_TICKS: usize = 3;
 
+/// Rows that are written again and again until one of two replicas stands by.
+const TAKEOVER_ROWS: usize = 1000;
+
 /// How often an idle sink's input advances.
 const IDLE_TICK: Duration = Duration::from_millis(100);
-
-/// How many sinks are idle beside each other.
-const IDLE_SINKS: usize = 50;
 
 /// Measures a workload of sinks once, with shards below `url`.
 ///
@@ -36,28 +34,62 @@ const IDLE_SINKS: usize = 50;
 /// If a sink fails.
 pub fn measure(spec: &Spec, scale: &Scale, url: &str) -> Result<Measured, Error> {
     let runtime = Runtime::new().map_err(Error::Runtime)?;
-    let cx = Context::new(runtime.handle().clone());
-    let configs = cx.configs();
-    let sync = spec.driver != Some(Driver::Async);
-    configs.set(dyncfg::ENABLE_SYNC_MV_SINK.name(), &sync.to_string())?;
-    let compaction = spec.workload != Name::SteadyNocompact;
-    configs.set(dyncfg::COMPACTION.name(), &compaction.to_string())?;
-    let run = Run { spec, cx, url };
+    let replicas = match spec.workload {
+        Name::Bulk => scale.replicas,
+        Name::Takeover => 2,
+        _ => 1,
+    };
+    let replicas: Result<Vec<_>, _> = (0..replicas).map(|_| context(spec, &runtime)).collect();
+    let run = Run {
+        spec,
+        replicas: replicas?,
+        url,
+    };
     let measured = match spec.workload {
-        Name::Bulk => run.rows(scale, (0, 1), From::FirstRow),
+        Name::Bulk => run.rows(scale, (0, scale.times as u64), From::FirstRow),
         // As a host does that starts again: from the last time that is complete.
-        Name::Restart => run.rows(scale, (0, 2), From::Rendering),
+        Name::Restart | Name::RestartReadBack => {
+            let upper = scale.times as u64;
+            run.rows(scale, (upper - 1, upper + 1), From::Rendering)
+        }
         Name::Steady | Name::SteadyNocompact => run.steady(scale),
         Name::Latency => run.latency(scale, "memory://latency", "memory://floor"),
         Name::LatencyDurable => run.latency(scale, &run.shard("view"), &run.shard("floor")),
+        Name::Takeover => run.takeover(),
         Name::Idle => run.idle(scale),
         Name::CorrectionsSnapshot
         | Name::CorrectionsRehydrate
         | Name::CorrectionsTemporal
         | Name::CorrectionsSmall => unreachable!("no workload of sinks"),
     };
-    runtime.block_on(run.cx.settled());
+    for cx in &run.replicas {
+        runtime.block_on(cx.settled());
+    }
     measured
+}
+
+/// The surroundings of one replica.
+fn context(spec: &Spec, runtime: &Runtime) -> Result<Context, Error> {
+    let cx = Context::new(runtime.handle().clone());
+    let flags = [
+        (
+            dyncfg::ENABLE_SYNC_MV_SINK.name(),
+            spec.driver != Some(Driver::Async),
+        ),
+        (
+            dyncfg::COMPACTION.name(),
+            spec.workload != Name::SteadyNocompact,
+        ),
+        (
+            dyncfg::FULL_READ_BACK.name(),
+            spec.workload == Name::RestartReadBack,
+        ),
+        (dyncfg::STANDBY.name(), spec.workload == Name::Takeover),
+    ];
+    for (flag, is_on) in flags {
+        cx.configs().set(flag, &is_on.to_string())?;
+    }
+    Ok(cx)
 }
 
 /// Where the clock starts.
@@ -69,7 +101,7 @@ enum From {
 
 struct Run<'a> {
     spec: &'a Spec,
-    cx: Context,
+    replicas: Vec<Context>,
     url: &'a str,
 }
 
@@ -78,23 +110,30 @@ impl Run<'_> {
         format!("{}/{name}", self.url)
     }
 
-    fn measured(&self, updates: usize, used: Used) -> Measured {
+    fn used(&self, used: Used) -> Measured {
         Measured {
-            updates_per_s: Some(updates as f64 / used.wall.as_secs_f64()),
+            wall_s: Some(used.wall.as_secs_f64()),
             cpu_s: Some(used.cpu.as_secs_f64()),
             peak_bytes: used.peak_bytes,
             ..Measured::of(self.spec)
         }
     }
 
+    fn measured(&self, updates: usize, used: Used) -> Measured {
+        Measured {
+            updates_per_s: Some(updates as f64 / used.wall.as_secs_f64()),
+            ..self.used(used)
+        }
+    }
+
     /// Runs the workers; gives what the first of them gives.
     fn execute<O: Send + 'static>(
         &self,
-        run: impl Fn(&mut Worker, &Context) -> Result<O, Error> + Send + Sync + 'static,
+        run: impl Fn(&mut Worker, &[Context]) -> Result<O, Error> + Send + Sync + 'static,
     ) -> Result<O, Error> {
-        let cx = self.cx.clone();
+        let replicas = self.replicas.clone();
         let workers = timely::execute(timely::Config::process(self.spec.workers), move |worker| {
-            run(worker, &cx)
+            run(worker, &replicas)
         });
         let workers = workers.map_err(Error::Workers)?;
         let mut ended = workers.join().into_iter();
@@ -105,7 +144,7 @@ impl Run<'_> {
         first.map_err(|_| Error::Panicked)?
     }
 
-    /// Feeds the rows at the as-of, until the shard's upper is `upper`.
+    /// Feeds the rows, evenly at the times from the as-of on, until the shard's upper is `upper`.
     fn rows(
         &self,
         scale: &Scale,
@@ -115,22 +154,43 @@ impl Run<'_> {
         let rows = Arc::new(Rows::new(scale.rows));
         let (together, arrivals) = (Barrier::new(self.spec.workers), AtomicUsize::new(0));
         let (url, fed) = (self.shard("view"), Arc::clone(&rows));
-        let used = self.execute(move |worker, cx| {
+        let times = match from {
+            From::FirstRow => scale.times,
+            From::Rendering => 1,
+        };
+        let time = move |number: usize| as_of + (number * times / scale.rows) as u64;
+        let used = self.execute(move |worker, replicas| {
             together.wait();
             let mut usage = Usage::begin();
-            let mut host = Host::render(worker, cx, "bench", &url, as_of)?;
+            let hosts = replicas
+                .iter()
+                .map(|cx| Host::render(worker, cx, "bench", &url, as_of));
+            let mut hosts = hosts.collect::<Result<Vec<_>, _>>()?;
             if from == From::FirstRow {
-                host.until_started(worker)?;
+                hosts
+                    .iter()
+                    .try_for_each(|host| host.until_started(worker))?;
                 usage = Usage::begin();
             }
-            host.meet(worker, &arrivals, 1)?;
-            let mine = (worker.index()..fed.len()).step_by(worker.peers());
-            host.feed(worker, mine.map(|number| (fed.get(number), 1)))?;
-            host.advance(upper);
-            host.until(worker, upper)?;
+            hosts[0].meet(worker, &arrivals, 1)?;
+            // Replicas get the same at the same time.
+            for first in (0..fed.len()).step_by(FED_AT_ONCE * worker.peers()) {
+                let last = fed.len().min(first + FED_AT_ONCE * worker.peers());
+                let mine = (first + worker.index()..last).step_by(worker.peers());
+                for host in &mut hosts {
+                    let updates = mine
+                        .clone()
+                        .map(|number| (fed.get(number), time(number), 1));
+                    host.feed(worker, updates)?;
+                }
+            }
+            hosts.iter_mut().for_each(|host| host.advance(upper));
+            hosts
+                .iter()
+                .try_for_each(|host| host.until(worker, upper))?;
             let used = usage.end();
-            host.meet(worker, &arrivals, 2)?;
-            host.stop(worker);
+            hosts[0].meet(worker, &arrivals, 2)?;
+            hosts.into_iter().for_each(|host| host.stop(worker));
             Ok(used)
         })?;
         let floor = self.floor((0..rows.len()).map(|number| (rows.get(number), 1)))?;
@@ -143,7 +203,7 @@ impl Run<'_> {
 
     /// What the same updates take at the least.
     fn floor(&self, updates: impl Iterator<Item = (Row, i64)>) -> Result<Used, Error> {
-        let mut floor = Floor::new(&self.cx, &self.shard("floor"))?;
+        let mut floor = Floor::new(&self.replicas[0], &self.shard("floor"))?;
         let usage = Usage::begin();
         let file = floor.encode(updates)?;
         floor.commit(file)?;
@@ -152,7 +212,7 @@ impl Run<'_> {
 
     /// Ticks of many updates, as fast as they are committed.
     fn steady(&self, scale: &Scale) -> Result<Measured, Error> {
-        let half = TICK_UPDATES / 2;
+        let half = scale.tick_updates.div_ceil(2);
         let ticks = scale.ticks + WARM_TICKS;
         let rows = Arc::new(Rows::new(ticks * half));
         let tick = move |rows: &Arc<Rows>, number: usize| {
@@ -168,7 +228,7 @@ impl Run<'_> {
             Box::new(tick(&fed, number))
         })?;
         let floor = self.floor((WARM_TICKS..ticks).flat_map(|number| tick(&rows, number)))?;
-        let updates = scale.ticks * TICK_UPDATES;
+        let updates = scale.ticks * 2 * half;
         Ok(Measured {
             p50_ms: percentile_ms(&took, 50),
             p99_ms: percentile_ms(&took, 99),
@@ -184,13 +244,13 @@ impl Run<'_> {
         let rows = Arc::new(Rows::new(ticks));
         let fed = Arc::clone(&rows);
         let (took, used) = self.ticks(url, ticks, move |number| {
-            Box::new(std::iter::once((fed.get(number), 1)))
+            Box::new(iter::once((fed.get(number), 1)))
         })?;
-        let mut floor = Floor::new(&self.cx, floor_url)?;
+        let mut floor = Floor::new(&self.replicas[0], floor_url)?;
         let usage = Usage::begin();
         let mut floors = Vec::with_capacity(ticks);
         for number in 0..ticks {
-            let file = floor.encode(std::iter::once((rows.get(number), 1)))?;
+            let file = floor.encode(iter::once((rows.get(number), 1)))?;
             let begun = Instant::now();
             floor.commit(file)?;
             floors.push(begun.elapsed());
@@ -213,8 +273,8 @@ impl Run<'_> {
         updates: impl Fn(usize) -> Box<dyn Iterator<Item = (Row, i64)>> + Send + Sync + 'static,
     ) -> Result<(Vec<Duration>, Used), Error> {
         let url = url.to_owned();
-        self.execute(move |worker, cx| {
-            let mut host = Host::render(worker, cx, "bench", &url, 0)?;
+        self.execute(move |worker, replicas| {
+            let mut host = Host::render(worker, &replicas[0], "bench", &url, 0)?;
             host.until_started(worker)?;
             let mut usage = Usage::begin();
             let mut took = Vec::with_capacity(ticks);
@@ -223,8 +283,8 @@ impl Run<'_> {
                     usage = Usage::begin();
                 }
                 let begun = Instant::now();
-                host.feed(worker, updates(tick))?;
-                let upper = tick as u64 + 1;
+                let (time, upper) = (tick as u64, tick as u64 + 1);
+                host.feed(worker, updates(tick).map(|(row, diff)| (row, time, diff)))?;
                 host.advance(upper);
                 host.until(worker, upper)?;
                 took.push(begun.elapsed());
@@ -235,15 +295,65 @@ impl Run<'_> {
         })
     }
 
+    /// Two replicas write until one of them stands by; how long that one takes to commit a tick after the other has gone.
+    fn takeover(&self) -> Result<Measured, Error> {
+        let url = self.shard("view");
+        let (took, used) = self.execute(move |worker, replicas| {
+            let hosts = replicas
+                .iter()
+                .map(|cx| Host::render(worker, cx, "bench", &url, 0));
+            let mut hosts = hosts.collect::<Result<Vec<_>, _>>()?;
+            hosts
+                .iter()
+                .try_for_each(|host| host.until_started(worker))?;
+            let mut tick = 0;
+            let rows = Rows::new(TAKEOVER_ROWS);
+            let stands_by = |host: &Host| matches!(host.handle.status(), Status::StandingBy);
+            let second = loop {
+                if let Some(second) = hosts.iter().position(stands_by) {
+                    break second;
+                }
+                for host in &mut hosts {
+                    host.feed(
+                        worker,
+                        iter::once((rows.get(tick % TAKEOVER_ROWS), tick as u64, 1)),
+                    )?;
+                    host.advance(tick as u64 + 1);
+                }
+                tick += 1;
+                let upper = tick as u64;
+                hosts
+                    .iter()
+                    .try_for_each(|host| host.until(worker, upper))?;
+            };
+            let mut host = hosts.swap_remove(second);
+            hosts.into_iter().for_each(|gone| gone.stop(worker));
+            let usage = Usage::begin();
+            host.feed(
+                worker,
+                iter::once((rows.get(tick % TAKEOVER_ROWS), tick as u64, 1)),
+            )?;
+            host.advance(tick as u64 + 1);
+            host.until(worker, tick as u64 + 1)?;
+            let used = usage.end();
+            host.stop(worker);
+            Ok((vec![used.wall], used))
+        })?;
+        Ok(Measured {
+            p50_ms: percentile_ms(&took, 50),
+            ..self.used(used)
+        })
+    }
+
     /// Sinks whose inputs advance ten times a second, and bring nothing.
     fn idle(&self, scale: &Scale) -> Result<Measured, Error> {
-        let (url, ticks) = (self.url.to_owned(), scale.idle_ticks);
+        let (url, ticks, sinks) = (self.url.to_owned(), scale.idle_ticks, scale.sinks);
         let (arrivals, start) = (AtomicUsize::new(0), Mutex::new(None));
-        let used = self.execute(move |worker, cx| {
-            let mut hosts = Vec::with_capacity(IDLE_SINKS);
-            for sink in 0..IDLE_SINKS {
+        let used = self.execute(move |worker, replicas| {
+            let mut hosts = Vec::with_capacity(sinks);
+            for sink in 0..sinks {
                 let (name, url) = (format!("idle-{sink}"), format!("{url}/idle-{sink}"));
-                hosts.push(Host::render(worker, cx, &name, &url, 0)?);
+                hosts.push(Host::render(worker, &replicas[0], &name, &url, 0)?);
             }
             for host in &hosts {
                 host.until_started(worker)?;
@@ -282,12 +392,16 @@ impl Run<'_> {
             hosts.into_iter().for_each(|host| host.stop(worker));
             Ok(used)
         })?;
-        let sink_ticks = (IDLE_SINKS * scale.idle_ticks) as f64;
+        let mut floor = Floor::new(&self.replicas[0], &self.shard("floor"))?;
+        let sink_ticks = sinks * ticks;
+        let usage = Usage::begin();
+        for _ in 0..sink_ticks {
+            floor.commit_nothing()?;
+        }
         Ok(Measured {
-            cpu_s: Some(used.cpu.as_secs_f64()),
-            peak_bytes: used.peak_bytes,
-            tick_cpu_us: Some(used.cpu.as_secs_f64() * 1e6 / sink_ticks),
-            ..Measured::of(self.spec)
+            floor_cpu_s: Some(usage.end().cpu.as_secs_f64()),
+            tick_cpu_us: Some(used.cpu.as_secs_f64() * 1e6 / sink_ticks as f64),
+            ..self.used(used)
         })
     }
 }
