@@ -10,7 +10,7 @@
 //!
 //! By the environment:
 //!
-//! - `MVSINK_BENCH_ROWS`: the rows of `bulk`, and how many updates the corrections hold (default 200,000);
+//! - `MVSINK_BENCH_ROWS`: the rows of `bulk` (default 200,000), and everything else in proportion;
 //! - `MVSINK_BENCH_DIR`: below which shards are made and removed (default: the current directory), so that fsync is measured
 //!   on the disk that matters.
 
@@ -33,12 +33,8 @@ static ALLOCATOR: PeakAlloc = PeakAlloc;
 /// How much is done, by the environment.
 fn scale() -> Scale {
     let rows = std::env::var("MVSINK_BENCH_ROWS").ok();
-    let rows = rows.and_then(|rows| rows.parse().ok()).unwrap_or(200_000);
-    Scale {
-        rows,
-        corrections: rows,
-        ..Scale::QUICK
-    }
+    let rows = rows.and_then(|rows| rows.parse().ok());
+    Scale::of_rows(rows.unwrap_or(Scale::QUICK.rows))
 }
 
 /// Updates of one run, if it is of updates.
@@ -82,7 +78,9 @@ fn workload(criterion: &mut Criterion, name: Name, scale: &Scale) -> Vec<Measure
             b.iter_custom(|iterations| {
                 let spent = (0..iterations).map(|_| {
                     let measured = run(&spec, scale);
-                    let wall = measured.wall_s.map_or(Duration::ZERO, Duration::from_secs_f64);
+                    let wall = measured
+                        .wall_s
+                        .map_or(Duration::ZERO, Duration::from_secs_f64);
                     runs.borrow_mut().push(measured);
                     wall
                 });

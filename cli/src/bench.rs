@@ -207,6 +207,21 @@ impl Scale {
         ..Scale::WHOLE
     };
 
+    /// As much as takes so many rows, if a tenth takes 200,000.
+    pub fn of_rows(rows: usize) -> Self {
+        let quick = Scale::QUICK;
+        let part = |size: usize| (size * rows).div_ceil(quick.rows).max(1);
+        Scale {
+            rows: part(quick.rows),
+            ticks: part(quick.ticks),
+            latency_ticks: part(quick.latency_ticks),
+            idle_ticks: part(quick.idle_ticks),
+            corrections: part(quick.corrections),
+            corrections_ticks: part(quick.corrections_ticks),
+            ..quick
+        }
+    }
+
     fn of(options: &Bench) -> Self {
         let scale = if options.quick {
             Scale::QUICK
