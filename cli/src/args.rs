@@ -456,6 +456,7 @@ mod tests {
             json: false,
             dir: None,
             only: None,
+            sizes: Sizes::default(),
             row: None,
         };
         assert_eq!(command("mvsink bench"), Command::Bench(all.clone()));
@@ -464,10 +465,19 @@ mod tests {
             json: true,
             dir: Some("d".into()),
             only: Some(Name::SteadyNocompact),
+            sizes: Sizes {
+                ticks: Some(3),
+                tick_updates: Some(10),
+                ..Sizes::default()
+            },
             row: None,
         };
+        let sizes = some.sizes.arguments().join(" ");
+        assert_eq!(sizes, "--ticks 3 --tick-updates 10");
         assert_eq!(
-            command("mvsink bench --quick --json --dir d --only steady_nocompact"),
+            command(&format!(
+                "mvsink bench --quick --json --dir d --only steady_nocompact {sizes}"
+            )),
             Command::Bench(some)
         );
         for bad in [

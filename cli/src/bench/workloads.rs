@@ -158,7 +158,8 @@ impl Run<'_> {
             From::FirstRow => scale.times,
             From::Rendering => 1,
         };
-        let time = move |number: usize| as_of + (number * times / scale.rows) as u64;
+        let count = rows.len();
+        let time = move |number: usize| as_of + (number * times / count) as u64;
         let used = self.execute(move |worker, replicas| {
             together.wait();
             let mut usage = Usage::begin();
