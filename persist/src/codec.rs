@@ -110,7 +110,7 @@ struct Layout {
     has_options: bool,
     /// Whether a column can hold less than what a value says: then what was built is read back and compared.
     is_lossy: bool,
-    /// Whether a row is a record of numbers, booleans and strings.
+    /// Whether a row is a number, a boolean, a string, or a record of these, any of which may be optional.
     is_flat: bool,
 }
 
@@ -248,7 +248,7 @@ where
             table: Arc::new(Schema::new(table)),
             has_options: built.iter().any(|field| has_nulls(field)),
             is_lossy: built.iter().any(|field| is_lossy(field.data_type())),
-            is_flat: shape == Shape::Record && flat::is_flat(&built),
+            is_flat: flat::is_flat(&built),
         };
         Ok(Codec {
             layout: Arc::new(layout),
@@ -295,9 +295,7 @@ where
             let columns = (by_hand.to_columns)(&rows).map_err(failed)?;
             return self.batch(columns, None, times, diffs);
         }
-        if self.layout.is_flat
-            && let Some(columns) = flat::columns(&self.layout.built, &rows)
-        {
+        if let Some(columns) = self.flat_columns(&rows) {
             return self.batch(columns, None, times, diffs);
         }
         let mut built = ArrayBuilder::from_arrow(&self.layout.built)
@@ -324,6 +322,18 @@ where
         let batch = self.batch(columns, None, times, diffs)?;
         self.check_read_back(&batch, &hashes)?;
         Ok(batch)
+    }
+
+    /// The columns of rows that are as flat as these.
+    fn flat_columns(&self, rows: &[&D]) -> Option<Vec<ArrayRef>> {
+        if !self.layout.is_flat {
+            return None;
+        }
+        match (self.layout.shape, &*self.layout.built) {
+            (Shape::Record, fields) => flat::columns(fields, rows),
+            (Shape::Value, [field]) => Some(vec![flat::column(field, rows)?]),
+            (Shape::Value, _) => None,
+        }
     }
 
     /// That rows whose fingerprints were kept are read back as they were.

@@ -193,6 +193,11 @@ struct Flat {
     single: f32,
     is_set: bool,
     text: String,
+    maybe_id: Option<Id>,
+    maybe_small: Option<i16>,
+    maybe_float: Option<f64>,
+    maybe_set: Option<bool>,
+    maybe_text: Option<String>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -202,19 +207,33 @@ fn flat() -> impl Strategy<Value = Flat> {
     let signed = (any::<i8>(), any::<i16>(), any::<i32>(), any::<i64>());
     let narrow = (any::<u8>(), any::<u16>(), any::<u32>());
     let others = (float(), prop::num::f32::ANY, any::<bool>(), text());
-    (unsigned(), signed, narrow, others).prop_map(|(id, signed, narrow, others)| Flat {
-        id: Id(id),
-        tiny: signed.0,
-        small: signed.1,
-        medium: signed.2,
-        large: signed.3,
-        counts: narrow.0,
-        ports: narrow.1,
-        addresses: narrow.2,
-        float: others.0,
-        single: others.1,
-        is_set: others.2,
-        text: others.3,
+    let maybe = (
+        prop::option::of(unsigned()),
+        any::<Option<i16>>(),
+        prop::option::of(float()),
+        any::<Option<bool>>(),
+        prop::option::of(text()),
+    );
+    (unsigned(), signed, narrow, others, maybe).prop_map(|(id, signed, narrow, others, maybe)| {
+        Flat {
+            id: Id(id),
+            tiny: signed.0,
+            small: signed.1,
+            medium: signed.2,
+            large: signed.3,
+            counts: narrow.0,
+            ports: narrow.1,
+            addresses: narrow.2,
+            float: others.0,
+            single: others.1,
+            is_set: others.2,
+            text: others.3,
+            maybe_id: maybe.0.map(Id),
+            maybe_small: maybe.1,
+            maybe_float: maybe.2,
+            maybe_set: maybe.3,
+            maybe_text: maybe.4,
+        }
     })
 }
 
@@ -305,7 +324,7 @@ proptest! {
     #[test]
     fn r20_flat_rows_keep_their_fingerprints(
         structs in rows(flat()),
-        tuples in rows((unsigned(), text(), any::<bool>(), prop::num::f32::ANY)),
+        tuples in rows((unsigned(), prop::option::of(text()), any::<Option<bool>>(), prop::num::f32::ANY)),
         wrapped in rows(flat().prop_map(Wrapped)),
     ) {
         check_round_trip(&codec(), &structs);
@@ -331,6 +350,7 @@ proptest! {
     #[test]
     fn r20_other_values_keep_their_fingerprints(
         options in rows(any::<Option<bool>>()),
+        maybe_texts in rows(prop::option::of(text())),
         lists in rows(prop::collection::vec(prop::option::of(text()), 0..4)),
         maybe_structs in rows(prop::option::of(nested())),
         colors in rows(color()),
@@ -350,6 +370,7 @@ proptest! {
         check_round_trip(&codec(), &lists_of_options);
         check_round_trip(&codec(), &trailing);
         check_round_trip(&codec(), &options);
+        check_round_trip(&codec(), &maybe_texts);
         check_round_trip(&codec(), &lists);
         check_round_trip(&codec(), &maybe_structs);
         check_round_trip(&codec(), &colors);

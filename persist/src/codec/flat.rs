@@ -1,8 +1,8 @@
-//! The short way from rows to columns, for records of numbers, booleans and strings that are always there.
+//! The short way from rows to columns, for numbers, booleans and strings, and records and options of these.
 //!
 //! Nearly all rows are such, and the general way costs them a call and a few checks for each value. This one takes only
-//! what fits exactly: fields in the order of the columns, each of its column's kind. Whatever else a row says, it gives
-//! up, and the general way does what is right, or says what is wrong.
+//! what fits exactly: fields in the order of the columns, each of its column's kind, and none where a column can be null.
+//! Whatever else a row says, it gives up, and the general way does what is right, or says what is wrong.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,12 +18,11 @@ use serde::ser::{Impossible, SerializeStruct, SerializeTuple, SerializeTupleStru
 
 /// True if columns of these types can be made here.
 pub(super) fn is_flat(fields: &[FieldRef]) -> bool {
-    fields
-        .iter()
-        .all(|field| !field.is_nullable() && Column::new(field.data_type(), 0).is_some())
+    let made = |field: &FieldRef| Column::new(field.data_type(), 0).is_some();
+    fields.iter().all(made)
 }
 
-/// The columns of these rows; `None` if the rows are not as flat as their columns.
+/// The columns of these records; `None` if they are not as flat as their columns.
 pub(super) fn columns<D: Serialize>(fields: &[FieldRef], rows: &[&D]) -> Option<Vec<ArrayRef>> {
     let columns = fields
         .iter()
@@ -37,6 +36,15 @@ pub(super) fn columns<D: Serialize>(fields: &[FieldRef], rows: &[&D]) -> Option<
         row.serialize(record).ok()?;
     }
     Some(columns.iter_mut().map(Column::finish).collect())
+}
+
+/// The column of these rows, each of which is one value; `None` if one is not as flat as the column.
+pub(super) fn column<D: Serialize>(field: &FieldRef, rows: &[&D]) -> Option<ArrayRef> {
+    let mut column = Column::new(field.data_type(), rows.len())?;
+    for row in rows {
+        row.serialize(Value::of(field, &mut column)).ok()?;
+    }
+    Some(column.finish())
 }
 
 /// A row is not flat, whatever it is.
@@ -97,6 +105,19 @@ impl Column {
         }
     }
 
+    fn append_null(&mut self) {
+        match self {
+            Column::Boolean(column) => column.append_null(),
+            Column::Int8(column) => column.append_null(),
+            Column::Int16(column) => column.append_null(),
+            Column::Int32(column) => column.append_null(),
+            Column::Int64(column) => column.append_null(),
+            Column::Float32(column) => column.append_null(),
+            Column::Float64(column) => column.append_null(),
+            Column::Utf8(column) => column.append_null(),
+        }
+    }
+
     #[inline]
     fn integer<I>(&mut self, value: I) -> Result<(), NotFlat>
     where
@@ -149,8 +170,9 @@ impl Fields<'_> {
     #[inline]
     fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotFlat> {
         let column = self.record.columns.get_mut(self.next).ok_or(NotFlat)?;
+        let field = self.record.fields.get(self.next).ok_or(NotFlat)?;
         self.next += 1;
-        value.serialize(Value(column))
+        value.serialize(Value::of(field, column))
     }
 
     fn end(self) -> Result<(), NotFlat> {
@@ -211,7 +233,21 @@ impl SerializeStruct for Fields<'_> {
 }
 
 /// What takes a value.
-struct Value<'a>(&'a mut Column);
+struct Value<'a> {
+    column: &'a mut Column,
+    /// Whether it can be none: what is in some can not, since that would read back as none.
+    can_be_null: bool,
+}
+
+impl<'a> Value<'a> {
+    #[inline]
+    fn of(field: &FieldRef, column: &'a mut Column) -> Self {
+        Value {
+            column,
+            can_be_null: field.is_nullable(),
+        }
+    }
+}
 
 /// What neither a flat row nor a flat value is.
 macro_rules! not_flat {
@@ -235,7 +271,6 @@ macro_rules! neither {
         not_flat! {
             serialize_bytes(&[u8]) -> ();
             serialize_char(char) -> ();
-            serialize_none() -> ();
             serialize_unit() -> ();
             serialize_unit_struct(&'static str) -> ();
             serialize_unit_variant(&'static str, u32, &'static str) -> ();
@@ -243,10 +278,6 @@ macro_rules! neither {
             serialize_map(Option<usize>) -> Self::SerializeMap;
             serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Self::SerializeTupleVariant;
             serialize_struct_variant(&'static str, u32, &'static str, usize) -> Self::SerializeStructVariant;
-        }
-
-        fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), NotFlat> {
-            Err(NotFlat)
         }
 
         fn serialize_newtype_variant<T: Serialize + ?Sized>(
@@ -289,6 +320,11 @@ impl<'a> Serializer for Record<'a> {
         serialize_f32(f32) -> ();
         serialize_f64(f64) -> ();
         serialize_str(&str) -> ();
+        serialize_none() -> ();
+    }
+
+    fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), NotFlat> {
+        Err(NotFlat)
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Fields<'a>, NotFlat> {
@@ -308,7 +344,7 @@ macro_rules! integers {
     ($($name:ident($integer:ty);)*) => {
         $(#[inline]
         fn $name(self, value: $integer) -> Result<(), NotFlat> {
-            self.0.integer(value)
+            self.column.integer(value)
         })*
     };
 }
@@ -337,8 +373,27 @@ impl Serializer for Value<'_> {
         serialize_u64(u64);
     }
 
+    fn serialize_none(self) -> Result<(), NotFlat> {
+        if !self.can_be_null {
+            return Err(NotFlat);
+        }
+        self.column.append_null();
+        Ok(())
+    }
+
+    #[inline]
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), NotFlat> {
+        if !self.can_be_null {
+            return Err(NotFlat);
+        }
+        value.serialize(Value {
+            can_be_null: false,
+            ..self
+        })
+    }
+
     fn serialize_bool(self, value: bool) -> Result<(), NotFlat> {
-        match self.0 {
+        match self.column {
             Column::Boolean(column) => {
                 column.append_value(value);
                 Ok(())
@@ -348,14 +403,14 @@ impl Serializer for Value<'_> {
     }
 
     fn serialize_f32(self, value: f32) -> Result<(), NotFlat> {
-        match self.0 {
+        match self.column {
             Column::Float32(column) => append(column, Ok::<_, NotFlat>(value)),
             _ => Err(NotFlat),
         }
     }
 
     fn serialize_f64(self, value: f64) -> Result<(), NotFlat> {
-        match self.0 {
+        match self.column {
             Column::Float64(column) => append(column, Ok::<_, NotFlat>(value)),
             _ => Err(NotFlat),
         }
@@ -363,7 +418,7 @@ impl Serializer for Value<'_> {
 
     #[inline]
     fn serialize_str(self, value: &str) -> Result<(), NotFlat> {
-        match self.0 {
+        match self.column {
             // More would not be addressed by 32 bits.
             Column::Utf8(column)
                 if column.values_slice().len() + value.len() <= i32::MAX as usize =>
@@ -373,5 +428,48 @@ impl Serializer for Value<'_> {
             }
             _ => Err(NotFlat),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::cast::AsArray;
+    use arrow_array::{Array, Int16Array};
+    use arrow_schema::Field;
+
+    use super::*;
+
+    fn fields(types: &[(DataType, bool)]) -> Vec<FieldRef> {
+        let field =
+            |(data_type, null): &(DataType, bool)| Field::new("c", data_type.clone(), *null);
+        types.iter().map(|of| Arc::new(field(of))).collect()
+    }
+
+    #[test]
+    fn options_are_values_or_nulls() {
+        let fields = fields(&[(DataType::Int16, true), (DataType::Utf8, true)]);
+        assert!(is_flat(&fields));
+        let rows = [(Some(1u8), None), (None, Some("a")), (Some(3), Some(""))];
+        let made = columns(&fields, &rows.each_ref()).expect("flat rows");
+        let numbers: &Int16Array = made[0].as_primitive();
+        assert_eq!(numbers, &Int16Array::from(vec![Some(1), None, Some(3)]));
+        let texts: Vec<_> = made[1].as_string::<i32>().iter().collect();
+        assert_eq!(texts, [None, Some("a"), Some("")]);
+        let values = column(&fields[0], &[&Some(5i64), &None]).expect("flat values");
+        assert_eq!((values.len(), values.null_count()), (2, 1));
+    }
+
+    #[test]
+    fn what_does_not_fit_exactly_is_left_to_others() {
+        let of = |null| fields(&[(DataType::Int16, null)]);
+        // An option in an option, none where nothing can be null, a number too large, another kind, another shape.
+        assert!(columns(&of(true), &[&(Some(None::<u8>),)]).is_none());
+        assert!(columns(&of(false), &[&(None::<u8>,)]).is_none());
+        assert!(columns(&of(true), &[&(Some(40_000),)]).is_none());
+        assert!(columns(&of(true), &[&(Some("a"),)]).is_none());
+        assert!(columns(&of(true), &[&Some((1u8,))]).is_none());
+        assert!(columns(&of(true), &[&(1u8, 2u8)]).is_none());
+        assert!(column(&of(true)[0], &[&Some(Some(1u8))]).is_none());
+        assert!(!is_flat(&fields(&[(DataType::Date32, false)])));
     }
 }
