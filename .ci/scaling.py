@@ -46,7 +46,7 @@ CURVES = {
     ),
     "sinks": (
         "idle sinks, ten ticks a second", [1, 10, 50, 100, 300, 1_000],
-        "idle", lambda n: ["--sinks", n, "--ticks", max(20, 1_000 // n)], lambda n: n * max(20, 1_000 // n), "sink's tick", True,
+        "idle", lambda n: ["--sinks", n, "--ticks", max(20, 100 // n)], lambda n: n * max(20, 100 // n), "sink's tick", True,
     ),
     "workers": (
         "workers", [1, 2, 3, 4],

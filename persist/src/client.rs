@@ -35,7 +35,8 @@ pub struct ClientOptions {
     /// Whether a local store syncs files and directories to the disk before a write counts as done (default: yes).
     /// Without, a commit that was reported can be lost when the machine (not the process) crashes.
     pub fsync: bool,
-    /// A checkpoint is written whenever this many log entries were committed; 0 means never.
+    /// A checkpoint is written whenever this many log entries were committed, and less often where it would be large: a
+    /// commit pays for at most two hundred of its actions. 0 means never.
     pub checkpoint_interval: u64,
     /// The wait before looking for other processes' commits, just after one was found.
     pub poll_min: Duration,

@@ -13,6 +13,7 @@ use tracing::Instrument;
 use crate::error::Error;
 use crate::lock;
 use crate::log::checkpoint::{self, LastCheckpoint, checkpoint_path, last_checkpoint_path};
+use crate::log::state::State;
 use crate::replay::Evidence;
 use crate::shard::Inner;
 use crate::storage::Storage;
@@ -20,6 +21,10 @@ use crate::storage::Storage;
 /// The log is listed for clean-up after so many checkpoints, so that listing it costs the less per commit the
 /// longer it is.
 const CHECKPOINTS_PER_CLEAN: u32 = 10;
+
+/// So many actions are written in checkpoints for a commit, at the most: what makes that more has fewer checkpoints. A
+/// commit itself costs more than so many.
+const ACTIONS_PER_COMMIT: u64 = 200;
 
 /// What is under way, and when the log was cleaned up last.
 #[derive(Debug, Default)]
@@ -97,10 +102,10 @@ impl Inner {
     /// that it failed is only worth a warning, since the next one replaces it.
     pub(crate) fn checkpoint_if_due(self: &Arc<Self>, version: u64) {
         let interval = self.storage.env.options.checkpoint_interval;
-        if interval == 0
-            || !version.is_multiple_of(interval)
-            || self.upkeep.running.swap(true, Ordering::AcqRel)
-        {
+        let is_due = interval > 0
+            && version.is_multiple_of(interval)
+            && version.is_multiple_of(stride(interval, self.with_state(State::size)));
+        if !is_due || self.upkeep.running.swap(true, Ordering::AcqRel) {
             return;
         }
         let running = Running(Arc::clone(self));
@@ -142,11 +147,52 @@ impl Inner {
     }
 }
 
+/// The versions with a checkpoint are multiples of this: of the interval, and the farther apart the more actions the state
+/// has. A table remembers for a week what it removed, so that one that is written often has many. In powers of two, so that
+/// processes whose states differ a little do the same, and one stride is in the other.
+fn stride(interval: u64, actions: u64) -> u64 {
+    let intervals = actions.div_ceil(ACTIONS_PER_COMMIT.saturating_mul(interval));
+    interval.saturating_mul(intervals.max(1).next_power_of_two())
+}
+
 /// Upkeep under way; the next may start when this one is dropped, however it ended.
 struct Running(Arc<Inner>);
 
 impl Drop for Running {
     fn drop(&mut self) {
         self.0.upkeep.running.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_pays_for_so_many_actions_however_long_the_history() {
+        for (interval, actions_of_a_commit) in [(100u64, 1), (100, 3), (7, 1), (1, 2)] {
+            let mut written = 0;
+            let mut last = 0;
+            for version in (interval..400_000).step_by(interval as usize) {
+                let actions = version * actions_of_a_commit;
+                if !version.is_multiple_of(stride(interval, actions)) {
+                    continue;
+                }
+                written += actions;
+                // Whoever opens the shard reads the entries since.
+                let between = (2 * actions / ACTIONS_PER_COMMIT).max(interval);
+                assert!(version - last <= between, "{version} after {last}");
+                last = version;
+            }
+            assert!(written <= ACTIONS_PER_COMMIT * 400_000, "{written} actions");
+        }
+    }
+
+    #[test]
+    fn a_small_state_has_a_checkpoint_each_interval() {
+        assert_eq!(stride(100, 0), 100);
+        assert_eq!(stride(100, 20_000), 100);
+        assert_eq!(stride(100, 20_001), 200);
+        assert_eq!(stride(3, u64::MAX), 3 << 55);
     }
 }

@@ -69,6 +69,10 @@ impl<V: Clone> PathMap<V> {
 }
 
 impl<V> PathMap<V> {
+    pub(crate) fn len(&self) -> usize {
+        self.segments.iter().map(|segment| segment.len()).sum()
+    }
+
     pub(crate) fn contains(&self, path: &str) -> bool {
         self.segments[index(path)].contains_key(path)
     }

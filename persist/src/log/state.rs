@@ -360,6 +360,11 @@ impl State {
             .retain(|tombstone| is_remembered(tombstone, oldest_ms, pin));
     }
 
+    /// About how many actions a checkpoint of this state has.
+    pub(crate) fn size(&self) -> u64 {
+        (self.files.len() + self.tombstones.len()) as u64
+    }
+
     /// The actions of a checkpoint of this state, and how many they are. Tombstones from before `oldest_ms` are
     /// left out, unless a hold pins them: by then readers have let go of the removed files.
     pub(crate) fn to_actions(&self, oldest_ms: i64) -> Vec<Action> {
