@@ -34,7 +34,7 @@ pub struct Measured {
     pub max_ms: Option<f64>,
     /// Updates in a second of the floor.
     pub floor_updates_per_s: Option<f64>,
-    /// How long the file operations of a tick take alone: half of them no longer.
+    /// How long a tick takes in a plain loop, of `latency` its file operations alone: half of them no longer.
     pub floor_p50_ms: Option<f64>,
 }
 

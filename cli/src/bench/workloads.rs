@@ -229,12 +229,22 @@ impl Run<'_> {
             Box::new(tick(&fed, number))
         })?;
         let floor = self.floor((WARM_TICKS..ticks).flat_map(|number| tick(&rows, number)))?;
+        let mut each = Floor::new(&self.replicas[0], &self.shard("floor-ticks"))?;
+        let mut floors = Vec::with_capacity(ticks);
+        for number in 0..ticks {
+            let updates = tick(&rows, number);
+            let begun = Instant::now();
+            let file = each.encode(updates)?;
+            each.commit(file)?;
+            floors.push(begun.elapsed());
+        }
         let updates = scale.ticks * 2 * half;
         Ok(Measured {
             p50_ms: percentile_ms(&took, 50),
             p99_ms: percentile_ms(&took, 99),
             floor_cpu_s: Some(floor.cpu.as_secs_f64()),
             floor_updates_per_s: Some(updates as f64 / floor.wall.as_secs_f64()),
+            floor_p50_ms: percentile_ms(&floors[WARM_TICKS..], 50),
             ..self.measured(updates, used)
         })
     }
