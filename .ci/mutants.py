@@ -59,7 +59,7 @@ GROUPS = {
         "mvsink",
         ["src/corrections.rs", "src/corrections/**/*.rs"],
         [
-            (["--lib"], ["corrections::"], 4, 400),
+            (["--lib"], ["corrections::"], 4, 200),
             (["--lib"], ["corrections::"], 256, 2400),
         ],
     ),

@@ -126,20 +126,23 @@ def draw(curves):
         points = curves.get(name, [])
         sizes = [point["size"] for point in points]
         left.plot(sizes, [point["cpu_ns"] for point in points], marker="o", label="processor")
-        left.plot(sizes, [point["wall_ns"] for point in points], marker="x", linestyle="--", label="real time")
+        if name != "sinks":
+            # Their time is their clock's.
+            left.plot(sizes, [point["wall_ns"] for point in points], marker="x", linestyle="--", label="real time")
         left.set_ylabel(f"ns a {unit}")
         left.legend(frameon=False)
         right.plot(sizes, [point["peak_mib"] for point in points], marker="o", color="tab:green")
         right.set_ylabel("MiB above idle")
         for axis in (left, right):
             axis.set_xlabel(title)
-            axis.set_ylim(bottom=0)
+            if name == "tick" and axis is left:
+                # Most ticks bring few updates: a commit's cost is then theirs.
+                axis.set_yscale("log")
+            else:
+                axis.set_ylim(bottom=0)
             if name not in ("workers", "replicas"):
                 axis.set_xscale("log")
             axis.grid(alpha=0.3)
-    # Most ticks bring few updates: a commit's cost is then theirs.
-    axes[list(CURVES).index("tick")][0].set_yscale("log")
-    axes[list(CURVES).index("history")][0].set_yscale("linear")
     PLOTS.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PLOTS, metadata={"Date": None})
 
