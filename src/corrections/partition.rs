@@ -430,3 +430,20 @@ impl Area {
             + (self.directory.capacity() + self.grown.capacity()) * size_of::<u32>()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_partitions_grow_by_a_quarter() {
+        let mut partition = Partition::new(0, Vec::new());
+        for pushed in 0..1024 {
+            assert!(partition.entries.capacity() >= pushed);
+            partition.push(Entry::default());
+        }
+        assert_eq!(partition.entries.capacity(), 1024);
+        partition.push(Entry::default());
+        assert_eq!(partition.entries.capacity(), 1280);
+    }
+}

@@ -403,6 +403,12 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
         self.live
     }
 
+    /// True if no rewriting is under way.
+    #[cfg(test)]
+    pub fn is_at_rest(&self) -> bool {
+        self.slots.iter().all(|slot| slot.mark == 0)
+    }
+
     #[cfg(test)]
     pub fn containers(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -48,6 +48,7 @@ pub(super) fn check<H: Fn(&Data) -> u64>(store: &Store<H>) {
         store.len(),
         "live: one entry for each live row"
     );
+    assert!(store.payload.is_at_rest(), "what was begun was ended");
     for entry in store.due.each() {
         let time = store.payload.row(entry.place).1;
         assert!(
@@ -321,6 +322,7 @@ fn everything_cancelled_leaves_a_small_constant() {
                     .collect(),
             );
         }
+        assert!(!store.payload.is_sparse(), "all rows are live");
         for chunk in (0..100).rev() {
             store.insert_negated(
                 (0..1024)

@@ -152,6 +152,18 @@ fn check_bounded<H: Fn(&Data) -> u64 + Clone>(store: &Store<i64, H>) {
         let is_ahead = *start > base || *start == base && *level == 0;
         assert!(is_ahead, "the bucket around the base is in memory");
     }
+    let runs = store
+        .due
+        .runs
+        .iter()
+        .chain(store.areas().flat_map(|area| &area.runs));
+    let mut runs = runs.chain(store.returning.iter().map(|(run, _)| run));
+    let is_on_disk = runs.any(|run| run.rows() > 0);
+    assert_eq!(
+        store.disk_bytes() > 0,
+        is_on_disk,
+        "what is told of the disk"
+    );
 }
 
 fn drain<R: Diff, H: Fn(&Data) -> u64 + Clone>(
