@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use mvsink_persist::testing::{Fault, FaultOptions, FaultyStore, conformance};
 use mvsink_persist::{Append, Appended, Client, CommitId, Error, FileMeta, Frontier, Open};
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use support::{append, client, options, run, schema};
 
@@ -293,5 +293,53 @@ fn futures_can_be_spawned() {
             "nothing has changed"
         );
         spawnable(client.cpu().run(|| ())).await.unwrap();
+    });
+}
+
+/// Others, and those who look for what went wrong, know a commit by what it says of itself.
+#[test]
+fn commits_say_what_they_are() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let client = client_of(Arc::clone(&store), 1);
+        let shard = client
+            .open_or_create(URL, Open::new(schema()))
+            .await
+            .unwrap();
+        let appended = shard
+            .append(append(7, 0, 5, Vec::new()), &quiet)
+            .await
+            .unwrap();
+        assert_eq!(appended, Appended::Committed { version: 1 });
+        shard.advance_since(Frontier::At(3), &quiet).await.unwrap();
+        let said = async |version: u64| {
+            let path = Path::from(format!("shard/_delta_log/{version:020}.json"));
+            let entry = store.get(&path).await.unwrap().bytes().await.unwrap();
+            let first = entry.split(|byte| *byte == b'\n').next().unwrap();
+            let mut action: serde_json::Value = serde_json::from_slice(first).unwrap();
+            let mut info = action["commitInfo"].take();
+            // Of this table, and at this moment.
+            for changing in ["timestamp", "mvsink.table"] {
+                let value = info.as_object_mut().unwrap().remove(changing);
+                assert!(value.is_some(), "{changing}");
+            }
+            info
+        };
+        let write = serde_json::json!({
+            "operation": "WRITE",
+            "operationParameters": {"mode": "Append"},
+            "engineInfo": concat!("mvsink/", env!("CARGO_PKG_VERSION")),
+            "mvsink.id": format!("{:032x}-7", 1),
+            "mvsink.lines": 2,
+            "mvsink.lower": 0,
+            "mvsink.upper": 5,
+        });
+        assert_eq!(said(1).await, write);
+        let since = said(2).await;
+        let of = ["operation", "mvsink.lower", "mvsink.upper"].map(|field| since[field].clone());
+        assert_eq!(
+            serde_json::json!(of),
+            serde_json::json!(["SET SINCE", 5, 5])
+        );
     });
 }
