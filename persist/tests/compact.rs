@@ -203,6 +203,7 @@ fn small_files_become_few() {
             (last.files, last.rows, last.rows_done, last.rows_out),
             (10, 10, 10, 10)
         );
+        assert_eq!(last.bytes, report.bytes_in);
         assert_eq!(live(&shard).len(), 1);
         assert_eq!(read(&shard, UPPER - 1).await, contents(&all, UPPER - 1));
         // The removed files are for those who still read them, and the log says how to clean up.
