@@ -225,6 +225,16 @@ fn small_files_become_few() {
         let entry = std::str::from_utf8(&entry).unwrap();
         assert!(entry.contains("\"OPTIMIZE\""));
         assert!(entry.contains("\"dataChange\":false") && !entry.contains("\"dataChange\":true"));
+
+        // Where nothing is to be merged nothing is written.
+        fill(&shard, &single_rows(1)).await;
+        let before = stored(store.as_ref()).await;
+        let nothing = compact(&shard, &small(4)).await.unwrap();
+        assert_eq!(nothing, CompactReport::default());
+        let version = shard.progress().version;
+        let checkpoint = Path::from(format!("_delta_log/{version:020}.checkpoint.parquet"));
+        assert!(store.head(&checkpoint).await.is_err());
+        assert_eq!(stored(store.as_ref()).await, before);
     });
 }
 
