@@ -68,6 +68,19 @@ fn containers(rows: &Rows, in_each: usize) -> Vec<Vec<(Row, u64, i64)>> {
     numbers.chunks(in_each).map(container).collect()
 }
 
+/// What so many updates took, beside their floor.
+fn beside_floor(spec: &Spec, updates: usize, used: Used, floor: Used, memory: &Usage) -> Measured {
+    Measured {
+        updates_per_s: Some(updates as f64 / used.wall.as_secs_f64()),
+        wall_s: Some(used.wall.as_secs_f64()),
+        cpu_s: Some(used.cpu.as_secs_f64()),
+        floor_cpu_s: Some(floor.cpu.as_secs_f64()),
+        floor_updates_per_s: Some(updates as f64 / floor.wall.as_secs_f64()),
+        peak_bytes: memory.end().peak_bytes,
+        ..Measured::of(spec)
+    }
+}
+
 fn insert_and_drain(spec: &Spec, scale: &Scale, in_each: usize) -> Measured {
     let rows = Rows::new(scale.corrections);
     let memory = Usage::begin();
@@ -80,15 +93,7 @@ fn insert_and_drain(spec: &Spec, scale: &Scale, in_each: usize) -> Measured {
     let drained = held.drain(Frontier::At(1));
     let used = usage.end();
     assert_eq!(drained.len(), rows.len(), "nothing is lost");
-    Measured {
-        updates_per_s: Some(rows.len() as f64 / used.wall.as_secs_f64()),
-        wall_s: Some(used.wall.as_secs_f64()),
-        cpu_s: Some(used.cpu.as_secs_f64()),
-        floor_cpu_s: Some(floor.cpu.as_secs_f64()),
-        floor_updates_per_s: Some(rows.len() as f64 / floor.wall.as_secs_f64()),
-        peak_bytes: memory.end().peak_bytes,
-        ..Measured::of(spec)
-    }
+    beside_floor(spec, rows.len(), used, floor, &memory)
 }
 
 fn rehydrate(spec: &Spec, scale: &Scale) -> Measured {
@@ -108,15 +113,7 @@ fn rehydrate(spec: &Spec, scale: &Scale) -> Measured {
     held.consolidate();
     let used = usage.end();
     assert!(held.is_empty(), "all of it cancels");
-    Measured {
-        updates_per_s: Some(2.0 * rows.len() as f64 / used.wall.as_secs_f64()),
-        wall_s: Some(used.wall.as_secs_f64()),
-        cpu_s: Some(used.cpu.as_secs_f64()),
-        floor_cpu_s: Some(floor.cpu.as_secs_f64()),
-        floor_updates_per_s: Some(2.0 * rows.len() as f64 / floor.wall.as_secs_f64()),
-        peak_bytes: memory.end().peak_bytes,
-        ..Measured::of(spec)
-    }
+    beside_floor(spec, 2 * rows.len(), used, floor, &memory)
 }
 
 /// Updates at future times, of which a few come due in each tick, and as many new ones for the far end.
