@@ -67,7 +67,7 @@ GROUPS = {
         "mvsink-persist",
         ["persist/src/commit.rs", "persist/src/follow.rs", "persist/src/compact.rs", "persist/src/compact/**/*.rs", "persist/src/gc.rs"],
         [
-            (["--lib", "--test", "commit", "--test", "compact", "--test", "gc", "--test", "shard"], [], 32, 240),
+            (["--lib", "--test", "commit", "--test", "compact", "--test", "gc", "--test", "shard", "--test", "cleaning", "--test", "holds"], [], 32, 240),
             (["--tests"], [], 32, 2400),
         ],
     ),

@@ -197,13 +197,25 @@ fn an_idle_process_trusts_what_it_sees_for_a_while_only() {
 
 /// The slow process's append, with its put held up while the fast one goes on and cleans up beyond it.
 async fn race(two: &Two, append: Append, held: Held) -> Result<Appended, Error> {
+    race_of(two, append, held, 2 * HOUR, async {}).await
+}
+
+/// The same for so long, and with this just before the put goes on.
+async fn race_of(
+    two: &Two,
+    append: Append,
+    held: Held,
+    long: Duration,
+    at_last: impl Future<Output = ()>,
+) -> Result<Appended, Error> {
     let overtake = async {
         two.gate.reached().await;
         // The fast one takes the slot unless it is taken already.
         two.fast.refresh().await.unwrap();
         grow(&two.fast, 3).await;
         clean(&two.fast).await;
-        tokio::time::advance(2 * HOUR).await;
+        tokio::time::advance(long).await;
+        at_last.await;
         two.gate.hold(Held::Nothing);
     };
     two.gate.hold(held);
@@ -267,6 +279,45 @@ fn r29_an_append_that_left_no_trace_is_undecided_and_says_so() {
             assert_eq!(fresh(&two.truth).await.progress(), two.slow.progress());
         });
     }
+}
+
+#[test]
+fn r29_a_removed_file_is_remembered_for_days_and_no_longer() {
+    let days = |days: u32| days * 24 * HOUR;
+    for (long, decided) in [(days(6) - HOUR, true), (days(6), false)] {
+        run(async {
+            let two = two().await;
+            let time = time_of(&two.slow);
+            let file = stage(&two.slow, time).await;
+            let late = append(1, time, time + 1, vec![file]);
+            let ended = race_of(&two, late, Held::PutsBefore, long, async {}).await;
+            match ended {
+                Ok(Appended::Lost { .. }) => assert!(decided, "after {long:?}"),
+                Err(Error::Undecided { .. }) => assert!(!decided, "after {long:?}"),
+                ended => panic!("{ended:?}"),
+            }
+        });
+    }
+}
+
+#[test]
+fn r29_what_stands_beyond_a_cleaned_log_is_nobodys() {
+    run(async {
+        let two = two().await;
+        let time = time_of(&two.slow);
+        let file = stage(&two.slow, time).await;
+        let late = append(1, time, time + 1, vec![file]);
+        // Somebody as late, whose entry was not even written to its end.
+        let slot = Path::from(format!("shard/_delta_log/{:020}.json", 4));
+        let torn = async {
+            let half = Bytes::from_static(b"{\"add\":");
+            two.truth.put(&slot, half.into()).await.unwrap();
+        };
+        let ended = race_of(&two, late, Held::PutsBefore, 2 * HOUR, torn).await;
+        let upper = two.fast.progress().upper;
+        assert_eq!(ended.unwrap(), Appended::Lost { upper });
+        assert_eq!(two.slow.progress(), two.fast.progress());
+    });
 }
 
 #[test]

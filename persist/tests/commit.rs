@@ -3,6 +3,7 @@
 mod support;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use mvsink_persist::testing::{Fault, FaultOptions, FaultyStore, conformance};
@@ -12,6 +13,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
 use support::{append, client, options, run, schema};
+use tokio::time::Instant;
 
 const URL: &str = "memory://store/shard";
 
@@ -342,4 +344,61 @@ fn commits_say_what_they_are() {
             serde_json::json!(["SET SINCE", 5, 5])
         );
     });
+}
+
+#[test]
+fn an_append_ahead_of_what_is_known_is_none_that_lost() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let open = async |seed| {
+            let client = client_of(Arc::clone(&store), seed);
+            client
+                .open_or_create(URL, Open::new(schema()))
+                .await
+                .unwrap()
+        };
+        let (behind, ahead) = (open(1).await, open(2).await);
+        ahead
+            .append(append(1, 0, 5, Vec::new()), &quiet)
+            .await
+            .unwrap();
+        assert_eq!(behind.progress().upper, Frontier::At(0));
+        let next = behind.append(append(2, 5, 6, Vec::new()), &quiet).await;
+        assert!(matches!(next, Ok(Appended::Committed { .. })), "{next:?}");
+    });
+}
+
+#[test]
+fn what_was_staged_half_a_day_ago_is_looked_for() {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    for (age, looked_for) in [(HOUR, false), (12 * HOUR, false), (13 * HOUR, true)] {
+        run(async {
+            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let mut options = options(1);
+            let start = Instant::now();
+            options.clock = Arc::new(move || i64::try_from(start.elapsed().as_millis()).unwrap());
+            let client = client(options);
+            client.mount("store", Arc::clone(&store));
+            let shard = client
+                .open_or_create(URL, Open::new(schema()))
+                .await
+                .unwrap();
+            let meta = FileMeta {
+                rows: 1,
+                times: Some((0, 0)),
+                ..FileMeta::default()
+            };
+            let rows = Bytes::from_static(b"rows");
+            let file = shard.put_file(rows, meta, &quiet).await.unwrap();
+            tokio::time::advance(age).await;
+            let path = format!("shard/{}", file.path);
+            store.delete(&Path::from(path)).await.unwrap();
+            let ended = shard.append(append(1, 0, 1, vec![file]), &quiet).await;
+            match ended {
+                Ok(Appended::Committed { .. }) => assert!(!looked_for, "after {age:?}"),
+                Err(Error::Swept { .. }) => assert!(looked_for, "after {age:?}"),
+                ended => panic!("{ended:?}"),
+            }
+        });
+    }
 }

@@ -12,10 +12,10 @@ use std::task::{Context, Poll, Waker};
 
 use arrow_array::{Int64Array, RecordBatch};
 use futures::future::join;
-use mvsink_persist::testing::FaultyStore;
+use mvsink_persist::testing::{Call, FaultyStore, GateStore, Side};
 use mvsink_persist::{
-    Change, CompactOptions, CompactReport, DataFile, Error, Frontier, Open, ReadOptions, Shard,
-    Sums,
+    Change, CompactOptions, CompactProgress, CompactReport, DataFile, Error, Frontier, Open,
+    ReadOptions, Shard, Sums,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -204,6 +204,7 @@ fn small_files_become_few() {
             (10, 10, 10, 10)
         );
         assert_eq!(last.bytes, report.bytes_in);
+        assert_eq!(last.done, CompactReport::default());
         assert_eq!(live(&shard).len(), 1);
         assert_eq!(read(&shard, UPPER - 1).await, contents(&all, UPPER - 1));
         // The removed files are for those who still read them, and the log says how to clean up.
@@ -369,7 +370,7 @@ fn a_compaction_racing_a_foreign_delete() {
         let version = shard.progress().version + 1;
         // The delete comes between the merge and its commit: when the merge has told that it is done.
         let (now, late) = (Arc::clone(&store), std::sync::Mutex::new(Some(delete)));
-        let told = |progress: mvsink_persist::CompactProgress| {
+        let told = |progress: CompactProgress| {
             assert_eq!(progress.rows_done, 4);
             if let Some(delete) = late.lock().unwrap().take() {
                 let put = put_entry(now.as_ref(), version, std::slice::from_ref(&delete));
@@ -387,6 +388,69 @@ fn a_compaction_racing_a_foreign_delete() {
         assert_eq!(live(&shard), left);
         assert_eq!(stored(store.as_ref()).await, inputs);
         assert_eq!(read(&shard, 7).await.len(), contents(&all, 7).len() - 1);
+    });
+}
+
+#[test]
+fn a_compaction_whose_files_somebody_merged_and_deleted_gives_way() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let gated = GateStore::new(Arc::clone(&store));
+        let slow = shard_on(Arc::clone(&gated) as _, 1).await;
+        let all = fill(&slow, &single_rows(4)).await;
+        let reads = gated.hold(1, Side::Before, |call, path| {
+            matches!(call, Call::Get | Call::GetRange) && !path.as_ref().contains("_delta_log")
+        });
+        let overtake = async {
+            reads.reached().await;
+            let fast = shard_on(Arc::clone(&store), 2).await;
+            let inputs = live(&fast);
+            assert_eq!(compact(&fast, &full()).await.unwrap().merges, 1);
+            for input in inputs {
+                store.delete(&Path::from(input)).await.unwrap();
+            }
+            reads.release();
+            live(&fast)
+        };
+        let options = small(4);
+        let (report, merged) = join(compact(&slow, &options), overtake).await;
+        let report = report.unwrap();
+        assert_eq!((report.merges, report.lost), (0, 1));
+        assert_eq!(live(&slow), merged);
+        assert_eq!(stored(store.as_ref()).await, merged);
+        assert_eq!(read(&slow, 7).await, contents(&all, 7));
+    });
+}
+
+/// A merge that comes after another one, in one call, says what that one did.
+#[test]
+fn a_compaction_tells_what_its_earlier_merges_did() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let shard = shard_on(Arc::clone(&store), 1).await;
+        fill(&shard, &single_rows(4)).await;
+        let (again, told) = (
+            std::sync::Mutex::new(true),
+            std::sync::Mutex::new(Vec::new()),
+        );
+        let rival = shard_on(store, 2).await;
+        // More files come while the first merge is under way.
+        let more = |progress: CompactProgress| {
+            told.lock().unwrap().push(progress.done);
+            if std::mem::take(&mut *again.lock().unwrap()) {
+                let rows = single_rows(4);
+                let filled = fill(&rival, &rows);
+                let mut context = Context::from_waker(Waker::noop());
+                assert!(pin!(filled).poll(&mut context).is_ready());
+            }
+            ControlFlow::Continue(())
+        };
+        let report = shard.compact(&small(4), &more).await.unwrap();
+        let told = told.into_inner().unwrap();
+        println!("{report:?} {told:?}");
+        assert_eq!(report.merges, 2);
+        assert_eq!(told[0], CompactReport::default());
+        assert_eq!((told[1].merges, told[1].files_in), (1, 4));
     });
 }
 
