@@ -93,16 +93,12 @@ pub(crate) fn hash_error<E: Serialize>(error: &E) -> u64 {
     high_bits(fingerprint_error(error))
 }
 
-fn high_bits(hash: u128) -> u64 {
+/// The 64 bits of a fingerprint that hashes are.
+pub(crate) fn high_bits(hash: u128) -> u64 {
     (hash >> 64) as u64
 }
 
 /// The bucket of a row or error of which these are the 64 bits.
 pub(crate) fn bucket(hash: u64) -> u8 {
     mvsink_persist::bucket(u128::from(hash) << 64)
-}
-
-/// Where a row of this hash goes: all rows of a bucket are on one worker, whoever sent them.
-pub(crate) fn route(hash: u64) -> u64 {
-    u64::from(bucket(hash))
 }

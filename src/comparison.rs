@@ -19,6 +19,8 @@ use mvsink_persist::Sums;
 use mvsink_persist::fingerprint::BUCKETS;
 use tokio::sync::oneshot;
 
+use crate::route::target;
+
 /// A set of buckets of fingerprints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Buckets([u64; BUCKETS / 64]);
@@ -30,8 +32,7 @@ impl Buckets {
     /// Those whose rows are routed to this worker.
     pub(crate) fn of_worker(index: usize, peers: usize) -> Self {
         let mut buckets = Buckets::default();
-        // As an exchange by the number of the bucket distributes them.
-        let mine = |bucket: &u8| usize::from(*bucket) % peers == index;
+        let mine = |bucket: &u8| target(*bucket, peers) == index;
         for bucket in (0..=u8::MAX).filter(mine) {
             buckets.insert(bucket);
         }
@@ -180,15 +181,8 @@ mod tests {
             for index in 0..peers {
                 let mine = Buckets::of_worker(index, peers);
                 seen += mine.len();
-                let routed = |bucket: u8| {
-                    // As Timely does.
-                    let target = match peers.is_power_of_two() {
-                        true => u64::from(bucket) & (peers as u64 - 1),
-                        false => u64::from(bucket) % peers as u64,
-                    };
-                    target == index as u64
-                };
-                assert!((0..=u8::MAX).all(|bucket| mine.contains(bucket) == routed(bucket)));
+                let is_routed = |bucket| target(bucket, peers) == index;
+                assert!((0..=u8::MAX).all(|bucket| mine.contains(bucket) == is_routed(bucket)));
             }
             assert_eq!(seen, BUCKETS);
         }

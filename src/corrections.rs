@@ -28,6 +28,7 @@
 //! Cost: inserting is a hash and an append for each row, and now and then the consolidation of one partition, which
 //! is bounded (some tens of thousands of entries). Draining and forced consolidation are work for a CPU pool.
 
+mod aside;
 mod bounded;
 mod disk;
 mod drained;
@@ -101,24 +102,48 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Adds updates. The container is kept as it is, small ones are packed together.
     pub fn insert(&mut self, container: Vec<(D, T, R)>) {
-        self.insert_signed(container, 1);
+        self.insert_signed(container, 1, |_| None);
+    }
+
+    /// The same, where `hash` may know the hash of an update's data, by its number: then the data are not read.
+    pub(crate) fn insert_hashed(
+        &mut self,
+        container: Vec<(D, T, R)>,
+        hash: impl Fn(usize) -> Option<u64>,
+    ) {
+        self.insert_signed(container, 1, hash);
     }
 
     /// Takes updates away: adds them with their differences negated.
     pub fn insert_negated(&mut self, container: Vec<(D, T, R)>) {
-        self.insert_signed(container, -1);
+        self.insert_signed(container, -1, |_| None);
     }
 
-    fn insert_signed(&mut self, mut container: Vec<Row<D, T, R>>, sign: i64) {
+    fn insert_signed(
+        &mut self,
+        mut container: Vec<Row<D, T, R>>,
+        sign: i64,
+        hash_of: impl Fn(usize) -> Option<u64>,
+    ) {
+        let diff_of = |_, diff: &R| diff.to_i64().wrapping_mul(sign);
+        let mut done = 0;
         while container.len() > CONTAINER_ROWS_MAX {
             let rest = container.split_off(CONTAINER_ROWS_MAX);
-            self.insert_signed(std::mem::replace(&mut container, rest), sign);
+            let first = std::mem::replace(&mut container, rest);
+            self.insert_each(first, |row| hash_of(done + row), diff_of);
+            done += CONTAINER_ROWS_MAX;
         }
-        self.insert_each(container, |_, diff| diff.to_i64().wrapping_mul(sign));
+        self.insert_each(container, |row| hash_of(done + row), diff_of);
     }
 
-    /// Adds the rows of one container; `diff_of` tells their differences, by their numbers and what they say.
-    fn insert_each(&mut self, container: Vec<Row<D, T, R>>, diff_of: impl Fn(usize, &R) -> i64) {
+    /// Adds the rows of one container; `hash_of` knows the hashes of some, by their numbers, and `diff_of` tells their
+    /// differences, by their numbers and what they say.
+    fn insert_each(
+        &mut self,
+        container: Vec<Row<D, T, R>>,
+        hash_of: impl Fn(usize) -> Option<u64>,
+        diff_of: impl Fn(usize, &R) -> i64,
+    ) {
         if container.is_empty() {
             return;
         }
@@ -130,9 +155,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         let mut at = start;
         while at < start + added {
             let end = (at + ROWS_AT_ONCE).min(start + added);
-            self.enter(&rows, first.container, at..end, |row, diff| {
-                diff_of(row - start, diff)
-            });
+            let hash_of = |row| hash_of(row - start);
+            let diff_of = |row, diff: &R| diff_of(row - start, diff);
+            self.enter(&rows, first.container, at..end, hash_of, diff_of);
             at = end;
         }
         drop(rows);
@@ -145,6 +170,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         rows: &[Row<D, T, R>],
         container: u32,
         range: std::ops::Range<usize>,
+        hash_of: impl Fn(usize) -> Option<u64>,
         diff_of: impl Fn(usize, &R) -> i64,
     ) {
         let base = self.future.base();
@@ -168,7 +194,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
                 } else {
                     let row = at as u32;
                     let place = payload::Place { container, row };
-                    let hash = mix((self.hash)(data));
+                    let hash = mix(hash_of(at).unwrap_or_else(|| (self.hash)(data)));
                     area.push(Entry { hash, diff, place });
                 }
                 at += 1;
@@ -199,24 +225,6 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.take_before(frontier, |payload, entry| {
             payload.release(entry.place.container)
         });
-        self.rewrite_if_sparse();
-    }
-
-    /// Forgets the updates whose time counts as the since, where `unwanted` says so by the hash of their data.
-    pub fn discard_due(&mut self, unwanted: impl Fn(u64) -> bool) {
-        let payload = &mut self.payload;
-        let Some(since) = payload.since() else { return };
-        // All that is due counts as the since, unless more was drained once than the since has come to.
-        let all = self.future.base() == offset(since).saturating_add(1);
-        let mut taken = Vec::new();
-        self.due.extract(
-            |entry| unwanted(unmix(entry.hash)) && (all || payload.time(entry.place) == since),
-            |entry| taken.push(entry.place.container),
-        );
-        taken
-            .into_iter()
-            .for_each(|container| payload.release(container));
-        self.consolidated = false;
         self.rewrite_if_sparse();
     }
 
@@ -417,14 +425,6 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R>
 fn mix(hash: u64) -> u64 {
     // 2^64 divided by the golden ratio, made odd.
     (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-/// The inverse of [`mix`].
-#[inline]
-fn unmix(mixed: u64) -> u64 {
-    // The inverse of the factor, modulo 2^64.
-    let hash = mixed.wrapping_mul(0xF1DE_83E1_9937_733D);
-    hash ^ (hash >> 32)
 }
 
 /// The entries in the order of their rows: reading payloads in hash order would miss the cache for each one.

@@ -137,6 +137,7 @@ mod maintenance;
 pub mod mint;
 mod read_only;
 mod refresh;
+mod route;
 mod schedule;
 mod signal;
 mod sink;

@@ -3,6 +3,7 @@
 //! ```text
 //!   in memory          due │ buckets of the future, finer nearby       [`Corrections`]
 //!   on disk            due │ the same buckets                          runs, in the order of hashes
+//!   aside              what is not looked at yet: containers in memory, runs in the order in which they came
 //!   in flight          what was drained: either in memory, or as runs, consolidated a window at a time
 //! ```
 //!
@@ -12,8 +13,9 @@
 //! is lost or there twice, and it may be tried again for as long as it takes. Steps block: they are for the pool.
 //!
 //! Of a budget of b bytes, memory holds up to b/2 before some of it is written to disk: the farthest times first,
-//! and a third is left. Consolidation comes before: what cancels out need not be written. As much again may be in
-//! flight in memory; what is in flight on disk needs b/4 for the window that is being read. Payloads count by what
+//! and a third is left. Consolidation comes before: what cancels out need not be written. What is set aside has b/4
+//! of its own. As much again may be in flight in memory; what is in flight on disk needs b/4 for the window that is being
+//! read. Payloads count by what
 //! they own on the heap too, estimated from one row in sixteen (see [`heap_bytes`](super::heap_bytes)).
 //!
 //! Invariants, besides those of the parts:
@@ -22,6 +24,8 @@
 //!   that memory has or would have. So when the base moves, whole buckets become due without being read, and the one
 //!   that contains the base is read back into memory, which refines it: a row moves at most once a level.
 //! - *one place*: a drained batch is in memory or on disk as a whole, so that equal rows meet.
+//! - *aside first*: what was set aside is admitted before anything is drained; what is due and may not count is
+//!   nowhere else.
 //! - *merged*: when times advance, runs of a bucket are merged if their rows have doubled since the last time.
 
 #[cfg(test)]
@@ -33,8 +37,10 @@ use std::sync::Arc;
 use mvsink_persist::Frontier;
 
 use super::Corrections;
+use super::aside::Aside;
 use super::disk::Disk;
 use super::future::{Future, offset};
+use super::heap::sampled;
 use super::parts::Part;
 use super::run::{Forgotten, Format, Run, Window, Writer, windows};
 use super::taken::{Taken, load, typed};
@@ -45,6 +51,8 @@ use crate::time::{Diff, Time};
 /// The rows of a block have about these bytes in memory, or a share of a small budget.
 const BLOCK_BYTES: usize = 32 << 10;
 const BLOCKS_A_BUDGET: usize = 64;
+/// What is only read as a whole goes in larger blocks.
+const ASIDE_BLOCK_BYTES: usize = 1 << 20;
 /// Fewer rows than this are not worth a block.
 const BLOCK_ROWS_MIN: usize = 16;
 
@@ -113,6 +121,7 @@ pub(crate) struct Bounded<D, T, R, H> {
     disk: Arc<dyn Disk>,
     /// In bytes; 0 means that there is no bound.
     budget: usize,
+    aside: Aside<D, T, R>,
     due: Runs<T>,
     /// By the first offset of each bucket, with its level.
     future: BTreeMap<u64, (u32, Runs<T>)>,
@@ -139,6 +148,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
             format,
             disk,
             budget: 0,
+            aside: Aside::default(),
             due: Runs::new(),
             future: BTreeMap::new(),
             returning: Vec::new(),
@@ -156,9 +166,44 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         self.budget = budget;
     }
 
-    /// Adds updates, in memory.
-    pub(crate) fn insert(&mut self, container: Vec<(D, T, R)>) {
-        self.memory.insert(container);
+    /// Adds updates, in memory; `hash` may know the hash of an update's data, by its number: then they are not read.
+    pub(crate) fn insert(
+        &mut self,
+        container: Vec<(D, T, R)>,
+        hash: impl Fn(usize) -> Option<u64>,
+    ) {
+        self.memory.insert_hashed(container, hash);
+    }
+
+    /// Adds updates that may not count: [`Bounded::admit_without`] says which do, before anything is drained. In memory.
+    pub(crate) fn set_aside(&mut self, mut container: Vec<(D, T, R)>) {
+        let since = self.memory.since();
+        let counts = |(_, time, _): &(D, T, R)| since.is_none_or(|since| *time > since);
+        if container.iter().any(counts) {
+            self.memory
+                .insert(container.extract_if(.., |row| counts(row)).collect());
+        }
+        let heap = match self.budget {
+            0 => 0,
+            _ => sampled(self.heap_of, container.iter().map(|(data, ..)| data)),
+        };
+        self.aside.put(container, heap);
+    }
+
+    /// Takes in what was set aside, but for updates whose time counts as the since and whose data are of these
+    /// buckets, which `bucket` tells by the hash: those do not count.
+    pub(crate) fn admit_without(&mut self, buckets: Buckets, bucket: fn(u64) -> u8) {
+        let (waiting, spilled) = std::mem::take(&mut self.aside).into_parts();
+        if buckets.is_all() {
+            return;
+        }
+        let forgotten = Forgotten { buckets, bucket };
+        for mut container in waiting {
+            container.retain(|(data, ..)| !forgotten.is_among((self.hash)(data)));
+            self.memory.insert(container);
+        }
+        let rest = spilled.into_iter().map(|run| (run.without(forgotten), 0));
+        self.returning.extend(rest);
     }
 
     /// Takes updates away: adds them with their differences negated, in memory.
@@ -194,29 +239,6 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         self.returning = self.returning.iter().filter_map(rest).collect();
     }
 
-    /// Forgets the updates whose time counts as the since and whose data are of these buckets, which `bucket` tells by
-    /// the hash.
-    pub(crate) fn discard_due(&mut self, buckets: Buckets, bucket: fn(u64) -> u8) {
-        let Some(since) = self.memory.since() else {
-            return;
-        };
-        self.memory
-            .discard_due(|hash| buckets.contains(bucket(hash)));
-        self.merge = None;
-        // All that is due counts as the since, unless more was drained once than the since has come to.
-        if buckets.is_all() && self.memory.base() == offset(since).saturating_add(1) {
-            self.due = Runs::new();
-        }
-        let forgotten = Forgotten {
-            up_to: since,
-            buckets,
-            bucket,
-        };
-        let returning = self.returning.iter_mut().map(|(run, _)| run);
-        let due = self.due.runs.iter_mut();
-        due.chain(returning).for_each(|run| run.forget(forgotten));
-    }
-
     /// Adds up what can be added up in memory.
     pub(crate) fn consolidate(&mut self) {
         self.memory.consolidate();
@@ -237,6 +259,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
     /// One step of taking out the updates whose time, advanced to the since, is before `upper`. `None` means that
     /// there are more steps to do.
     pub(crate) fn drain(&mut self, upper: Frontier<T>) -> Result<Option<Taken<D, T, R, H>>, Error> {
+        debug_assert!(self.aside.rows() == 0, "aside first");
         self.memory.make_due_before(upper);
         self.follow();
         let fits = self.memory.held_bytes() + self.due.bytes_in_memory() <= self.budget / 4;
@@ -300,26 +323,30 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
 
     /// True if any update is on disk.
     pub(crate) fn has_spilled(&self) -> bool {
-        !(self.due.runs.is_empty() && self.future.is_empty() && self.returning.is_empty())
+        !(self.due.runs.is_empty()
+            && self.future.is_empty()
+            && self.returning.is_empty()
+            && self.aside.spilled().is_empty())
     }
 
     /// The number of updates held, some of which may yet cancel.
     pub(crate) fn len(&self) -> usize {
         let returning = self.returning.iter().map(|(run, _)| run.rows());
         self.memory.len()
+            + self.aside.rows()
             + self.due.rows()
             + self.areas().map(Runs::rows).sum::<usize>()
             + returning.sum::<usize>()
     }
 
-    /// Those of them that are in memory.
+    /// Those of them that are in memory, and looked at.
     pub(crate) fn memory_len(&self) -> usize {
         self.memory.len()
     }
 
     /// About the bytes held in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.memory.held_bytes()
+        self.memory.held_bytes() + self.aside.bytes()
     }
 
     /// About the bytes held in memory of what is due.
@@ -332,7 +359,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         let runs = self.due.runs.iter();
         let runs = runs.chain(self.areas().flat_map(|area| &area.runs));
         let returning = self.returning.iter().map(|(run, _)| run);
-        runs.chain(returning).map(Run::bytes).sum()
+        let runs = runs.chain(returning).chain(self.aside.spilled());
+        runs.map(Run::bytes).sum()
     }
 
     /// How many times an update was written, moved or passed over so far, in memory and on disk.
@@ -351,7 +379,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
     }
 
     fn is_over(&self) -> bool {
-        self.budget > 0 && self.memory.held_bytes() > self.budget / 2
+        self.budget > 0
+            && (self.memory.held_bytes() > self.budget / 2 || self.aside.bytes() > self.budget / 4)
     }
 
     fn window_bytes(&self) -> usize {
@@ -417,6 +446,13 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
 
     /// Makes room in memory. False if there is nothing that could go.
     fn spill(&mut self) -> Result<bool, Error> {
+        let aside = self.aside.bytes();
+        if aside > self.budget / 4 {
+            let writer = self.writer(self.aside.row_bytes(), ASIDE_BLOCK_BYTES)?;
+            let bytes = aside - self.budget / 4 + self.budget / 16;
+            self.aside.spill(bytes, writer, &*self.format)?;
+            return Ok(true);
+        }
         self.memory.consolidate();
         if self.memory.held_bytes() <= self.budget / 4 {
             return Ok(true);
@@ -430,11 +466,12 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         Ok(true)
     }
 
-    fn writer(&self) -> Result<Writer, Error> {
-        let row_bytes = self.memory.row_bytes().max(1);
+    /// A writer of rows of so many bytes in memory, in blocks of so many, or of a share of a small budget.
+    fn writer(&self, row_bytes: usize, block_bytes: usize) -> Result<Writer, Error> {
+        let row_bytes = row_bytes.max(1);
         let block_bytes = match self.budget {
-            0 => BLOCK_BYTES,
-            budget => BLOCK_BYTES.min(budget / BLOCKS_A_BUDGET),
+            0 => block_bytes,
+            budget => block_bytes.min(budget / BLOCKS_A_BUDGET),
         };
         let block_rows = (block_bytes / row_bytes).max(BLOCK_ROWS_MIN);
         Writer::new(&*self.disk, row_bytes, block_rows)
@@ -442,7 +479,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
 
     /// Moves parts of what is in memory to disk.
     fn write(&mut self, parts: &[Part]) -> Result<(), Error> {
-        let mut writer = self.writer()?;
+        let mut writer = self.writer(self.memory.row_bytes(), BLOCK_BYTES)?;
         for part in parts {
             self.memory
                 .each_in_order(*part, |rows| writer.add(&*self.format, rows))?;
@@ -477,8 +514,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         let row_bytes = runs
             .first()
             .map_or(1, |run| run.bytes_in_memory() / run.rows().max(1));
-        let mut writer = self.writer()?;
-        writer.row_bytes(row_bytes);
+        let writer = self.writer(row_bytes, BLOCK_BYTES)?;
         Ok(Some(Merge {
             part,
             windows: windows(&runs, self.window_bytes()).into_iter(),

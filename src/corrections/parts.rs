@@ -62,7 +62,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Adds rows whose differences are told apart from them, since a sum may not fit what a row's own can be.
     pub(super) fn insert_sums(&mut self, rows: Vec<Row<D, T, R>>, diffs: &[i64]) {
-        self.insert_each(rows, |row, _| diffs[row]);
+        self.insert_each(rows, |_| None, |row, _| diffs[row]);
         self.rewrite_if_sparse();
     }
 

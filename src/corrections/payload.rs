@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::heap::sampled;
 use crate::time::{Diff, Time};
 
 /// An update as it arrives.
@@ -30,9 +31,6 @@ const PACK_BELOW: usize = 64;
 
 /// A packed container is closed at this size: large enough to make bookkeeping vanish, small enough for an idle sink.
 const PACKED_BYTES: usize = 32 << 10;
-
-/// One row of so many has its heap estimated.
-const HEAP_SAMPLE_STEP: usize = 16;
 
 /// Rows without an entry that are put up with, whatever the number of those that have one.
 const DEAD_ROWS_MIN: usize = 1024;
@@ -98,14 +96,8 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
 
     /// What the rows own, from that of a few of them.
     fn heap_of_rows(&self, rows: &[Row<D, T, R>]) -> usize {
-        let Some(heap_of) = self.heap_of else {
-            return 0;
-        };
-        let sample = rows.iter().step_by(HEAP_SAMPLE_STEP);
-        let (sampled, sum) = sample.fold((0, 0usize), |(sampled, sum), (data, ..)| {
-            (sampled + 1, sum.saturating_add(heap_of(data)))
-        });
-        sum.saturating_mul(rows.len()) / sampled.max(1)
+        let data = rows.iter().map(|(data, ..)| data);
+        self.heap_of.map_or(0, |heap_of| sampled(heap_of, data))
     }
 
     pub fn since(&self) -> Option<T> {

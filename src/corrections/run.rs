@@ -87,15 +87,20 @@ struct Body {
     row_bytes: usize,
 }
 
-/// Rows that do not count any more.
+/// Rows that do not count.
 #[derive(Clone, Copy)]
-pub(super) struct Forgotten<T> {
-    /// At times up to this one,
-    pub up_to: T,
-    /// with data of these buckets,
+pub(super) struct Forgotten {
+    /// Those with data of these buckets,
     pub buckets: Buckets,
     /// which their hashes tell.
     pub bucket: fn(u64) -> u8,
+}
+
+impl Forgotten {
+    /// True of a row with this hash.
+    pub fn is_among(&self, hash: u64) -> bool {
+        self.buckets.contains((self.bucket)(hash))
+    }
 }
 
 /// Updates on disk. Clones share them; the file goes with the last run in it.
@@ -105,8 +110,7 @@ pub(super) struct Run<T> {
     /// Only rows at these times count, as the times were when they were written.
     from: Option<T>,
     before: Frontier<T>,
-    /// None of these count.
-    forgotten: Vec<Forgotten<T>>,
+    forgotten: Option<Forgotten>,
 }
 
 impl<T: Time> Run<T> {
@@ -138,16 +142,18 @@ impl<T: Time> Run<T> {
         (before, rest)
     }
 
-    /// From now on these rows do not count.
-    pub fn forget(&mut self, forgotten: Forgotten<T>) {
-        self.forgotten.push(forgotten);
+    /// The same without these rows.
+    pub fn without(self, forgotten: Forgotten) -> Self {
+        Run {
+            forgotten: Some(forgotten),
+            ..self
+        }
     }
 
     /// True if both are the same rows of the same run.
     pub fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.body, &other.body)
             && (self.from, self.before) == (other.from, other.before)
-            && self.forgotten.len() == other.forgotten.len()
     }
 
     /// True if a row with this hash counts at this time.
@@ -155,14 +161,9 @@ impl<T: Time> Run<T> {
         if self.from.is_some_and(|from| time < from) || !self.before.is_complete(&time) {
             return false;
         }
-        if self.forgotten.is_empty() {
-            return true;
-        }
-        let hash = hash();
-        let is_among = |forgotten: &Forgotten<T>| {
-            time <= forgotten.up_to && forgotten.buckets.contains((forgotten.bucket)(hash))
-        };
-        !self.forgotten.iter().any(is_among)
+        !self
+            .forgotten
+            .is_some_and(|forgotten| forgotten.is_among(hash()))
     }
 
     /// How many blocks there are for [`Run::read`].
@@ -310,12 +311,8 @@ impl Writer {
         })
     }
 
-    /// From now on, rows take about `row_bytes` bytes in memory each.
-    pub fn row_bytes(&mut self, row_bytes: usize) {
-        self.row_bytes = row_bytes.max(1);
-    }
-
-    /// Adds rows to the run, with hashes not less than any before. After an error nothing of it is of use.
+    /// Adds rows to the run, with hashes not less than any before, or all 0 if it is only to be read as a whole. After
+    /// an error nothing of it is of use.
     pub fn add<'a, D: 'a>(
         &mut self,
         format: &dyn Format<D>,
@@ -371,7 +368,7 @@ impl Writer {
             }),
             from: None,
             before: Frontier::Empty,
-            forgotten: Vec::new(),
+            forgotten: None,
         };
         Ok(self.ended.into_iter().map(run).collect())
     }

@@ -203,37 +203,6 @@ proptest! {
     }
 }
 
-proptest! {
-    #[test]
-    fn mixing_can_be_undone(hash in any::<u64>()) {
-        prop_assert_eq!(super::unmix(super::mix(hash)), hash);
-    }
-
-    #[test]
-    fn what_is_due_can_be_discarded_by_its_hash(
-        updates in updates(), since in time(), drained in frontier(), odd in any::<bool>(),
-    ) {
-        let unwanted = |hash: u64| hash & 1 == u64::from(odd);
-        let mut store = corrections();
-        store.advance(since);
-        // What was drained further leaves what comes later due as well.
-        drop(store.drain(drained));
-        store.insert(rows(&updates));
-        let mut expected = corrections();
-        expected.advance(since);
-        let kept = rows(&updates).into_iter();
-        let kept = kept.filter(|(data, time, _)| *time > since || !unwanted(hash(data)));
-        expected.insert(kept.collect());
-        store.discard_due(unwanted);
-        check(&store);
-        prop_assert_eq!(
-            contents(&store.drain(Frontier::Empty)),
-            contents(&expected.drain(Frontier::Empty))
-        );
-        prop_assert_eq!(store.payload.containers(), 0, "freed");
-    }
-}
-
 /// Large enough to be split into partitions, rewritten and joined again.
 #[test]
 fn large_areas_agree_with_the_model() {

@@ -1,4 +1,4 @@
-//! The operator of `mint`: passes the desired collection on, steps the state, sends descriptions.
+//! The operator of `mint`: passes the desired collection on, routed, steps the state, sends descriptions.
 
 use mvsink_persist::{CommitId, Frontier};
 use timely::dataflow::channels::pact::Pipeline;
@@ -8,11 +8,14 @@ use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
 
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, meet, time_to_i64};
+use crate::bounds::{
+    Data, Diff, Timestamp, fingerprint_data, fingerprint_error, meet, time_to_i64,
+};
 use crate::description::Description;
 use crate::driver::{Driver, LocalInput, Output, asynchronous, sync};
 use crate::dyncfg::{STANDBY, STANDBY_SILENCE_MS};
 use crate::error::Error;
+use crate::route::{Routed, Router};
 use crate::worker::Worker;
 
 /// The streams of a desired collection: its rows, and its errors.
@@ -22,12 +25,13 @@ pub(crate) struct Desired<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> 
 }
 
 /// The outputs of mint: descriptions, each once for every worker and beside the worker that it is for, and
-/// the desired collection as it came in.
+/// the desired collection, each update with the worker that it is for.
 pub(crate) struct Minted<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) descriptions: StreamVec<'s, T, (usize, Description<T>)>,
     /// In the same way, what is open provisionally.
     pub(crate) provisional: StreamVec<'s, T, (usize, Provisional<T>)>,
-    pub(crate) desired: Desired<'s, D, E, T, R>,
+    pub(crate) ok: StreamVec<'s, T, Routed<D, T, R>>,
+    pub(crate) err: StreamVec<'s, T, Routed<E, T, R>>,
 }
 
 /// A lower, and whether it is open ahead of its description.
@@ -52,8 +56,10 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     err_in: LocalInput<T, (E, T, R)>,
     descriptions_out: Output<T, (usize, Description<T>)>,
     provisional_out: Output<T, (usize, Provisional<T>)>,
-    ok_out: Output<T, (D, T, R)>,
-    err_out: Output<T, (E, T, R)>,
+    ok_out: Output<T, Routed<D, T, R>>,
+    err_out: Output<T, Routed<E, T, R>>,
+    ok_router: Router<D, T, R>,
+    err_router: Router<E, T, R>,
     /// For descriptions, and for what is provisional; `None` on a worker that does not mint, or not any more.
     capabilities: Option<[Capability<T>; 2]>,
     state: State<T>,
@@ -100,6 +106,8 @@ where
             provisional_out: Output::from(provisional_out),
             ok_out: Output::from(ok_out),
             err_out: Output::from(err_out),
+            ok_router: Router::new(worker.peers, fingerprint_data),
+            err_router: Router::new(worker.peers, fingerprint_error),
             capabilities: capabilities.try_into().ok().filter(|_| mints),
             state,
             effects: Vec::new(),
@@ -114,7 +122,8 @@ where
     Minted {
         descriptions,
         provisional,
-        desired: Desired { ok, err },
+        ok,
+        err,
     }
 }
 
@@ -136,12 +145,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
 
     /// Passes on what has arrived.
     pub(crate) fn pass_through(&mut self) {
-        let ok_out = &mut self.ok_out;
-        self.ok_in
-            .for_each_time(|time, data| ok_out.activate().session(&time).give_containers(data));
-        let err_out = &mut self.err_out;
-        self.err_in
-            .for_each_time(|time, data| err_out.activate().session(&time).give_containers(data));
+        pass(&mut self.ok_in, &mut self.ok_out, &mut self.ok_router);
+        pass(&mut self.err_in, &mut self.err_out, &mut self.err_router);
     }
 
     /// Takes the inputs, then the frontiers of the desired collection; gives what is to be done.
@@ -230,4 +235,19 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             session.give((target, provisional));
         }
     }
+}
+
+/// Passes on what has arrived at one input.
+fn pass<D: Data, T: Timestamp, R: Diff>(
+    input: &mut LocalInput<T, (D, T, R)>,
+    output: &mut Output<T, Routed<D, T, R>>,
+    router: &mut Router<D, T, R>,
+) {
+    input.for_each_time(|time, containers| {
+        let mut output = output.activate();
+        let mut session = output.session(&time);
+        router.route(containers, |routed| {
+            session.give_container(&mut vec![routed]);
+        });
+    });
 }

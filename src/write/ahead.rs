@@ -122,13 +122,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                     store.take_back(rows, errors);
                     store.wants_relief()
                 };
-                let mut more = self.with_store(false, take_back).await?;
-                while more {
-                    let step = |store: &mut Store<D, E, T, R>| store.relieve();
-                    match self.with_disk(false, step).await? {
-                        Some(done) => more = done,
-                        None => return Ok(false),
-                    }
+                if self.with_store(false, take_back).await? && !self.relieve().await? {
+                    return Ok(false);
                 }
             }
             // From here on its rows are in the corrections. Who reads everything back takes its own commits for a

@@ -3,11 +3,12 @@
 use mvsink_persist::Frontier;
 
 use crate::channel::Weigh;
+use crate::route::Routed;
 
 /// All that one activation of the operator saw.
 pub(crate) struct Batch<D, E, T, R> {
-    pub(crate) desired_ok: Vec<Vec<(D, T, R)>>,
-    pub(crate) desired_err: Vec<Vec<(E, T, R)>>,
+    pub(crate) desired_ok: Vec<Routed<D, T, R>>,
+    pub(crate) desired_err: Vec<Routed<E, T, R>>,
     pub(crate) persist_ok: Vec<Vec<(D, T, R)>>,
     pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
     /// What became of the batch in flight.
@@ -61,16 +62,18 @@ impl<D, E, T, R> Batch<D, E, T, R> {
     }
 
     pub(crate) fn desired_updates(&self) -> usize {
+        fn count<D, T, R>(routed: &[Routed<D, T, R>]) -> usize {
+            routed.iter().map(|routed| routed.updates.len()).sum()
+        }
         count(&self.desired_ok) + count(&self.desired_err)
     }
 
     fn persist_updates(&self) -> usize {
+        fn count<U>(containers: &[Vec<U>]) -> usize {
+            containers.iter().map(Vec::len).sum()
+        }
         count(&self.persist_ok) + count(&self.persist_err)
     }
-}
-
-fn count<U>(containers: &[Vec<U>]) -> usize {
-    containers.iter().map(Vec::len).sum()
 }
 
 impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
@@ -84,13 +87,15 @@ impl<D, E, T, R> Weigh for Batch<D, E, T, R> {
 
     fn bytes(&self) -> usize {
         fn size<U>(containers: &[Vec<U>]) -> usize {
+            let containers = containers.iter();
             containers
-                .iter()
-                .map(|container| container.len() * size_of::<U>())
+                .map(|container| size_of_val(container.as_slice()))
                 .sum()
         }
-        size(&self.desired_ok)
-            + size(&self.desired_err)
+        let desired_ok = self.desired_ok.iter().map(Routed::bytes);
+        let desired_err = self.desired_err.iter().map(Routed::bytes);
+        desired_ok.sum::<usize>()
+            + desired_err.sum::<usize>()
             + size(&self.persist_ok)
             + size(&self.persist_err)
     }

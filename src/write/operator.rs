@@ -1,4 +1,4 @@
-//! The operator of `write`: routes, steps the state, sends parts. It leaves to its driver to do as ordered.
+//! The operator of `write`: gathers, steps the state, sends parts. It leaves to its driver to do as ordered.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use timely::progress::Antichain;
 use super::batch::{Batch, Settle};
 use super::store::Store;
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, hash_data, hash_error, meet, route};
+use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, meet};
 use crate::comparison::DesiredEnd;
 use crate::counters::Size;
 use crate::description::{Content, Description, Part, Staged};
 use crate::driver::{Driver, ExchangedInput, LocalInput, Output, asynchronous, sync};
 use crate::logging::CorrectionsLog;
 use crate::mint::{Minted, Provisional};
+use crate::route::{self, Routed};
 use crate::source::{Mark, OwnCommits, Read};
 use crate::status::Phase;
 use crate::target::Mode;
@@ -41,8 +42,8 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     own: OwnCommits,
     descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
     provisional_in: ExchangedInput<T, (usize, Provisional<T>)>,
-    desired_ok: ExchangedInput<T, (D, T, R)>,
-    desired_err: ExchangedInput<T, (E, T, R)>,
+    desired_ok: ExchangedInput<T, Routed<D, T, R>>,
+    desired_err: ExchangedInput<T, Routed<E, T, R>>,
     persist_ok: LocalInput<T, (D, T, R)>,
     persist_err: LocalInput<T, (E, T, R)>,
     marks_in: LocalInput<T, Mark<T>>,
@@ -91,14 +92,12 @@ where
     } = inputs;
     let name = format!("mvsink::write({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
-    // By the bucket of the row's hash: each worker's read-back reads those that are its own.
-    let by_row = Exchange::new(|(data, _, _): &(D, T, R)| route(hash_data(data)));
-    let by_error = Exchange::new(|(error, _, _): &(E, T, R)| route(hash_error(error)));
     let by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
     let provisional_by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
     let descriptions_in = builder.new_input(minted.descriptions, by_target);
-    let desired_ok = builder.new_input(minted.desired.ok, by_row);
-    let desired_err = builder.new_input(minted.desired.err, by_error);
+    // By the bucket of the row's hash: each worker's read-back reads those that are its own.
+    let desired_ok = builder.new_input(minted.ok, route::by_target());
+    let desired_err = builder.new_input(minted.err, route::by_target());
     let persist_ok = builder.new_input(persist.ok, Pipeline);
     let persist_err = builder.new_input(persist.err, Pipeline);
     let marks_in = builder.new_input(persist.marks, Pipeline);
@@ -161,9 +160,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.log.iter_mut().for_each(CorrectionsLog::tell);
         let mut batch = Batch::default();
         self.desired_ok
-            .for_each(|_, data| batch.desired_ok.push(std::mem::take(data)));
+            .for_each(|_, data| batch.desired_ok.append(data));
         self.desired_err
-            .for_each(|_, data| batch.desired_err.push(std::mem::take(data)));
+            .for_each(|_, data| batch.desired_err.append(data));
         let arrived = batch.desired_updates();
         self.worker.instance.metrics.updates_in.add(arrived as u64);
         self.persist_ok

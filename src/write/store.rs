@@ -10,11 +10,13 @@ use super::batch::{Batch, Settle};
 use super::disputes::Disputes;
 use crate::bounds::{
     Data, Diff, Timestamp, bucket, fingerprint_data, fingerprint_error, hash_data, hash_error,
+    high_bits,
 };
 use crate::comparison::{Buckets, DesiredEnd, Totals};
 use crate::corrections::{Bounded, Disk, Drained, Errors, Rows, Taken, heap_bytes};
 use crate::counters::Held;
 use crate::error::Error;
+use crate::route::Routed;
 use crate::target::Mode;
 
 /// How many updates are not worth consolidating.
@@ -60,10 +62,12 @@ struct Comparing<T> {
 }
 
 impl<T: Timestamp> Comparing<T> {
-    fn add<D, R: Diff>(&mut self, updates: &[(D, T, R)], fingerprint: impl Fn(&D) -> u128) {
-        for (data, time, diff) in updates {
+    fn add<D, R: Diff>(&mut self, routed: &Routed<D, T, R>, fingerprint: fn(&D) -> u128) {
+        for (number, (data, time, diff)) in routed.updates.iter().enumerate() {
             if *time <= self.cutoff {
-                self.totals.add(fingerprint(data), diff.to_i64());
+                let hash = routed.hashes.get(number).copied();
+                let hash = hash.unwrap_or_else(|| fingerprint(data));
+                self.totals.add(hash, diff.to_i64());
             }
         }
     }
@@ -140,8 +144,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         let desired = self.comparing.take();
         let desired = desired.map_or_else(Totals::new, |comparing| comparing.totals);
         let differing = differing.unwrap_or_else(|| desired.differing(held, among));
-        self.ok.discard_due(!differing, bucket);
-        self.err.discard_due(!differing, bucket);
+        self.ok.admit_without(!differing, bucket);
+        self.err.admit_without(!differing, bucket);
         let rows_diffed = desired.rows(differing);
         Compared {
             differing,
@@ -253,16 +257,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             }
         }
         loop {
+            let comparing = self.comparing.as_mut();
             if let Some(rows) = batch.desired_ok.pop() {
-                if let Some(comparing) = &mut self.comparing {
-                    comparing.add(&rows, fingerprint_data);
-                }
-                self.ok.insert(rows);
+                take_in(&mut self.ok, rows, comparing, fingerprint_data);
             } else if let Some(errors) = batch.desired_err.pop() {
-                if let Some(comparing) = &mut self.comparing {
-                    comparing.add(&errors, fingerprint_error);
-                }
-                self.err.insert(errors);
+                take_in(&mut self.err, errors, comparing, fingerprint_error);
             } else if let Some(rows) = batch.persist_ok.pop() {
                 self.foreign |= !rows.is_empty();
                 self.ok.insert_negated(rows);
@@ -351,6 +350,23 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     }
 }
 
+/// Takes in updates of desired: what may be held already waits for the comparison.
+fn take_in<D: Data, T: Timestamp, R: Diff>(
+    corrections: &mut Corrections<D, T, R>,
+    routed: Routed<D, T, R>,
+    comparing: Option<&mut Comparing<T>>,
+    fingerprint: fn(&D) -> u128,
+) {
+    if let Some(comparing) = comparing {
+        comparing.add(&routed, fingerprint);
+        corrections.set_aside(routed.updates);
+    } else {
+        let hashes = &routed.hashes;
+        let hash = |number: usize| hashes.get(number).copied().map(high_bits);
+        corrections.insert(routed.updates, hash);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,7 +388,7 @@ mod tests {
         let mut store = store();
         let rows: Vec<_> = (0..64 * FEW as u64).map(|row| (row, 0, 1)).collect();
         let snapshot = Batch {
-            desired_ok: vec![rows],
+            desired_ok: vec![Routed::here(rows)],
             ..Batch::default()
         };
         apply(&mut store, snapshot);
@@ -381,7 +397,7 @@ mod tests {
         assert!(store.drain(Frontier::At(1)).unwrap());
         assert_eq!((store.len(), store.in_flight_len()), (0, 64 * FEW));
         let update = Batch {
-            desired_ok: vec![vec![(7, 1, 1)]],
+            desired_ok: vec![Routed::here(vec![(7, 1, 1)])],
             ..Batch::default()
         };
         apply(&mut store, update);

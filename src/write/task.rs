@@ -188,12 +188,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 return Ok(false);
             };
             more &= !staged;
-            while more {
-                let step = |store: &mut Store<D, E, T, R>| store.relieve();
-                match self.with_disk(false, step).await? {
-                    Some(done) => more = done,
-                    None => return Ok(false),
-                }
+            if more && !self.relieve().await? {
+                return Ok(false);
             }
             if whole {
                 break;
@@ -205,17 +201,30 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let instance = &self.worker.instance;
             instance.disputed(self.worker.index, disputes.clone());
         }
-        if let Some(end) = self.end.take_if(|_| compare) {
-            self.compare(end).await?;
+        match self.end.take_if(|_| compare) {
+            Some(end) => self.compare(end).await,
+            None => Ok(true),
         }
-        Ok(true)
     }
 
-    /// Compares with what is held, once that is known, and says what differs.
-    async fn compare(&mut self, end: DesiredEnd<T>) -> Result<(), Error> {
+    /// Does what keeps the corrections within their budget, step by step. False if the sink was stopped first.
+    pub(super) async fn relieve(&mut self) -> Result<bool, Error> {
+        loop {
+            let step = |store: &mut Store<D, E, T, R>| store.relieve();
+            match self.with_disk(false, step).await? {
+                Some(true) => {}
+                Some(false) => return Ok(true),
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// Compares with what is held, once that is known, and says what differs. False if the sink was stopped, and it was
+    /// not all taken in.
+    async fn compare(&mut self, end: DesiredEnd<T>) -> Result<bool, Error> {
         let Some(Ok(held)) = self.worker.stop.or_stop(end.held).await else {
             // The sink stops, or has failed.
-            return Ok(());
+            return Ok(false);
         };
         let mine = Buckets::of_worker(self.worker.index, self.worker.peers);
         let differing = FULL_READ_BACK.get(self.worker.cx.configs()).then_some(mine);
@@ -242,7 +251,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         );
         // A read-back that is gone has failed the sink.
         let _ = end.differing.send(differing);
-        Ok(())
+        match self.store().is_some_and(Store::wants_relief) {
+            true => self.relieve().await,
+            false => Ok(true),
+        }
     }
 
     /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
