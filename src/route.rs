@@ -52,10 +52,13 @@ impl<D, T, R> Routed<D, T, R> {
     }
 }
 
+/// How they travel.
+pub(crate) type ByTarget<D, T, R> = Exchange<Routed<D, T, R>, fn(&Routed<D, T, R>) -> u64>;
+
 /// Sends each to its target.
-pub(crate) fn by_target<D: Data, T: Timestamp, R: Diff>()
--> Exchange<Routed<D, T, R>, fn(&Routed<D, T, R>) -> u64> {
-    Exchange::new((|routed| routed.target as u64) as fn(&Routed<D, T, R>) -> u64)
+pub(crate) fn by_target<D: Data, T: Timestamp, R: Diff>() -> ByTarget<D, T, R> {
+    let target: fn(&Routed<D, T, R>) -> u64 = |routed| routed.target as u64;
+    Exchange::new(target)
 }
 
 /// Finds the targets of updates.

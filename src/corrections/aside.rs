@@ -5,15 +5,23 @@
 
 use std::collections::VecDeque;
 
+use super::payload::Row;
 use super::run::{Format, Run, Writer};
 use crate::bounds::time_to_i64;
 use crate::error::Error;
 use crate::time::{Diff, Time};
 
+/// A container.
+struct Waiting<D, T, R> {
+    rows: Vec<Row<D, T, R>>,
+    /// About what it holds.
+    bytes: usize,
+}
+
 /// Containers as they came: the newest in memory, older ones on disk, as far as memory has no room for them.
 pub(super) struct Aside<D, T, R> {
-    /// The oldest first, each with about the bytes it holds.
-    waiting: VecDeque<(Vec<(D, T, R)>, usize)>,
+    /// The oldest first.
+    waiting: VecDeque<Waiting<D, T, R>>,
     bytes: usize,
     rows: usize,
     spilled: Vec<Run<T>>,
@@ -32,14 +40,14 @@ impl<D, T, R> Default for Aside<D, T, R> {
 
 impl<D, T: Time, R: Diff> Aside<D, T, R> {
     /// Keeps a container whose rows own about `heap` bytes on the heap.
-    pub fn put(&mut self, container: Vec<(D, T, R)>, heap: usize) {
-        if container.is_empty() {
+    pub fn put(&mut self, rows: Vec<Row<D, T, R>>, heap: usize) {
+        if rows.is_empty() {
             return;
         }
-        let bytes = container.capacity() * size_of::<(D, T, R)>() + heap;
+        let bytes = rows.capacity() * size_of::<Row<D, T, R>>() + heap;
         self.bytes += bytes;
-        self.rows += container.len();
-        self.waiting.push_back((container, bytes));
+        self.rows += rows.len();
+        self.waiting.push_back(Waiting { rows, bytes });
     }
 
     /// About the bytes held in memory.
@@ -70,17 +78,17 @@ impl<D, T: Time, R: Diff> Aside<D, T, R> {
         format: &dyn Format<D>,
     ) -> Result<(), Error> {
         let (mut containers, mut moved) = (0, 0);
-        for (_, held) in &self.waiting {
+        for waiting in &self.waiting {
             if moved >= bytes {
                 break;
             }
             containers += 1;
-            moved += held;
+            moved += waiting.bytes;
         }
         let mut unfit = None;
         let rows = self.waiting.iter().take(containers);
-        let mut rows = rows.flat_map(|(rows, _)| rows).map_while(|row| {
-            let (data, time, diff) = row;
+        let rows = rows.flat_map(|waiting| &waiting.rows);
+        let mut rows = rows.map_while(|(data, time, diff)| {
             let time = time_to_i64(*time).map_err(|error| unfit = Some(error));
             // It is read as a whole, if at all.
             Some((0, data, time.ok()?, diff.to_i64()))
@@ -89,15 +97,23 @@ impl<D, T: Time, R: Diff> Aside<D, T, R> {
         unfit.map_or(Ok(()), Err)?;
         writer.end_run();
         self.spilled.extend(writer.finish()?);
-        for (rows, bytes) in self.waiting.drain(..containers) {
-            self.bytes -= bytes;
-            self.rows -= rows.len();
+        for waiting in self.waiting.drain(..containers) {
+            self.bytes -= waiting.bytes;
+            self.rows -= waiting.rows.len();
         }
         Ok(())
     }
 
-    /// All of it: what is in memory, and what is on disk.
-    pub fn into_parts(self) -> (impl Iterator<Item = Vec<(D, T, R)>>, Vec<Run<T>>) {
-        (self.waiting.into_iter().map(|(rows, _)| rows), self.spilled)
+    /// What is in memory, a container; `None` if that was all.
+    pub fn take(&mut self) -> Option<Vec<Row<D, T, R>>> {
+        let Waiting { rows, bytes } = self.waiting.pop_front()?;
+        self.bytes -= bytes;
+        self.rows -= rows.len();
+        Some(rows)
+    }
+
+    /// What is on disk.
+    pub fn take_spilled(&mut self) -> Vec<Run<T>> {
+        std::mem::take(&mut self.spilled)
     }
 }

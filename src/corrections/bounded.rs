@@ -193,17 +193,18 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
     /// Takes in what was set aside, but for updates whose time counts as the since and whose data are of these
     /// buckets, which `bucket` tells by the hash: those do not count.
     pub(crate) fn admit_without(&mut self, buckets: Buckets, bucket: fn(u64) -> u8) {
-        let (waiting, spilled) = std::mem::take(&mut self.aside).into_parts();
         if buckets.is_all() {
+            self.aside = Aside::default();
             return;
         }
         let forgotten = Forgotten { buckets, bucket };
-        for mut container in waiting {
-            container.retain(|(data, ..)| !forgotten.is_among((self.hash)(data)));
-            self.memory.insert(container);
+        while let Some(mut rows) = self.aside.take() {
+            rows.retain(|(data, ..)| !forgotten.is_among((self.hash)(data)));
+            self.memory.insert(rows);
         }
-        let rest = spilled.into_iter().map(|run| (run.without(forgotten), 0));
-        self.returning.extend(rest);
+        let spilled = self.aside.take_spilled().into_iter();
+        self.returning
+            .extend(spilled.map(|run| (run.without(forgotten), 0)));
     }
 
     /// Takes updates away: adds them with their differences negated, in memory.
