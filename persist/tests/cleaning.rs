@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use gate::{GateStore, Held};
+use mvsink_persist::testing::{Call, Side};
 use mvsink_persist::{
     Append, Appended, Client, CommitId, Error, FileMeta, Frontier, GcOptions, Open, Shard,
     StagedFile,
@@ -451,6 +452,109 @@ fn r24_a_table_that_was_created_again_is_one_clear_error() {
             assert!(two.slow.checkpoint().await.is_err());
             assert_eq!(log_names(&two.truth).await, names, "nothing was written");
         }
+    });
+}
+
+/// Deletes entries of the log, as who restores a folder from a backup does, or cleans it up by hand.
+async fn delete_entries(store: &dyn ObjectStore, versions: std::ops::Range<u64>) {
+    for version in versions {
+        let path = Path::from(format!("shard/_delta_log/{version:020}.json"));
+        store.delete(&path).await.unwrap();
+    }
+}
+
+#[test]
+fn r24_a_log_that_lost_its_last_entries_is_one_clear_error() {
+    run(async {
+        let two = two().await;
+        grow(&two.fast, 3).await;
+        let version = two.slow.refresh().await.unwrap().version;
+        delete_entries(&two.truth, version - 1..version + 1).await;
+        tokio::time::advance(HOUR).await;
+        let error = two.slow.refresh().await.unwrap_err();
+        assert!(matches!(error, Error::Replaced { .. }), "{error}");
+        assert!(error.to_string().contains("last entries"), "{error}");
+    });
+}
+
+#[test]
+fn a_checkpoint_stands_for_the_last_entry() {
+    run(async {
+        let two = two().await;
+        let known = two.slow.progress();
+        two.slow.checkpoint().await.unwrap();
+        delete_entries(&two.truth, known.version..known.version + 1).await;
+        tokio::time::advance(HOUR).await;
+        assert_eq!(two.slow.refresh().await.unwrap(), known);
+        grow(&two.slow, 1).await;
+        assert_eq!(fresh(&two.truth).await.progress(), two.slow.progress());
+    });
+}
+
+#[test]
+fn who_was_slow_to_find_a_checkpoint_does_not_go_back_to_it() {
+    run(async {
+        let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let gated = mvsink_persist::testing::GateStore::new(Arc::clone(&truth));
+        let slow = create(&client_of(Arc::clone(&gated) as _, 1, HOUR)).await;
+        let fast = create(&client_of(Arc::clone(&truth), 2, Duration::ZERO)).await;
+        grow(&fast, 20).await;
+        clean(&fast).await;
+        tokio::time::advance(2 * HOUR).await;
+        // One reads the log from a checkpoint to its end, and is held up there. Another one goes further meanwhile.
+        let next = format!("{:020}.json", fast.progress().version + 1);
+        let end = gated.hold(1, Side::After, move |call, path| {
+            matches!(call, Call::Get | Call::GetRange) && path.as_ref().ends_with(&next)
+        });
+        let further = async {
+            end.reached().await;
+            grow(&fast, 3).await;
+            assert_eq!(slow.refresh().await.unwrap(), fast.progress());
+            end.release();
+        };
+        let (refreshed, ()) = futures::join!(slow.refresh(), further);
+        assert_eq!(refreshed.unwrap(), fast.progress());
+        assert_eq!(slow.progress(), fast.progress());
+    });
+}
+
+#[test]
+fn a_nudge_spares_the_wait_for_the_next_poll() {
+    let waited = |nudged: bool| {
+        run(async {
+            let two = two().await;
+            let mut watcher = two.slow.watch();
+            // Long idle, so that it polls rarely.
+            tokio::time::sleep(HOUR).await;
+            grow(&two.fast, 1).await;
+            let begun = tokio::time::Instant::now();
+            if nudged {
+                two.slow.nudge();
+            }
+            assert_eq!(watcher.changed().await.unwrap(), two.fast.progress());
+            begun.elapsed()
+        })
+    };
+    assert_eq!(waited(true), Duration::ZERO);
+    assert!(waited(false) > Duration::ZERO);
+}
+
+#[test]
+fn a_follower_that_has_found_something_looks_again_soon() {
+    run(async {
+        let two = two().await;
+        let mut watcher = two.slow.watch();
+        tokio::time::sleep(HOUR).await;
+        let mut waits = Vec::new();
+        for _ in 0..2 {
+            grow(&two.fast, 1).await;
+            let begun = tokio::time::Instant::now();
+            assert_eq!(watcher.changed().await.unwrap(), two.fast.progress());
+            waits.push(begun.elapsed());
+        }
+        let (poll_min, poll_max) = (options(1).poll_min, options(1).poll_max);
+        assert!(poll_min < waits[0] && waits[0] <= poll_max, "{waits:?}");
+        assert!(waits[1] <= poll_min, "{waits:?}");
     });
 }
 

@@ -9,13 +9,14 @@ use std::path::Path as FsPath;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use arrow_array::{Int64Array, RecordBatch};
 use futures::future::join;
 use mvsink_persist::testing::{Call, FaultyStore, GateStore, Side};
 use mvsink_persist::{
-    Change, CompactOptions, CompactProgress, CompactReport, DataFile, Error, Frontier, Open,
-    ReadOptions, Shard, Sums,
+    Change, CompactOptions, CompactProgress, CompactReport, DataFile, Error, Frontier, GcOptions,
+    Open, ReadOptions, Shard, Sums,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -419,6 +420,46 @@ fn a_compaction_whose_files_somebody_merged_and_deleted_gives_way() {
         assert_eq!(live(&slow), merged);
         assert_eq!(stored(store.as_ref()).await, merged);
         assert_eq!(read(&slow, 7).await, contents(&all, 7));
+    });
+}
+
+#[test]
+fn what_a_dropped_compaction_had_staged_is_garbage_to_its_own_process() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let gated = GateStore::new(Arc::clone(&store));
+        let shard = shard_on(Arc::clone(&gated) as _, 1).await;
+        fill(&shard, &single_rows(4)).await;
+        let live = live(&shard);
+        let mut at_once = GcOptions::default();
+        at_once.orphan_min_age = Duration::ZERO;
+        // It has staged its file, and looks at that before it commits.
+        let commits = gated.hold_commit(1, Side::Before);
+        let options = small(4);
+        let compaction = compact(&shard, &options);
+        tokio::select! {
+            biased;
+            () = commits.reached() => {}
+            report = compaction => panic!("{report:?}"),
+        }
+        assert_eq!(stored(store.as_ref()).await.len(), 5);
+        let report = shard.collect_garbage(&at_once, &|_| ()).await.unwrap();
+        assert_eq!(report.orphans.count, 1);
+        assert_eq!(stored(store.as_ref()).await, live);
+        drop(commits);
+    });
+}
+
+#[test]
+fn a_run_of_many_batches_is_one_file() {
+    run(async {
+        let shard = shard_on(Arc::new(InMemory::new()), 1).await;
+        let rows = |keys: std::ops::Range<u64>| keys.map(|key| (Ok((key, None)), 0, 1));
+        let files = [0..9000, 9000..18_000].map(|keys| (rows(keys).collect(), true));
+        fill(&shard, &files).await;
+        let report = compact(&shard, &full()).await.unwrap();
+        assert_eq!((report.files_in, report.files_out), (2, 1));
+        assert_eq!(report.rows_out, 18_000);
     });
 }
 
