@@ -170,7 +170,8 @@ def main():
     if unknown:
         parser.error(f"no such group: {', '.join(sorted(unknown))}")
     tool = prepare()
-    explained = KNOWN.read_text() if KNOWN.exists() else ""
+    # As a table has them.
+    explained = KNOWN.read_text().replace("\\|", "|") if KNOWN.exists() else ""
     weak = False
     for group in options.groups or GROUPS:
         begun = time.monotonic()
