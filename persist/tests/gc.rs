@@ -91,6 +91,36 @@ async fn stored(store: &dyn ObjectStore) -> BTreeSet<String> {
         .collect()
 }
 
+/// Before a file goes that no commit refers to, the log says so, to whoever might still commit it.
+#[test]
+fn r28_what_is_swept_is_removed_in_the_log_first() {
+    run(async {
+        let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let writer = open(&client_of(Arc::clone(&truth), 1), URL).await;
+        let left = stage(&writer, 0).await;
+        let mut options = options(2);
+        options.clock = Arc::new(|| 1_234_567);
+        let sweeper = client(options);
+        sweeper.mount("store", Arc::clone(&truth));
+        let shard = open(&sweeper, URL).await;
+        let report = collect(&shard, &at_once()).await;
+        assert_eq!(report.orphans.names, [left.path.as_str()]);
+        let entry = Path::from(format!("shard/_delta_log/{:020}.json", 1));
+        let entry = truth.get(&entry).await.unwrap().bytes().await.unwrap();
+        let mut actions = entry.split(|byte| *byte == b'\n');
+        let action = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+        let info = action(actions.next().unwrap());
+        assert_eq!(info["commitInfo"]["operation"], "SWEEP");
+        let remove = serde_json::json!({"remove": {
+            "path": left.path,
+            "deletionTimestamp": 1_234_567,
+            "dataChange": false,
+            "size": 4,
+        }});
+        assert_eq!(action(actions.next().unwrap()), remove);
+    });
+}
+
 #[test]
 fn r28_a_sweeper_racing_a_slow_committer_sweeper_first() {
     run(async {

@@ -229,6 +229,35 @@ fn r17_files_that_a_hold_pins_are_kept_until_it_ends() {
     });
 }
 
+#[test]
+fn r17_a_pin_keeps_nothing_that_its_version_had_lost() {
+    run(async {
+        let (store, [reader, maintainer]) = processes().await;
+        let meta = FileMeta {
+            rows: 1,
+            times: Some((0, 0)),
+            ..FileMeta::default()
+        };
+        let rows = Bytes::from_static(b"rows");
+        let file = reader.put_file(rows, meta, &quiet).await.unwrap();
+        let path = file.path.clone();
+        reader
+            .append(append(1, 0, 1, vec![file]), &quiet)
+            .await
+            .unwrap();
+        let hold = reader.hold("a", at(0), LEASE).await.unwrap();
+        remove(&store, &maintainer, &path).await;
+        let removed_at = reader.refresh().await.unwrap().version;
+        hold.pin(removed_at).await.unwrap();
+        assert_eq!(hold.info().unwrap().pin, Some(removed_at));
+        let mut options = GcOptions::default();
+        options.removed_grace = Duration::ZERO;
+        maintainer.refresh().await.unwrap();
+        let report = maintainer.collect_garbage(&options, &|_| ()).await.unwrap();
+        assert_eq!(report.removed.names, [path.as_str()]);
+    });
+}
+
 /// Removes a file as an optimize of another program does.
 async fn remove(store: &dyn ObjectStore, shard: &Shard, path: &str) {
     let version = shard.refresh().await.unwrap().version + 1;
