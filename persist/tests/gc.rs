@@ -436,11 +436,15 @@ fn names_that_the_log_encodes_are_told_from_orphans() {
     run(async {
         let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let shard = open(&client_of(Arc::clone(&truth), 1), URL).await;
-        let entry = "{\"add\":{\"path\":\"a%20b.parquet\",\"partitionValues\":{},\"size\":1,\"modificationTime\":1,\"dataChange\":false}}\n";
+        // One encodes as this crate would, another one in its own way.
+        let added = ["a%20b.parquet", "f%c3%a4%2D.parquet"].map(|path| {
+            format!("{{\"add\":{{\"path\":\"{path}\",\"partitionValues\":{{}},\"size\":1,\"modificationTime\":1,\"dataChange\":false}}}}\n")
+        });
+        let entry = added.concat();
         let name = Path::from(format!("shard/_delta_log/{:020}.json", 1));
         truth.put(&name, entry.into()).await.unwrap();
-        for name in ["shard/a b.parquet", "shard/c d.parquet", "shard/e.parquet"] {
-            let path = Path::parse(name).unwrap();
+        for name in ["a b.parquet", "fä-.parquet", "c d.parquet", "e.parquet"] {
+            let path = Path::parse(format!("shard/{name}")).unwrap();
             truth.put(&path, "x".into()).await.unwrap();
         }
         let report = collect(&shard, &at_once()).await;
@@ -450,10 +454,18 @@ fn names_that_the_log_encodes_are_told_from_orphans() {
         );
         assert_eq!(
             stored(&truth).await,
-            BTreeSet::from(["a b.parquet".to_owned()])
+            BTreeSet::from(["a b.parquet".to_owned(), "fä-.parquet".to_owned()])
         );
         assert_eq!(
             shard.read_file("a%20b.parquet").await.unwrap().as_ref(),
+            b"x"
+        );
+        assert_eq!(
+            shard
+                .read_file("f%c3%a4%2D.parquet")
+                .await
+                .unwrap()
+                .as_ref(),
             b"x"
         );
         assert_eq!(collect(&shard, &at_once()).await.orphans.count, 0);
