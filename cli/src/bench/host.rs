@@ -14,7 +14,7 @@ use crate::error::Error;
 pub const FED_AT_ONCE: usize = 4096;
 
 /// Nothing more is fed while so many bytes wait before the sink, as in any host that minds its memory.
-const QUEUED_BYTES_MAX: usize = 16 << 20;
+const QUEUED_BYTES_MAX: usize = 4 << 20;
 
 /// One worker's input, and its handle on the sink.
 pub struct Host {
