@@ -68,7 +68,8 @@
 //!         '                  '---------|--------------------'
 //! ```
 //!
-//! - [`mint`], on one worker, decides which batch `(lower, upper)` to write next: a *description*.
+//! - [`mint`], on one worker, decides which batch `(lower, upper)` to write next: a *description*. On all it passes desired on, each
+//!   update hashed, once, and with the worker that its bucket lives on.
 //! - [`mod@write`], on every worker, keeps the *corrections* `desired − persist` of the rows that are routed to it, and
 //!   stages its part of each batch.
 //! - [`append`], on one worker for each description, waits for a part of every worker and commits them as one.
