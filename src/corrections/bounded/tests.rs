@@ -374,11 +374,18 @@ fn r10_what_was_verified_is_not_read_back() {
     let disk = Faulty::new(0);
     let mut store: Store<i64, _> = store(&disk, BUDGET, hashed());
     store.advance(0);
+    let mut aside = 0;
     for container in snapshot(0..ROWS) {
+        let (before, bytes) = (store.memory_bytes(), size_of_val(&*container));
         store.set_aside(container);
+        // Beside the row a few bytes of text, and what an allocation costs.
+        let held = store.memory_bytes() - before;
+        assert!((bytes + bytes / 8..2 * bytes).contains(&held), "{held}");
+        aside += held;
         relieve(&mut store);
         assert!(store.memory_bytes() <= BUDGET / 4);
     }
+    assert!(aside > 4 * BUDGET);
     assert_eq!(store.len(), ROWS as usize);
     let calls = disk.0.calls.load(Ordering::Relaxed);
     assert!(disk.0.files.load(Ordering::Relaxed) > 1);
