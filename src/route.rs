@@ -135,7 +135,10 @@ mod tests {
         let containers = [0..5000, 5000..5010].map(|rows| rows.map(|row| (row, 7, 1)).collect());
         for peers in [2, 3, 4, 7, 300] {
             let sent = routed(peers, &containers);
+            assert!(sent.len() <= peers + 5010 / ROUTED_MAX, "{}", sent.len());
             for routed in &sent {
+                let each = size_of::<Update>() + size_of::<u128>();
+                assert_eq!(routed.bytes(), routed.updates.len() * each);
                 let mine = Buckets::of_worker(routed.target, peers);
                 assert_eq!(routed.updates.len(), routed.hashes.len());
                 assert!((1..=ROUTED_MAX).contains(&routed.updates.len()));

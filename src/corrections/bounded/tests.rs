@@ -386,6 +386,12 @@ fn r10_what_was_verified_is_not_read_back() {
         assert!(store.memory_bytes() <= BUDGET / 4);
     }
     assert!(aside > 4 * BUDGET);
+    assert!(store.has_spilled() && store.disk_bytes() > BUDGET as u64);
+    for run in store.aside.spilled() {
+        let block = run.rows() / run.blocks() * size_of::<(Data, u64, i64)>();
+        let share = BUDGET / BLOCKS_A_BUDGET;
+        assert!((share / 4..=share).contains(&block), "blocks of {block}");
+    }
     assert_eq!(store.len(), ROWS as usize);
     let calls = disk.0.calls.load(Ordering::Relaxed);
     assert!(disk.0.files.load(Ordering::Relaxed) > 1);
