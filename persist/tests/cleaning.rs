@@ -12,14 +12,11 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use gate::{GateStore, Held};
 use mvsink_persist::testing::{Call, Side};
-use mvsink_persist::{
-    Append, Appended, Client, CommitId, Error, FileMeta, Frontier, GcOptions, Open, Shard,
-    StagedFile,
-};
+use mvsink_persist::{Append, Appended, Client, CommitId, Error, Frontier, GcOptions, Open, Shard};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use support::{append, client, options, run, schema};
+use support::{append, client, options, run, schema, stage};
 
 const URL: &str = "memory://store/shard";
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -41,16 +38,6 @@ async fn create(client: &Client) -> Shard {
         .open_or_create(URL, Open::new(schema()))
         .await
         .unwrap()
-}
-
-async fn stage(shard: &Shard, time: i64) -> StagedFile {
-    let meta = FileMeta {
-        rows: 1,
-        times: Some((time, time)),
-        ..FileMeta::default()
-    };
-    let rows = Bytes::from_static(b"rows");
-    shard.put_file(rows, meta, &quiet).await.unwrap()
 }
 
 fn time_of(shard: &Shard) -> i64 {

@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use proptest::prelude::*;
-use support::{append, client, options, run, schema};
+use support::{append, client, options, run, schema, stage};
 use tokio::time::Instant;
 
 const URL: &str = "memory://store/shard";
@@ -383,13 +383,7 @@ fn what_was_staged_half_a_day_ago_is_looked_for() {
                 .open_or_create(URL, Open::new(schema()))
                 .await
                 .unwrap();
-            let meta = FileMeta {
-                rows: 1,
-                times: Some((0, 0)),
-                ..FileMeta::default()
-            };
-            let rows = Bytes::from_static(b"rows");
-            let file = shard.put_file(rows, meta, &quiet).await.unwrap();
+            let file = stage(&shard, 0).await;
             tokio::time::advance(age).await;
             let path = format!("shard/{}", file.path);
             store.delete(&Path::from(path)).await.unwrap();

@@ -488,7 +488,6 @@ fn a_compaction_tells_what_its_earlier_merges_did() {
         };
         let report = shard.compact(&small(4), &more).await.unwrap();
         let told = told.into_inner().unwrap();
-        println!("{report:?} {told:?}");
         assert_eq!(report.merges, 2);
         assert_eq!(told[0], CompactReport::default());
         assert_eq!((told[1].merges, told[1].files_in), (1, 4));

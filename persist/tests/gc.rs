@@ -9,18 +9,16 @@ use std::path::Path as FsPath;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use futures::TryStreamExt;
 use gate::{GateStore, Held};
 use mvsink_persist::testing::{Fault, FaultyStore};
 use mvsink_persist::{
-    Appended, Client, Error, FileMeta, GcFiles, GcOptions, GcPhase, GcReport, GcSpared, Open,
-    Shard, StagedFile,
+    Appended, Client, Error, GcFiles, GcOptions, GcPhase, GcReport, GcSpared, Open, Shard,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use support::{append, client, options, run, schema};
+use support::{append, client, options, run, schema, stage};
 
 const URL: &str = "memory://store/shard";
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -38,16 +36,6 @@ fn client_of(store: Arc<dyn ObjectStore>, seed: u64) -> Client {
 async fn open(client: &Client, url: &str) -> Shard {
     let open = Open::new(schema());
     client.open_or_create(url, open).await.unwrap()
-}
-
-async fn stage(shard: &Shard, time: i64) -> StagedFile {
-    let meta = FileMeta {
-        rows: 1,
-        times: Some((time, time)),
-        ..FileMeta::default()
-    };
-    let rows = Bytes::from_static(b"rows");
-    shard.put_file(rows, meta, &quiet).await.unwrap()
 }
 
 /// Options without patience.

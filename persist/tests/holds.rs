@@ -5,14 +5,13 @@ mod support;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use mvsink_persist::{
-    Append, Client, Error, FileMeta, Frontier, GcOptions, GcSpared, Open, Retention, Shard,
+    Append, Client, Error, Frontier, GcOptions, GcSpared, Open, Retention, Shard,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
-use support::{append, client, options, run, schema};
+use support::{append, client, options, run, schema, stage};
 
 const URL: &str = "memory://store/shard";
 const LEASE: Duration = Duration::from_secs(60);
@@ -173,13 +172,7 @@ fn r17_a_late_owner_whose_since_was_passed_is_told() {
 fn r17_files_that_a_hold_pins_are_kept_until_it_ends() {
     run(async {
         let (store, [reader, maintainer]) = processes().await;
-        let meta = FileMeta {
-            rows: 1,
-            times: Some((0, 0)),
-            ..FileMeta::default()
-        };
-        let rows = Bytes::from_static(b"rows");
-        let file = reader.put_file(rows, meta, &quiet).await.unwrap();
+        let file = stage(&reader, 0).await;
         let path = file.path.clone();
         let all = append(1, 0, 1, vec![file]);
         reader.append(all, &quiet).await.unwrap();
@@ -233,13 +226,7 @@ fn r17_files_that_a_hold_pins_are_kept_until_it_ends() {
 fn r17_a_pin_keeps_nothing_that_its_version_had_lost() {
     run(async {
         let (store, [reader, maintainer]) = processes().await;
-        let meta = FileMeta {
-            rows: 1,
-            times: Some((0, 0)),
-            ..FileMeta::default()
-        };
-        let rows = Bytes::from_static(b"rows");
-        let file = reader.put_file(rows, meta, &quiet).await.unwrap();
+        let file = stage(&reader, 0).await;
         let path = file.path.clone();
         reader
             .append(append(1, 0, 1, vec![file]), &quiet)

@@ -4,8 +4,11 @@
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
 use mvsink_persist::testing::ClockedStore;
-use mvsink_persist::{Append, Client, ClientOptions, CommitId, Frontier, StagedFile};
+use mvsink_persist::{
+    Append, Client, ClientOptions, CommitId, FileMeta, Frontier, Shard, StagedFile,
+};
 use object_store::memory::InMemory;
 use tokio::time::Instant;
 
@@ -54,6 +57,17 @@ pub fn client(options: ClientOptions) -> Client {
 
 pub fn id(seq: u64) -> CommitId {
     CommitId { nonce: 1, seq }
+}
+
+/// Stages the four bytes "rows" as a file of one row at this time.
+pub async fn stage(shard: &Shard, time: i64) -> StagedFile {
+    let meta = FileMeta {
+        rows: 1,
+        times: Some((time, time)),
+        ..FileMeta::default()
+    };
+    let rows = Bytes::from_static(b"rows");
+    shard.put_file(rows, meta, &|_| ()).await.unwrap()
 }
 
 /// An append of `files` from `lower` to `upper`.
