@@ -15,8 +15,8 @@
 //! Of a budget of b bytes, memory holds up to b/2 before some of it is written to disk: the farthest times first,
 //! and a third is left. Consolidation comes before: what cancels out need not be written. What is set aside has b/4
 //! of its own. As much again may be in flight in memory; what is in flight on disk needs b/4 for the window that is being
-//! read. Payloads count by what
-//! they own on the heap too, estimated from one row in sixteen (see [`heap_bytes`](super::heap_bytes)).
+//! read. Payloads count by what they own on the heap too, estimated from one row in sixteen (see
+//! [`heap_bytes`](super::heap_bytes)).
 //!
 //! Invariants, besides those of the parts:
 //!
