@@ -57,10 +57,10 @@ GROUPS = {
     ),
     "corrections": (
         "mvsink",
-        ["src/corrections.rs", "src/corrections/**/*.rs"],
+        ["src/corrections.rs", "src/corrections/**/*.rs", "src/route.rs"],
         [
-            (["--lib"], ["corrections::"], 4, 200),
-            (["--lib"], ["corrections::"], 256, 2400),
+            (["--lib"], ["corrections::", "route::"], 4, 200),
+            (["--lib"], ["corrections::", "route::"], 256, 2400),
         ],
     ),
     "shard": (
