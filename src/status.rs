@@ -217,6 +217,11 @@ impl Instance {
         workers.iter().all(|(_, peers)| *peers == worker.1) && workers.insert(worker)
     }
 
+    /// True if this worker, by its index and of how many, has a share of it in this process.
+    pub(crate) fn has_joined(&self, worker: (usize, usize)) -> bool {
+        self.lock().workers.contains(&worker)
+    }
+
     /// True if this is a sink of this name on this shard that may still do something.
     pub(crate) fn is_live_sink(&self, name: &str, shard_key: &str) -> bool {
         let ended = || {

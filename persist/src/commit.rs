@@ -9,12 +9,16 @@
 //! is there, [`Appended::Lost`] only after every slot that was tried has been seen to hold somebody else's. Each
 //! slot is decided before the next is tried ([`Storage::occupy`]), so a commit is never in the log twice.
 //!
+//! An entry is put when the files that it adds are safe in the store, and not before; it may be written beside them
+//! ([`crate::prepared`]).
+//!
 //! A put that was so long under way that the log may meanwhile have been cleaned up beyond the slot counts only if
 //! the entry before it is still there ([`crate::replay`]). Otherwise the log is read again from its newest
 //! checkpoint, and the next attempt decides by that.
 
 use std::time::Duration;
 
+use futures::future::join;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 
@@ -93,7 +97,7 @@ impl Shard {
     ///
     /// # Errors
     /// [`Error::InvalidAppend`] if the parts contradict each other, [`Error::Swept`] if a file is gone because
-    /// nothing committed it for long, and permanent errors of the store and the log. Nothing was committed then.
+    /// nothing committed it for long, [`Error::Unwritten`] if one was given up, and permanent errors of the store and the log. Nothing was committed then.
     /// [`Error::Undecided`] if an interrupted append is called again so late that the log was cleaned up beyond it.
     pub async fn append(&self, append: Append, on_retry: OnRetry<'_>) -> Result<Appended, Error> {
         if let Some(why) = contradiction(&append) {
@@ -125,7 +129,8 @@ impl Shard {
             }
             Plan::Put(Box::new(append_commit(&inner.storage, state, &append)))
         };
-        let appended = match self.commit_loop(append.id, plan, on_retry).await? {
+        let looped = self.commit_loop(append.id, plan, &append.files, on_retry);
+        let appended = match looped.await? {
             Outcome::Committed(version) => Ok(Appended::Committed { version }),
             Outcome::Done(Ok(lost)) => self.how_it_ended(&append, lost).await,
             Outcome::Done(Err(error)) => Err(error),
@@ -183,9 +188,11 @@ impl Shard {
     ) -> Result<(), Error> {
         let storage = &self.inner().storage;
         let now_ms = storage.env.now_ms();
-        let old = files
-            .iter()
-            .filter(|file| now_ms.saturating_sub(file.staged_ms) > STAGED_UNCHECKED_MS_MAX);
+        let staging = &self.inner().staging;
+        let old = files.iter().filter(|file| {
+            let is_writing = staging.is_writing(std::slice::from_ref(file));
+            now_ms.saturating_sub(file.staged_ms) > STAGED_UNCHECKED_MS_MAX && !is_writing
+        });
         let checks = old.map(|file| async move {
             let path = Path::from(file.path.as_str());
             if storage.exists(&path, on_retry).await? {
@@ -201,6 +208,22 @@ impl Shard {
             .buffer_unordered(CHECKS_AT_ONCE)
             .try_collect()
             .await
+    }
+
+    /// Waits until these files are safe in the store.
+    ///
+    /// # Errors
+    /// [`Error::Unwritten`].
+    async fn written(&self, files: &[StagedFile]) -> Result<(), Error> {
+        for file in files.iter().filter(|file| !file.written) {
+            if !self.inner().staging.is_written(&file.path).await {
+                return Err(Error::Unwritten {
+                    url: self.url().to_owned(),
+                    path: file.path.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Moves the since to `to`, or as far as the live holds permit, if that is beyond where it is; returns how far
@@ -258,15 +281,17 @@ impl Shard {
         plan: impl Fn(&State) -> Plan<T>,
         on_retry: OnRetry<'_>,
     ) -> Result<Outcome<T>, Error> {
-        let outcome = self.commit_loop(id, plan, on_retry).await;
+        let outcome = self.commit_loop(id, plan, &[], on_retry).await;
         self.inner().attempts.decided(id);
         outcome
     }
 
+    /// As [`Shard::commit`], of these files, which may still be being written.
     async fn commit_loop<T>(
         &self,
         id: CommitId,
         plan: impl Fn(&State) -> Plan<T>,
+        files: &[StagedFile],
         on_retry: OnRetry<'_>,
     ) -> Result<Outcome<T>, Error> {
         let inner = self.inner();
@@ -289,9 +314,18 @@ impl Shard {
                 info.table = Some(table);
             }
             let slot = tail.version + 1;
-            inner.attempts.put(id, slot, env.moment());
             let body = commit.to_bytes();
-            let (commit, evidence, ours) = match storage.occupy(slot, &body, on_retry).await? {
+            let prepare = async {
+                match inner.staging.is_writing(files) {
+                    true => storage.prepare(slot, &body).await,
+                    false => None,
+                }
+            };
+            let (prepared, written) = join(prepare, self.written(files)).await;
+            written?;
+            inner.attempts.put(id, slot, env.moment());
+            let occupied = storage.occupy(slot, &body, prepared, on_retry).await?;
+            let (commit, evidence, ours) = match occupied {
                 Occupied::Now => (commit, Evidence::of_entry(&body), true),
                 Occupied::By(bytes) => {
                     let evidence = Evidence::of_entry(&bytes);

@@ -52,6 +52,8 @@ pub struct StagedFile {
     pub meta: FileMeta,
     /// When it was staged, in milliseconds since 1970.
     pub staged_ms: i64,
+    /// Whether it is safe in the store. If not, only the process that writes it can commit or delete it.
+    pub written: bool,
 }
 
 /// A data file that a commit added.
@@ -98,6 +100,15 @@ const SUMS_TAG: &str = "mvsink.sums";
 const SORTED_TAG: &str = "mvsink.sorted";
 
 impl StagedFile {
+    /// The same file, once it is known to be safe in the store.
+    #[must_use]
+    pub fn into_written(self) -> Self {
+        StagedFile {
+            written: true,
+            ..self
+        }
+    }
+
     /// The action that makes the file part of the table.
     pub(crate) fn to_add(&self) -> Add {
         Add {
@@ -230,6 +241,7 @@ mod tests {
                 tags: BTreeMap::from([("a".into(), "b".into())]),
             },
             staged_ms: 77,
+            written: true,
         }
     }
 

@@ -152,6 +152,14 @@ pub enum Error {
         /// The append.
         id: CommitId,
     },
+    /// A staged file was never written: its writer gave it up, or is another process.
+    #[error("{path} cannot be committed to the shard {url}: it was not written")]
+    Unwritten {
+        /// The address of the shard.
+        url: String,
+        /// The file.
+        path: String,
+    },
     /// A log entry was cleaned up.
     #[error(
         "entry {version} of the log of the shard {url} was cleaned up: read a snapshot instead"

@@ -37,8 +37,8 @@
 //! - **Rows.** A [`Codec`] makes Arrow columns of any serde type, and takes them apart again; a type may lay out its
 //!   columns itself ([`columnar`]). Columns can be added later ([`Open::adding_columns`]). A [`FileEncoder`] makes
 //!   Parquet of them, and knows the bounds of their times and the sums of their fingerprints.
-//! - **Writing.** [`Shard::put_file`] stages files, [`Shard::append`] commits any number of them as one, together with
-//!   the upper. What a store left uncertain is decided before it returns.
+//! - **Writing.** [`Shard::put_file`] stages files ([`Shard::begin_file`] while others go on), [`Shard::append`] commits
+//!   any number of them as one, together with the upper. What a store left uncertain is decided before it returns.
 //! - **Reading.** [`Shard::snapshot`] and [`Shard::changes`] give consolidated rows in bounded memory, with columns and
 //!   a [`Filter`] of one's choice ([`ReadOptions`]). [`Shard::pin`], [`Shard::entry`] and [`decode_file`] are for
 //!   those who follow the files themselves.
@@ -172,6 +172,7 @@ mod merge;
 mod open;
 mod pages;
 mod pinned;
+mod prepared;
 mod read;
 mod replay;
 mod retention;
@@ -218,6 +219,7 @@ pub use row_hash::sums_of;
 pub use schema::TIME_COLUMN;
 pub use shard::Shard;
 pub use snapshot::SnapshotReader;
+pub use staging::PutFile;
 pub use storage::OnRetry;
 pub use sums::Sums;
 pub use verify::{Difference, Finding, VerifyProgress, VerifyReport};

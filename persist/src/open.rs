@@ -230,7 +230,7 @@ impl Storage {
         State::first(&self.url, &path, 0, &commit)?;
         let body = commit.to_bytes();
         let started = self.env.moment();
-        match self.occupy(0, &body, on_retry).await? {
+        match self.occupy(0, &body, None, on_retry).await? {
             Occupied::Now => {
                 let mut log = self.first_entry(&body)?;
                 log.confirm(started);

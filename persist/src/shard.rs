@@ -9,13 +9,10 @@ use std::sync::{Arc, Mutex};
 
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
-use futures::future::join_all;
-use object_store::path::Path;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::client::Open;
-use crate::data_file::{FileMeta, StagedFile};
 use crate::error::Error;
 use crate::history::Attempts;
 use crate::lock;
@@ -281,46 +278,6 @@ impl Shard {
         inner.entry(version).await
     }
 
-    /// Writes a data file under a fresh name. No commit refers to it yet: the result goes to [`Shard::append`] or
-    /// to [`Shard::delete_files`].
-    ///
-    /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever. All attempts write
-    /// the same bytes under the same name, so one that seemed to fail leaves nothing behind.
-    ///
-    /// The file is the caller's until an append or [`Shard::delete_files`] of it has returned: this process's garbage
-    /// collection does not touch it until then, those of other processes not until it is old.
-    ///
-    /// # Errors
-    /// Permanent ones of the store. What may have been written is deleted if the store lets us.
-    pub async fn put_file(
-        &self,
-        bytes: Bytes,
-        meta: FileMeta,
-        on_retry: OnRetry<'_>,
-    ) -> Result<StagedFile, Error> {
-        let inner = self.inner();
-        let storage = &inner.storage;
-        let path = Path::from(format!("{}.parquet", storage.env.uuid()));
-        // Until it is given away, it is nobody's as soon as this future is dropped.
-        let staging = inner.staging.begin(path.as_ref());
-        let size = bytes.len() as u64;
-        let put = || storage.put(&path, bytes.clone());
-        if let Err(error) = storage.retry(on_retry, put).await {
-            // The name was given to nobody, so nothing can come to refer to it.
-            if let Err(left) = storage.delete(&path).await {
-                tracing::debug!(error = %left, "a file that failed to be staged may be left behind");
-            }
-            return Err(error);
-        }
-        staging.done();
-        Ok(StagedFile {
-            path: path.to_string(),
-            size,
-            meta,
-            staged_ms: storage.env.now_ms(),
-        })
-    }
-
     /// The bytes of a data file, by its path in the log; one attempt.
     ///
     /// # Errors
@@ -333,40 +290,6 @@ impl Shard {
             .get(&location)
             .await?
             .ok_or_else(|| Error::MissingFile { path: shown() })
-    }
-
-    /// Deletes staged files that were not committed. The log is read to its end first, and a file that it refers
-    /// to is left alone and reported to `tracing`: deleting it would be a bug of the caller's.
-    ///
-    /// The caller must know that no commit of these files is still under way anywhere: an [`Shard::append`] that
-    /// has returned, whatever it returned, is not.
-    ///
-    /// # Errors
-    /// If the log cannot be read, or the store fails to delete, several times if that may pass. Deleting again is
-    /// safe, and so is leaving it to garbage collection.
-    pub async fn delete_files(&self, files: &[StagedFile]) -> Result<(), Error> {
-        if files.is_empty() {
-            return Ok(());
-        }
-        self.refresh().await?;
-        let inner = self.inner();
-        let deletes = files.iter().map(|file| async move {
-            let path = file.path.as_str();
-            let (live, removed) =
-                inner.with_state(|state| (state.is_live(path), state.is_removed(path)));
-            if live {
-                tracing::error!(shard = %inner.storage.url, path, "not deleting a file that the log refers to");
-            } else if removed {
-                tracing::debug!(shard = %inner.storage.url, path, "a removed file is left to the garbage collection");
-            }
-            // Whatever becomes of it now, nobody will commit it: from here on a sweeper may have it.
-            inner.staging.forget(path);
-            if !live && !removed {
-                inner.storage.delete_retrying(&Path::from(path)).await?;
-            }
-            Ok(())
-        });
-        join_all(deletes).await.into_iter().collect()
     }
 
     /// Writes a checkpoint now, and returns its version. Commits do this by themselves every so often, and clean

@@ -1,25 +1,40 @@
 //! The files that this process has staged and not yet committed or deleted: the sweeper leaves them alone.
 //!
 //! ```text
-//!   put_file ──> staged ──> append or delete_files has returned ──> known no more
-//!       └── dropped, or failed ──> known no more: left to the sweeper
+//!   begin_file ──> being written ── finish ──> staged ──> append or delete_files has returned ──> known no more
+//!                        └── dropped, or failed ──> known no more: left to the sweeper
 //! ```
+//!
+//! A file may be given to [`Shard::append`] while it is still being written: its entry is written beside it, and is put
+//! into the log when both are safe.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
+use futures::future::join_all;
+use object_store::path::Path;
+use tokio::sync::Notify;
+
+use crate::data_file::{FileMeta, StagedFile};
+use crate::error::Error;
 use crate::lock;
+use crate::shard::{Inner, Shard};
+use crate::storage::OnRetry;
 
 /// Staged files by their paths.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    paths: Mutex<HashSet<String>>,
+    /// Each with whether it is written.
+    paths: Mutex<HashMap<String, bool>>,
+    /// One is written, or given up.
+    settled: Notify,
 }
 
 impl Staging {
     /// A file is about to be written.
-    pub(crate) fn begin(self: &Arc<Self>, path: &str) -> Writing {
-        lock(&self.paths).insert(path.to_owned());
+    fn begin(self: &Arc<Self>, path: &str) -> Writing {
+        lock(&self.paths).insert(path.to_owned(), false);
         Writing {
             staging: Arc::clone(self),
             path: Some(path.to_owned()),
@@ -27,25 +42,49 @@ impl Staging {
     }
 
     pub(crate) fn contains(&self, path: &str) -> bool {
-        lock(&self.paths).contains(path)
+        lock(&self.paths).contains_key(path)
+    }
+
+    /// True if one of these files is still being written.
+    pub(crate) fn is_writing(&self, files: &[StagedFile]) -> bool {
+        let paths = lock(&self.paths);
+        let mut files = files.iter().filter(|file| !file.written);
+        files.any(|file| paths.get(&file.path) == Some(&false))
+    }
+
+    /// Waits until nobody writes the file any more; true if it is written, and nobody was done with it since.
+    pub(crate) async fn is_written(&self, path: &str) -> bool {
+        loop {
+            let settled = self.settled.notified();
+            match lock(&self.paths).get(path).copied() {
+                Some(false) => {}
+                written => return written.is_some(),
+            }
+            settled.await;
+        }
     }
 
     /// The file is committed, or deleted, or given up.
     pub(crate) fn forget(&self, path: &str) {
         lock(&self.paths).remove(path);
+        self.settled.notify_waiters();
     }
 }
 
 /// A file that is being written; forgotten unless it is [`done`](Writing::done).
-pub(crate) struct Writing {
+struct Writing {
     staging: Arc<Staging>,
     path: Option<String>,
 }
 
 impl Writing {
-    /// The file is staged, and its name is given away.
-    pub(crate) fn done(mut self) {
-        self.path = None;
+    /// The file is written.
+    fn done(mut self) {
+        if let Some(path) = self.path.take() {
+            // Nobody has deleted it: who deletes waits for this.
+            lock(&self.staging.paths).insert(path, true);
+            self.staging.settled.notify_waiters();
+        }
     }
 }
 
@@ -54,5 +93,128 @@ impl Drop for Writing {
         if let Some(path) = &self.path {
             self.staging.forget(path);
         }
+    }
+}
+
+/// A data file that is being written, see [`Shard::begin_file`]. If it is dropped before it is finished, the file is
+/// given up.
+#[must_use = "what is not finished is given up"]
+pub struct PutFile {
+    inner: Arc<Inner>,
+    path: Path,
+    bytes: Bytes,
+    writing: Writing,
+}
+
+impl std::fmt::Debug for PutFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PutFile")
+            .field("path", &self.path)
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl PutFile {
+    /// Writes the file. Errors that may pass are told to `on_retry` and followed by another attempt, for ever. All
+    /// attempts write the same bytes under the same name, so one that seemed to fail leaves nothing behind.
+    ///
+    /// # Errors
+    /// Permanent ones of the store. What may have been written is deleted if the store lets us.
+    pub async fn finish(self, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let storage = &self.inner.storage;
+        let put = || storage.put(&self.path, self.bytes.clone());
+        if let Err(error) = storage.retry(on_retry, put).await {
+            // No commit can come to refer to it: each waits for it to be written.
+            if let Err(left) = storage.delete(&self.path).await {
+                tracing::debug!(error = %left, "a file that failed to be staged may be left behind");
+            }
+            return Err(error);
+        }
+        self.writing.done();
+        Ok(())
+    }
+}
+
+impl Shard {
+    /// Writes a data file under a fresh name. No commit refers to it yet: the result goes to [`Shard::append`] or
+    /// to [`Shard::delete_files`].
+    ///
+    /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever.
+    ///
+    /// The file is the caller's until an append or [`Shard::delete_files`] of it has returned: this process's garbage
+    /// collection does not touch it until then, those of other processes not until it is old.
+    ///
+    /// # Errors
+    /// As [`PutFile::finish`].
+    pub async fn put_file(
+        &self,
+        bytes: Bytes,
+        meta: FileMeta,
+        on_retry: OnRetry<'_>,
+    ) -> Result<StagedFile, Error> {
+        let (file, put) = self.begin_file(bytes, meta);
+        put.finish(on_retry).await?;
+        Ok(file.into_written())
+    }
+
+    /// Begins to write a data file under a fresh name: it is written as its [`PutFile`] is finished. It may be given to
+    /// [`Shard::append`] or [`Shard::delete_files`] of this process before that, and these wait for it then. To commit a
+    /// file that is still being written takes less time than to write it first and commit it afterwards.
+    pub fn begin_file(&self, bytes: Bytes, meta: FileMeta) -> (StagedFile, PutFile) {
+        let inner = self.inner();
+        let env = &inner.storage.env;
+        let path = Path::from(format!("{}.parquet", env.uuid()));
+        let file = StagedFile {
+            path: path.to_string(),
+            size: bytes.len() as u64,
+            meta,
+            staged_ms: env.now_ms(),
+            written: false,
+        };
+        let put = PutFile {
+            inner: Arc::clone(inner),
+            bytes,
+            writing: inner.staging.begin(path.as_ref()),
+            path,
+        };
+        (file, put)
+    }
+
+    /// Deletes staged files that were not committed. The log is read to its end first, and a file that it refers
+    /// to is left alone and reported to `tracing`: deleting it would be a bug of the caller's. Those that are still
+    /// being written are waited for.
+    ///
+    /// The caller must know that no commit of these files is still under way anywhere: an [`Shard::append`] that
+    /// has returned, whatever it returned, is not.
+    ///
+    /// # Errors
+    /// If the log cannot be read, or the store fails to delete, several times if that may pass. Deleting again is
+    /// safe, and so is leaving it to garbage collection.
+    pub async fn delete_files(&self, files: &[StagedFile]) -> Result<(), Error> {
+        if files.is_empty() {
+            return Ok(());
+        }
+        self.refresh().await?;
+        let inner = self.inner();
+        let deletes = files.iter().map(|file| async move {
+            let path = file.path.as_str();
+            let (live, removed) =
+                inner.with_state(|state| (state.is_live(path), state.is_removed(path)));
+            if live {
+                tracing::error!(shard = %inner.storage.url, path, "not deleting a file that the log refers to");
+            } else if removed {
+                tracing::debug!(shard = %inner.storage.url, path, "a removed file is left to the garbage collection");
+            }
+            // Else it would be there again afterwards.
+            inner.staging.is_written(path).await;
+            // Whatever becomes of it now, nobody will commit it: from here on a sweeper may have it.
+            inner.staging.forget(path);
+            if !live && !removed {
+                inner.storage.delete_retrying(&Path::from(path)).await?;
+            }
+            Ok(())
+        });
+        join_all(deletes).await.into_iter().collect()
     }
 }

@@ -14,6 +14,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing};
 use crate::log::entry_path;
+use crate::prepared::Prepared;
 
 /// How often a deletion is tried again that fails for now: for about a second.
 const DELETE_RETRIES: u32 = 6;
@@ -157,7 +158,7 @@ impl Storage {
         self.delete(path).await
     }
 
-    /// Puts `body` as log entry `version` if there is none, and returns who has the slot then.
+    /// Puts `body`, which may be prepared, as log entry `version` if there is none, and returns who has the slot then.
     ///
     /// A put that fails may have happened, may happen later, or may never happen, and `AlreadyExists` may be about
     /// one's own earlier attempt, or (an HTTP 409) about nothing. So after the first failure that does not prove
@@ -169,19 +170,24 @@ impl Storage {
         &self,
         version: u64,
         body: &Bytes,
+        mut prepared: Option<Prepared>,
         on_retry: OnRetry<'_>,
     ) -> Result<Occupied, Error> {
         let path = entry_path(version);
         // An attempt that may still take effect is out there.
         let mut uncertain = false;
         for attempt in 0.. {
-            let create = PutOptions::from(PutMode::Create);
-            let failed = match self
-                .store
-                .put_opts(&path, PutPayload::from(body.clone()), create)
-                .await
-            {
-                Ok(_) => return Ok(Occupied::Now),
+            let put = match prepared.take() {
+                Some(prepared) => prepared.publish().await,
+                None => {
+                    let create = PutOptions::from(PutMode::Create);
+                    let body = PutPayload::from(body.clone());
+                    let put = self.store.put_opts(&path, body, create).await;
+                    put.map(|_| ())
+                }
+            };
+            let failed = match put {
+                Ok(()) => return Ok(Occupied::Now),
                 Err(error) => error,
             };
             let taken = matches!(

@@ -94,7 +94,11 @@ impl<T: Timestamp> Task<T> {
         let Some(appended) = self.worker.stop.or_grace(append).await else {
             return Ok(Outcome::Cancelled);
         };
-        let appended = appended?;
+        let appended = match appended {
+            // Who wrote it was stopped, or has failed and says why.
+            Err(ShardError::Unwritten { .. }) => return Ok(Outcome::Cancelled),
+            appended => appended?,
+        };
         self.worker.resumed("commit");
         instance.metrics.commits.observe(begun.elapsed());
         Ok(match appended {

@@ -134,6 +134,9 @@ async fn write_body<D: Data, E: Data, T: Timestamp, R: Diff>(
                 break;
             };
             operator.borrow_mut().staged(id, staged);
+            if !task.finish().await? {
+                break;
+            }
             turns.again();
         }
     }

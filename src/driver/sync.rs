@@ -156,7 +156,10 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
                 };
                 // An operator that is gone sends nothing any more.
                 if let Err((_, staged)) = replies.send((id, staged)) {
-                    task.discard(&staged).await;
+                    task.discard(&staged).await?;
+                }
+                if !task.finish().await? {
+                    break;
                 }
             }
         }

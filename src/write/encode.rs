@@ -45,6 +45,11 @@ impl Share {
         (0..shares).map(share).collect()
     }
 
+    /// True if nothing is left.
+    pub(super) fn is_done(&self) -> bool {
+        self.rows.is_empty() && self.errors.is_empty()
+    }
+
     /// The next file; `None` if nothing is left.
     pub(super) fn encode<D: Data, E: Data, T: Timestamp, R: Diff>(
         &mut self,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use mvsink_persist::{
-    Codec, EncodedFile, Error as ShardError, FileMeta, Frontier, Shard, StagedFile,
+    Codec, EncodedFile, Error as ShardError, FileMeta, Frontier, PutFile, Shard, StagedFile,
 };
 use tracing::Instrument;
 
@@ -40,6 +40,16 @@ pub(crate) struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
     /// Until it was compared.
     end: Option<DesiredEnd<T>>,
     pub(super) ahead: Ahead<T>,
+    /// Of the files that were sent last, those that are still to be written.
+    writing: Vec<PutFile>,
+}
+
+/// The files of a batch.
+#[derive(Default)]
+pub(super) struct Files {
+    pub(super) staged: Vec<StagedFile>,
+    /// Those of them that are still to be written.
+    writing: Vec<PutFile>,
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Drop for Task<D, E, T, R> {
@@ -82,6 +92,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             size,
             end,
             ahead: Ahead::default(),
+            writing: Vec::new(),
         }))
     }
 
@@ -257,20 +268,38 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
     }
 
-    /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged.
+    /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged. Some
+    /// files may still have to be written ([`Task::finish`]), while they are on their way to who commits them.
     pub(crate) async fn write(
         &mut self,
         description: Description<T>,
     ) -> Result<Option<Staged<StagedFile>>, Error> {
         let span = description.span(&self.worker.instance.name, self.worker.index);
-        let Description { lower, upper, .. } = description;
-        let drained = self.drain_and_stage(lower, upper).instrument(span);
-        let Some(files) = drained.await? else {
+        let lower = time_to_i64(description.lower)?;
+        let drained = self.drain_and_stage(description.lower, description.upper);
+        let Some(mut files) = drained.instrument(span).await? else {
             return Ok(None);
         };
+        // Only this process knows when they are written.
+        let appender = (description.appender, self.worker.peers);
+        if !self.worker.instance.has_joined(appender) {
+            match self.written(files).await? {
+                Some(written) => files = written,
+                None => return Ok(None),
+            }
+        }
         self.worker.instance.metrics.batches_written.add(1);
-        let ahead = self.ahead.send(time_to_i64(lower)?);
+        let ahead = self.ahead.send(lower);
+        self.writing = files.writing;
+        let files = files.staged;
         Ok(Some(Staged { files, ahead }))
+    }
+
+    /// Writes the files that were sent last, and are not written yet. False if the sink was stopped before: they are given
+    /// up then.
+    pub(crate) async fn finish(&mut self) -> Result<bool, Error> {
+        let writing = std::mem::take(&mut self.writing);
+        self.put(writing).await
     }
 
     /// Drains what is before `upper`, and stages it; `None` if the sink was stopped, and nothing of it is left staged.
@@ -278,7 +307,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         &mut self,
         lower: T,
         upper: Frontier<T>,
-    ) -> Result<Option<Vec<StagedFile>>, Error> {
+    ) -> Result<Option<Files>, Error> {
         let little = self.is_little(|store, few| store.is_little(0, few));
         let drain = move |store: &mut Store<D, E, T, R>| store.drain(upper);
         loop {
@@ -295,8 +324,23 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             Some(batch) => self.stage_shares(batch, lower, little).await?,
             None => self.stage_in_turn(lower).await?,
         };
-        tracing::debug!(files = files.as_ref().map_or(0, Vec::len), "staged");
+        let count = files.as_ref().map_or(0, |files| files.staged.len());
+        tracing::debug!(files = count, "staged");
         Ok(files)
+    }
+
+    /// Writes what is still to be written; `None` if the sink was stopped, and nothing of it is left staged.
+    pub(super) async fn written(&self, files: Files) -> Result<Option<Files>, Error> {
+        let Files { staged, writing } = files;
+        if !self.put(writing).await? {
+            self.worker.delete_staged(&self.shard, &staged).await;
+            return Ok(None);
+        }
+        let written = staged.into_iter().map(StagedFile::into_written);
+        Ok(Some(Files {
+            staged: written.collect(),
+            writing: Vec::new(),
+        }))
     }
 
     /// How to cut a batch that so many encode at once.
@@ -321,7 +365,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         batch: Shared<D, E, T, R>,
         lower: T,
         little: bool,
-    ) -> Result<Option<Vec<StagedFile>>, Error> {
+    ) -> Result<Option<Files>, Error> {
         let at_once = self.worker.cx.client().cpu().width() / self.workers();
         let shares = Share::of(&batch, at_once.max(1));
         let cut = self.cut(lower, shares.len());
@@ -330,12 +374,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             .map(|share| self.stage_share(batch.clone(), share, cut, little));
         let staged = join_all(staging).await;
         let stopped = staged.iter().any(|files| matches!(files, Ok(None)));
-        let mut files = Vec::new();
+        let mut files = Files::default();
         for share in staged {
-            files.extend(share?.into_iter().flatten());
+            let share = share?.unwrap_or_default();
+            files.staged.extend(share.staged);
+            files.writing.extend(share.writing);
         }
         if stopped {
-            self.worker.delete_staged(&self.shard, &files).await;
+            self.put(files.writing).await?;
+            self.worker.delete_staged(&self.shard, &files.staged).await;
             return Ok(None);
         }
         Ok(Some(files))
@@ -348,8 +395,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         mut share: Share,
         cut: Cut<T>,
         little: bool,
-    ) -> Result<Option<Vec<StagedFile>>, Error> {
-        let mut files = Vec::new();
+    ) -> Result<Option<Files>, Error> {
+        let mut files = Files::default();
         loop {
             let (codec, batch) = (self.codec.clone(), batch.clone());
             let work = move || Ok::<_, Error>((share.encode(&codec, &batch, cut)?, share));
@@ -361,16 +408,24 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let Some(file) = file else {
                 return Ok(Some(files));
             };
-            if !self.stage_next(file, &mut files).await? {
-                return Ok(None);
+            let (staged, put) = self.begin(file);
+            files.staged.push(staged);
+            files.writing.push(put);
+            if share.is_done() {
+                return Ok(Some(files));
+            }
+            // So that one file lies in memory at a time.
+            match self.written(files).await? {
+                Some(written) => files = written,
+                None => return Ok(None),
             }
         }
     }
 
     /// Stages a batch that lies on disk, as [`Task::stage_shares`] does one in memory.
-    async fn stage_in_turn(&mut self, lower: T) -> Result<Option<Vec<StagedFile>>, Error> {
+    async fn stage_in_turn(&mut self, lower: T) -> Result<Option<Files>, Error> {
         let cut = self.cut(lower, 1);
-        let mut files = Vec::new();
+        let mut files = Files::default();
         let mut position = Position::default();
         loop {
             let codec = self.codec.clone();
@@ -379,24 +434,31 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 None => Ok(None),
             };
             let Some(encoded) = self.with_disk(false, work).await? else {
-                self.worker.delete_staged(&self.shard, &files).await;
+                let staged = &files.staged;
+                self.worker.delete_staged(&self.shard, staged).await;
                 return Ok(None);
             };
             let Some((file, next)) = encoded else {
                 return Ok(Some(files));
             };
             position = next;
-            if !self.stage_next(file, &mut files).await? {
-                return Ok(None);
+            let (staged, put) = self.begin(file);
+            files.staged.push(staged);
+            files.writing.push(put);
+            match self.written(files).await? {
+                Some(written) => files = written,
+                None => return Ok(None),
             }
         }
     }
 
     /// Deletes what was staged for an operator that is gone: nobody will commit it.
-    pub(crate) async fn discard(&self, staged: &Staged<StagedFile>) {
+    pub(crate) async fn discard(&mut self, staged: &Staged<StagedFile>) -> Result<(), Error> {
+        self.finish().await?;
         for files in [&staged.files, &staged.ahead] {
             self.worker.delete_staged(&self.shard, files).await;
         }
+        Ok(())
     }
 
     /// Nothing more will be asked for: what was staged ahead in vain is deleted. While a commit of it may be under way,
@@ -406,40 +468,33 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.worker.delete_staged(&self.shard, &vain).await;
     }
 
-    /// Stages one more of a batch's files; false if the sink was stopped, and then none of them is left staged.
-    async fn stage_next(
-        &self,
-        file: EncodedFile,
-        files: &mut Vec<StagedFile>,
-    ) -> Result<bool, Error> {
-        let Some(file) = self.stage(file).await? else {
-            // The store does not answer.
-            self.worker.delete_staged(&self.shard, files).await;
-            return Ok(false);
-        };
-        files.push(file);
-        Ok(true)
+    /// Begins to put one file where a commit can refer to it.
+    fn begin(&self, file: EncodedFile) -> (StagedFile, PutFile) {
+        tracing::trace!(rows = file.rows, "staging");
+        let metrics = &self.worker.instance.metrics;
+        metrics.updates_out.add(file.rows);
+        metrics.files_staged.add(1);
+        metrics.bytes_staged.add(file.bytes.len() as u64);
+        let meta = FileMeta::from(&file);
+        self.shard.begin_file(file.bytes, meta)
     }
 
-    /// Puts one file where a commit can refer to it; `None` if the sink was stopped meanwhile.
-    async fn stage(&self, file: EncodedFile) -> Result<Option<StagedFile>, Error> {
-        tracing::trace!(rows = file.rows, "staging");
-        let meta = FileMeta::from(&file);
-        let (rows, size) = (file.rows, file.bytes.len() as u64);
-        let bytes = file.bytes;
-        let instance = &self.worker.instance;
+    /// Puts these files. False if the sink was stopped meanwhile, and the store does not answer: they are given up.
+    async fn put(&self, files: Vec<PutFile>) -> Result<bool, Error> {
+        if files.is_empty() {
+            return Ok(true);
+        }
         let stalled = |error: &ShardError| self.worker.stalled("stage", error);
         // An idle task keeps no room for it.
-        let put = Box::pin(self.shard.put_file(bytes, meta, &stalled));
+        let put = Box::pin(try_join_all(
+            files.into_iter().map(|file| file.finish(&stalled)),
+        ));
         let put = self.worker.patiently("stage", put);
-        let Some(staged) = self.worker.stop.or_grace(put).await else {
-            return Ok(None);
+        let Some(put) = self.worker.stop.or_grace(put).await else {
+            return Ok(false);
         };
         self.worker.resumed("stage");
-        let staged = staged?;
-        instance.metrics.updates_out.add(rows);
-        instance.metrics.files_staged.add(1);
-        instance.metrics.bytes_staged.add(size);
-        Ok(Some(staged))
+        put?;
+        Ok(true)
     }
 }

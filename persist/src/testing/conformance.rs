@@ -143,6 +143,7 @@ pub const CHECKS: &[Check] = checks![
     shards::one_of_many_creations_counts,
     shards::of_racing_appends_one_wins_each_round,
     shards::uncertain_puts_are_resolved,
+    shards::an_append_waits_for_its_files,
     shards::rows_come_back,
     shards::frontiers_are_durable,
     shards::another_process_follows,

@@ -2,11 +2,13 @@
 //! if there are any, and are judged by a reader of the store without.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::time::Duration;
 
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use futures::future::join_all;
+use futures::future::{Either, join, join_all, select};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use rand::rngs::StdRng;
@@ -14,6 +16,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::{Fault, FaultyStore};
 use super::Setup;
+use crate::log::entry_path;
 use crate::{
     Append, Appended, Client, Codec, CommitId, Error, FileEncoder, FileMeta, Frontier, Open, Shard,
     StagedFile, decode_file,
@@ -67,13 +70,16 @@ fn step(nonce: u128, seq: u64, lower: i64, upper: i64, files: Vec<StagedFile>) -
     }
 }
 
-async fn stage(shard: &Shard, bytes: Bytes, lower: i64, upper: i64) -> StagedFile {
-    let meta = FileMeta {
+fn meta(lower: i64, upper: i64) -> FileMeta {
+    FileMeta {
         rows: 1,
         times: Some((lower, upper - 1)),
         ..FileMeta::default()
-    };
-    let staged = shard.put_file(bytes, meta, &quiet).await;
+    }
+}
+
+async fn stage(shard: &Shard, bytes: Bytes, lower: i64, upper: i64) -> StagedFile {
+    let staged = shard.put_file(bytes, meta(lower, upper), &quiet).await;
     staged.expect("a file can be staged")
 }
 
@@ -124,17 +130,22 @@ async fn write_until(
             break;
         }
         let upper = lower + random.random_range(1..3);
-        let mut files = Vec::new();
+        let (mut files, mut writing) = (Vec::new(), Vec::new());
         for _ in 0..random.random_range(0..3) {
-            files.push(stage(&shard, Bytes::from_static(b"rows"), lower, upper).await);
+            let bytes = Bytes::from_static(b"rows");
+            if random.random() {
+                files.push(stage(&shard, bytes, lower, upper).await);
+            } else {
+                let (file, put) = shard.begin_file(bytes, meta(lower, upper));
+                files.push(file);
+                writing.push(put.finish(&quiet));
+            }
         }
         let append = step(nonce, seq, lower, upper, files.clone());
         let id = append.id;
-        match shard
-            .append(append, &quiet)
-            .await
-            .expect("losing is no error")
-        {
+        let (appended, written) = join(shard.append(append, &quiet), join_all(writing)).await;
+        assert!(written.iter().all(Result::is_ok), "a file can be written");
+        match appended.expect("losing is no error") {
             Appended::Committed { version } => {
                 // The process knows at once, without reading.
                 assert!(shard.progress().version >= version);
@@ -205,6 +216,27 @@ pub async fn race(setup: &Setup, folder: &str, writers: u64, goal: i64) -> u64 {
         .collect();
     assert_eq!(data, live, "r11: no file is lost and none is left behind");
     results.into_iter().map(|(_, losses)| losses).sum()
+}
+
+/// An append of a file that is still being written is a commit once the file is safe, and not before.
+pub async fn an_append_waits_for_its_files(setup: &Setup) {
+    let writer = shard(setup, 1, "writing").await;
+    let (file, put) = writer.begin_file(Bytes::from_static(b"rows"), meta(0, 1));
+    let path = Path::from(file.path.as_str());
+    let mut append = pin!(writer.append(step(1, 0, 0, 1, vec![file]), &quiet));
+    let patience = pin!(tokio::time::sleep(Duration::from_millis(50)));
+    match select(append.as_mut(), patience).await {
+        Either::Left(_) => panic!("it did not wait for its file"),
+        Either::Right(_) => {}
+    }
+    let before = setup.folder("writing").head(&entry_path(1)).await;
+    assert!(before.is_err(), "the log refers to a file that is not there");
+    let (appended, written) = join(append, put.finish(&quiet)).await;
+    written.expect("a file can be written");
+    let version = Appended::Committed { version: 1 };
+    assert_eq!(appended.expect("a commit works"), version);
+    let found = setup.folder("writing").head(&path).await;
+    found.expect("the file is there");
 }
 
 /// Of the appends for one upper exactly one happens, and everybody is told the truth.
