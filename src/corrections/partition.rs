@@ -359,6 +359,24 @@ impl Area {
         }
     }
 
+    /// Takes out up to so many entries, whichever are at hand.
+    pub fn take_some(&mut self, count: usize) -> Vec<Entry> {
+        let mut taken = Vec::with_capacity(count.min(self.len));
+        for partition in self.partitions.iter_mut().rev() {
+            let left = partition
+                .entries
+                .len()
+                .saturating_sub(count - taken.len());
+            taken.extend(partition.entries.drain(left..));
+            partition.sorted = partition.sorted.min(left);
+            if left == 0 {
+                partition.entries = Vec::new();
+            }
+        }
+        self.len -= taken.len();
+        taken
+    }
+
     pub fn each(&self) -> impl Iterator<Item = &Entry> {
         self.partitions
             .iter()

@@ -472,6 +472,34 @@ fn draining_the_near_past_never_touches_the_far_future() {
     assert!(store.future.buckets() < 100);
 }
 
+/// The times of a bucket are sorted out as the base draws near, whatever its steps: no tick pays for all of them.
+#[test]
+fn no_tick_sorts_out_all_that_comes_next() {
+    const EACH: u32 = 20;
+    for (step, ticks) in [(1, 700), (7, 700), (1000, 200_u32)] {
+        let mut store = corrections();
+        store.advance(0);
+        // In the order of no time. Most are never due, so that no rows are rewritten.
+        let all = 3 * ticks * EACH;
+        let time = |row: u32| 1 + u64::from(row * 7919 % all / EACH) * step;
+        store.insert((0..all).map(|row| (data(row), time(row), 1)).collect());
+        store.consolidate();
+        let mut most = 0;
+        for tick in 0..ticks {
+            let before = store.copied();
+            let now = 1 + u64::from(tick) * step;
+            store.advance(now);
+            let drained = store.drain(Frontier::At(now + 1));
+            assert_eq!(drained.len(), EACH as usize);
+            most = most.max(store.copied() - before);
+        }
+        assert!(
+            most < 20 * u64::from(EACH),
+            "a tick of {step} copies {most} entries for {EACH}"
+        );
+    }
+}
+
 #[test]
 fn a_lost_batch_cancels_against_what_the_winner_wrote() {
     let mut store = corrections();
