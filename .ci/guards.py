@@ -141,6 +141,12 @@ GUARDS = [
         "--test sink", "leave_nothing",
     ),
     Guard(
+        "R11 writing", "a deletion waits for what is being written", "persist/src/staging.rs",
+        "            inner.staging.is_written(path).await;\n",
+        "",
+        "--test writing", "what_is_deleted_while",
+    ),
+    Guard(
         "R11 wind-up", "a stop ends what is being staged", "src/write/operator.rs",
         ".retain(|id, _| more && staging == Some(*id));",
         ".retain(|id, _| more && staging == Some(*id) && false);",
@@ -239,6 +245,12 @@ GUARDS = [
             Plan::Put(Box::new(append_commit(&inner.storage, state, &append)))
 """,
         "--test commit", "r21_",
+    ),
+    Guard(
+        "R21 files", "an entry is put once its files are written", "persist/src/commit.rs",
+        "            written?;\n",
+        "            drop(written);\n",
+        "--test writing", "a_file_that_is_given_up",
     ),
     Guard(
         "R22", "a worker without rows sends its part", "src/write/operator.rs",

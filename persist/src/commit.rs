@@ -10,7 +10,7 @@
 //! slot is decided before the next is tried ([`Storage::occupy`]), so a commit is never in the log twice.
 //!
 //! An entry is put when the files that it adds are safe in the store, and not before; it may be written beside them
-//! ([`crate::prepared`]).
+//! ([`crate::local`]).
 //!
 //! A put that was so long under way that the log may meanwhile have been cleaned up beyond the slot counts only if
 //! the entry before it is still there ([`crate::replay`]). Otherwise the log is read again from its newest

@@ -123,7 +123,7 @@ impl PutFile {
     /// Permanent ones of the store. What may have been written is deleted if the store lets us.
     pub async fn finish(self, on_retry: OnRetry<'_>) -> Result<(), Error> {
         let storage = &self.inner.storage;
-        let put = || storage.put(&self.path, self.bytes.clone());
+        let put = || storage.put_new(&self.path, self.bytes.clone());
         if let Err(error) = storage.retry(on_retry, put).await {
             // No commit can come to refer to it: each waits for it to be written.
             if let Err(left) = storage.delete(&self.path).await {

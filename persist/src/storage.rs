@@ -13,8 +13,8 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 
 use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing};
+use crate::local::Prepared;
 use crate::log::entry_path;
-use crate::prepared::Prepared;
 
 /// How often a deletion is tried again that fails for now: for about a second.
 const DELETE_RETRIES: u32 = 6;

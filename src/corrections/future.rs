@@ -249,9 +249,9 @@ impl Future {
     }
 
     pub fn areas_mut(&mut self) -> impl Iterator<Item = &mut Area> {
-        self.buckets.values_mut().flat_map(|bucket| {
-            std::iter::once(&mut bucket.area).chain(bucket.early.values_mut())
-        })
+        self.buckets
+            .values_mut()
+            .flat_map(|bucket| std::iter::once(&mut bucket.area).chain(bucket.early.values_mut()))
     }
 
     /// The buckets, the farthest first: where each starts, its level, and how much it holds.

@@ -363,10 +363,7 @@ impl Area {
     pub fn take_some(&mut self, count: usize) -> Vec<Entry> {
         let mut taken = Vec::with_capacity(count.min(self.len));
         for partition in self.partitions.iter_mut().rev() {
-            let left = partition
-                .entries
-                .len()
-                .saturating_sub(count - taken.len());
+            let left = partition.entries.len().saturating_sub(count - taken.len());
             taken.extend(partition.entries.drain(left..));
             partition.sorted = partition.sorted.min(left);
             if left == 0 {

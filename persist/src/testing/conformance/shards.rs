@@ -230,7 +230,10 @@ pub async fn an_append_waits_for_its_files(setup: &Setup) {
         Either::Right(_) => {}
     }
     let before = setup.folder("writing").head(&entry_path(1)).await;
-    assert!(before.is_err(), "the log refers to a file that is not there");
+    assert!(
+        before.is_err(),
+        "the log refers to a file that is not there"
+    );
     let (appended, written) = join(append, put.finish(&quiet)).await;
     written.expect("a file can be written");
     let version = Appended::Committed { version: 1 };
