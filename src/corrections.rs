@@ -7,11 +7,13 @@
 //! held(d, t) = Σ { diff | (d, t', diff) inserted, negated where asked, and not drained, [t'] = t }
 //! ```
 //!
-//! Equality needs no order, so nothing is sorted by data. Three parts:
+//! Equality needs no order, so nothing is sorted by data. Four parts:
 //!
 //! - the *payload*: rows stay in the containers in which they arrived, until no entry names them any more;
 //! - the *entries*, 24 bytes each (hash, difference, place of the row), in areas partitioned by hash prefix. A
 //!   partition is consolidated when it has doubled: sorted by hash, and only equal hashes have their payloads compared;
+//! - what is *fresh*: rows that have just come have their hashes and no entries yet. If they are drained next, and few of
+//!   them add up, they never get any ([`fresh`]);
 //! - the *times*: what is due lies in one area, what is in the future in buckets that grow coarser with distance, so
 //!   that draining the near past never touches the far future.
 //!
@@ -32,6 +34,7 @@ mod aside;
 mod bounded;
 mod disk;
 mod drained;
+mod fresh;
 mod future;
 mod heap;
 #[cfg(test)]
@@ -60,6 +63,7 @@ pub(crate) use taken::{Bookmark, Taken};
 
 use crate::time::{Diff, Time};
 use drained::Held;
+use fresh::{Fresh, Stretch};
 use future::{END, Future, offset};
 use partition::{Area, Entry};
 use payload::{CONTAINER_ROWS_MAX, Payload, Row};
@@ -70,7 +74,16 @@ const SPARSE: usize = 8;
 /// A row without an entry.
 const NOBODY: u32 = u32::MAX;
 
-/// Rows hashed and entered before doubled partitions are looked after: bounds how far a partition overshoots.
+/// How many rows wait for a drain without entries, unless one is announced: about as many as the last one took, since what
+/// they cancel is not known until they have entries. At least,
+const FRESH_ROWS_MIN: usize = 512;
+/// and at most.
+const FRESH_ROWS_MAX: usize = 64 << 10;
+
+/// If more than one in so many hashes is there again, rows are entered before they are drained.
+const REPEATED_FEW: usize = 8;
+
+/// Rows entered before doubled partitions are looked after: bounds how far a partition overshoots.
 const ROWS_AT_ONCE: usize = 4096;
 
 /// `desired − persist` for one worker. See the [module](self).
@@ -79,6 +92,11 @@ const ROWS_AT_ONCE: usize = 4096;
 pub struct Corrections<D, T, R, H> {
     hash: H,
     payload: Payload<D, T, R>,
+    fresh: Fresh,
+    /// More fresh rows than this are entered.
+    fresh_limit: usize,
+    /// A drain will follow, however much comes before it.
+    gathering: bool,
     due: Area,
     future: Future,
     /// Nothing has changed since everything was consolidated.
@@ -94,6 +112,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         Corrections {
             hash,
             payload: Payload::new(),
+            fresh: Fresh::default(),
+            fresh_limit: FRESH_ROWS_MIN,
+            gathering: false,
             due: Area::new(),
             future: Future::new(),
             consolidated: true,
@@ -119,31 +140,76 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.insert_signed(container, -1, |_| None);
     }
 
+    /// Says whether whoever inserts now drains soon: then rows need not be added up before that, and take memory meanwhile.
+    pub(crate) fn gather(&mut self, gathering: bool) {
+        self.gathering = gathering;
+    }
+
     fn insert_signed(
         &mut self,
         mut container: Vec<Row<D, T, R>>,
         sign: i64,
         hash_of: impl Fn(usize) -> Option<u64>,
     ) {
-        let diff_of = |_, diff: &R| diff.to_i64().wrapping_mul(sign);
         let mut done = 0;
         while container.len() > CONTAINER_ROWS_MAX {
             let rest = container.split_off(CONTAINER_ROWS_MAX);
             let first = std::mem::replace(&mut container, rest);
-            self.insert_each(first, |row| hash_of(done + row), diff_of);
+            self.insert_fresh(first, sign < 0, |row| hash_of(done + row));
             done += CONTAINER_ROWS_MAX;
         }
-        self.insert_each(container, |row| hash_of(done + row), diff_of);
+        self.insert_fresh(container, sign < 0, |row| hash_of(done + row));
     }
 
-    /// Adds the rows of one container; `hash_of` knows the hashes of some, by their numbers, and `diff_of` tells their
-    /// differences, by their numbers and what they say.
-    fn insert_each(
+    /// Adds the rows of one container, without entries; `hash_of` knows the hashes of some, by their numbers.
+    fn insert_fresh(
         &mut self,
         container: Vec<Row<D, T, R>>,
+        negated: bool,
         hash_of: impl Fn(usize) -> Option<u64>,
-        diff_of: impl Fn(usize, &R) -> i64,
     ) {
+        if container.is_empty() {
+            return;
+        }
+        self.consolidated = false;
+        let added = container.len() as u32;
+        let first = self.payload.take_in(container);
+        let rows = first.row..first.row + added;
+        let data = &self.payload.rows(first.container)[first.row as usize..rows.end as usize];
+        let hash = |(row, (data, ..)): (usize, &Row<D, T, R>)| {
+            mix(hash_of(row).unwrap_or_else(|| (self.hash)(data)))
+        };
+        let hashes = data.iter().enumerate().map(hash);
+        let stretch = Stretch {
+            container: first.container,
+            rows,
+            negated,
+        };
+        self.fresh.add(stretch, hashes);
+        if self.fresh.len() > self.fresh_limit && !self.gathering {
+            self.enter_fresh();
+            // Until somebody drains again.
+            self.fresh_limit = FRESH_ROWS_MIN;
+        }
+        self.rewrite_if_sparse();
+    }
+
+    /// Makes entries for the fresh rows.
+    fn enter_fresh(&mut self) {
+        let fresh = std::mem::take(&mut self.fresh);
+        for (stretch, hashes) in fresh.stretches() {
+            let rows = Arc::clone(self.payload.rows(stretch.container));
+            let sign = if stretch.negated { -1 } else { 1 };
+            let start = stretch.rows.start as usize;
+            let hash_of = |row: usize| hashes[row - start];
+            let diff_of = |_, diff: &R| diff.to_i64().wrapping_mul(sign);
+            let range = start..stretch.rows.end as usize;
+            self.enter(&rows, stretch.container, range, hash_of, diff_of);
+        }
+    }
+
+    /// Adds the rows of one container; `diff_of` tells their differences, by their numbers.
+    fn insert_each(&mut self, container: Vec<Row<D, T, R>>, diff_of: impl Fn(usize) -> i64) {
         if container.is_empty() {
             return;
         }
@@ -152,25 +218,40 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         let first = self.payload.take_in(container);
         let rows = Arc::clone(self.payload.rows(first.container));
         let start = first.row as usize;
-        let mut at = start;
-        while at < start + added {
-            let end = (at + ROWS_AT_ONCE).min(start + added);
-            let hash_of = |row| hash_of(row - start);
-            let diff_of = |row, diff: &R| diff_of(row - start, diff);
-            self.enter(&rows, first.container, at..end, hash_of, diff_of);
-            at = end;
-        }
+        let hashes = rows[start..start + added].iter();
+        let hashes: Vec<u64> = hashes.map(|(data, ..)| mix((self.hash)(data))).collect();
+        let hash_of = |row| hashes[row - start];
+        let diff_of = |row, _: &R| diff_of(row - start);
+        let range = start..start + added;
+        self.enter(&rows, first.container, range, hash_of, diff_of);
         drop(rows);
         self.rewrite_if_sparse();
     }
 
-    /// Makes entries for some rows of a container. Rows that follow each other tend to share their area.
+    /// Makes entries for rows of a container, some at a time, so that no partition grows far beyond its limit.
     fn enter(
         &mut self,
         rows: &[Row<D, T, R>],
         container: u32,
         range: std::ops::Range<usize>,
-        hash_of: impl Fn(usize) -> Option<u64>,
+        hash_of: impl Fn(usize) -> u64,
+        diff_of: impl Fn(usize, &R) -> i64,
+    ) {
+        let mut at = range.start;
+        while at < range.end {
+            let end = (at + ROWS_AT_ONCE).min(range.end);
+            self.enter_some(rows, container, at..end, &hash_of, &diff_of);
+            at = end;
+        }
+    }
+
+    /// Makes entries for some rows of a container. Rows that follow each other tend to share their area.
+    fn enter_some(
+        &mut self,
+        rows: &[Row<D, T, R>],
+        container: u32,
+        range: std::ops::Range<usize>,
+        hash_of: impl Fn(usize) -> u64,
         diff_of: impl Fn(usize, &R) -> i64,
     ) {
         let base = self.future.base();
@@ -183,7 +264,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
                 self.future.area(first)
             };
             let run = at;
-            while let Some((data, time, diff)) = rows[..range.end].get(at) {
+            while let Some((_, time, diff)) = rows[..range.end].get(at) {
                 let time = offset(*time);
                 if time < from || time > to {
                     break;
@@ -194,7 +275,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
                 } else {
                     let row = at as u32;
                     let place = payload::Place { container, row };
-                    let hash = mix(hash_of(at).unwrap_or_else(|| (self.hash)(data)));
+                    let hash = hash_of(at);
                     area.push(Entry { hash, diff, place });
                 }
                 at += 1;
@@ -222,6 +303,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Forgets the updates whose time, advanced to the since, is before `frontier`.
     pub fn discard_before(&mut self, frontier: Frontier<T>) {
+        self.enter_fresh();
         self.take_before(frontier, |payload, entry| {
             payload.release(entry.place.container)
         });
@@ -261,36 +343,90 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Takes out the updates whose time, advanced to the since, is before `upper`, consolidated by data and time.
     pub fn drain(&mut self, upper: Frontier<T>) -> Drained<D, T, R> {
+        if let Some(drained) = self.drain_fresh(upper) {
+            return drained;
+        }
+        self.enter_fresh();
         let mut entries = Vec::new();
         if !self.nothing_before(upper) {
             self.make_due(upper.time().map_or(END, offset));
             self.due.consolidate(&mut self.payload);
             entries.reserve_exact(self.due.len());
         }
-        let mut containers: Vec<Held<D, T, R>> = Vec::new();
-        self.take_before(upper, |payload, mut entry| {
-            let slot = entry.place.container;
-            let number = payload.number(slot, containers.len());
-            if number == containers.len() {
-                containers.push(Held {
-                    rows: Arc::clone(payload.rows(slot)),
-                    slot,
-                    entries: 0,
-                });
-            }
-            containers[number].entries += 1;
-            entry.place.container = number as u32;
-            entries.push(entry);
+        let mut containers = Vec::new();
+        self.take_before(upper, |payload, entry| {
+            let number = held(payload, &mut containers, entry.place.container);
+            entries.push(named(entry, number, &mut containers));
         });
         self.payload.copied += 2 * entries.len() as u64;
+        let entries = by_place(entries, &containers);
+        self.drained(entries, containers)
+    }
+
+    /// Takes out the fresh rows if that is all there is before `upper`, and few of them add up: without entering them.
+    fn drain_fresh(&mut self, upper: Frontier<T>) -> Option<Drained<D, T, R>> {
+        if self.fresh.is_empty() || self.nothing_before(upper) {
+            return None;
+        }
+        self.make_due(upper.time().map_or(END, offset));
+        let before = |(stretch, _): (&Stretch, &[u64])| {
+            let rows = &self.payload.rows(stretch.container);
+            let mut rows = rows[stretch.rows.start as usize..stretch.rows.end as usize].iter();
+            rows.all(|(_, time, _)| upper.is_complete(&self.payload.effective(*time)))
+        };
+        if self.due.len() > 0 || !self.fresh.stretches().all(before) {
+            return None;
+        }
+        let repeated = self.fresh.repeated();
+        if repeated.len() > self.fresh.len() / REPEATED_FEW {
+            return None;
+        }
+        let fresh = std::mem::take(&mut self.fresh);
+        let mut entries = Vec::with_capacity(fresh.len());
+        let mut containers = Vec::new();
+        let mut together = Area::new();
+        for (stretch, hashes) in fresh.stretches() {
+            let container = stretch.container;
+            let rows = Arc::clone(self.payload.rows(container));
+            let sign = if stretch.negated { -1 } else { 1 };
+            for (row, hash) in stretch.rows.clone().zip(hashes) {
+                let diff = rows[row as usize].2.to_i64().wrapping_mul(sign);
+                let place = payload::Place { container, row };
+                let hash = *hash;
+                let entry = Entry { hash, diff, place };
+                if diff == 0 {
+                    self.payload.release(container);
+                } else if repeated.binary_search(&hash).is_ok() {
+                    together.push(entry);
+                } else {
+                    let number = held(&mut self.payload, &mut containers, container);
+                    entries.push(named(entry, number, &mut containers));
+                }
+            }
+        }
+        self.payload.copied += fresh.len() as u64;
+        if !repeated.is_empty() {
+            together.consolidate(&mut self.payload);
+            together.take_each(|entry| {
+                let number = held(&mut self.payload, &mut containers, entry.place.container);
+                entries.push(named(entry, number, &mut containers));
+            });
+            entries = by_place(entries, &containers);
+        }
+        Some(self.drained(entries, containers))
+    }
+
+    /// What was taken out.
+    fn drained(&mut self, entries: Vec<Entry>, containers: Vec<Held<D, T, R>>) -> Drained<D, T, R> {
         for held in &containers {
             self.payload.unnumber(held.slot);
             self.payload.release_many(held.slot, held.entries);
         }
         self.rewrite_if_sparse();
+        self.fresh_limit = (2 * entries.len()).clamp(FRESH_ROWS_MIN, FRESH_ROWS_MAX);
         Drained {
             since: self.payload.since(),
-            entries: by_place(entries, &containers),
+            entries,
             containers,
         }
     }
@@ -335,6 +471,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         if self.consolidated {
             return;
         }
+        self.enter_fresh();
         self.due.consolidate(&mut self.payload);
         self.future.consolidate(&mut self.payload);
         self.rewrite_if_sparse();
@@ -348,6 +485,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     }
 
     fn rewrite(&mut self) {
+        // What entries name is found by them.
+        self.enter_fresh();
         let mut rewrite = self.payload.rewrite_begin();
         for area in std::iter::once(&self.due).chain(self.future.areas()) {
             area.rewrite_mark(&self.payload, &mut rewrite);
@@ -361,7 +500,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// The number of updates held, some of which may yet cancel.
     pub fn len(&self) -> usize {
-        self.due.len() + self.future.areas().map(Area::len).sum::<usize>()
+        self.fresh.len() + self.due.len() + self.future.areas().map(Area::len).sum::<usize>()
     }
 
     /// True if nothing is held.
@@ -372,7 +511,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     /// Bytes held: entries and containers, without what the rows point to (the heap of a `String`, say).
     pub fn bytes(&self) -> usize {
         let future: usize = self.future.areas().map(Area::bytes).sum();
-        self.due.bytes() + future + self.payload.bytes()
+        self.fresh.bytes() + self.due.bytes() + future + self.payload.bytes()
     }
 
     /// How many times an entry has been written, moved or passed over so far: the work done, for tests of complexity.
@@ -425,6 +564,32 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R>
 fn mix(hash: u64) -> u64 {
     // 2^64 divided by the golden ratio, made odd.
     (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+/// The number of a container among those that drained entries name.
+#[inline]
+fn held<D: Ord, T: Time, R: Diff>(
+    payload: &mut Payload<D, T, R>,
+    containers: &mut Vec<Held<D, T, R>>,
+    slot: u32,
+) -> usize {
+    let number = payload.number(slot, containers.len());
+    if number == containers.len() {
+        containers.push(Held {
+            rows: Arc::clone(payload.rows(slot)),
+            slot,
+            entries: 0,
+        });
+    }
+    number
+}
+
+/// An entry that names its container by that number.
+#[inline]
+fn named<D, T, R>(mut entry: Entry, number: usize, containers: &mut [Held<D, T, R>]) -> Entry {
+    containers[number].entries += 1;
+    entry.place.container = number as u32;
+    entry
 }
 
 /// The entries in the order of their rows: reading payloads in hash order would miss the cache for each one.

@@ -175,6 +175,11 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
         self.memory.insert_hashed(container, hash);
     }
 
+    /// Says whether a drain follows soon, see [`Corrections::gather`].
+    pub(crate) fn gather(&mut self, gathering: bool) {
+        self.memory.gather(gathering);
+    }
+
     /// Adds updates that may not count: [`Bounded::admit_without`] says which do, before anything is drained. In memory.
     pub(crate) fn set_aside(&mut self, mut container: Vec<(D, T, R)>) {
         let since = self.memory.since();
@@ -261,6 +266,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
     /// there are more steps to do.
     pub(crate) fn drain(&mut self, upper: Frontier<T>) -> Result<Option<Taken<D, T, R, H>>, Error> {
         debug_assert!(self.aside.rows() == 0, "aside first");
+        if self.has_spilled() {
+            self.memory.enter_all();
+        }
         self.memory.make_due_before(upper);
         self.follow();
         let fits = self.memory.held_bytes() + self.due.bytes_in_memory() <= self.budget / 4;
@@ -352,7 +360,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
 
     /// About the bytes held in memory of what is due.
     pub(crate) fn due_bytes(&self) -> usize {
-        self.memory.due.len() * self.memory.row_bytes()
+        self.memory.due_len() * self.memory.row_bytes()
     }
 
     /// The bytes held on disk, without what is in flight.

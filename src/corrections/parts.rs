@@ -31,7 +31,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// About the bytes held, in constant time; the heap of the rows included if it is estimated.
     pub(super) fn held_bytes(&self) -> usize {
-        self.payload.bytes() + self.payload.heap() + self.payload.live() * ENTRY_BYTES
+        let entries = self.payload.live() - self.fresh.len();
+        self.payload.bytes() + self.payload.heap() + self.fresh.bytes() + entries * ENTRY_BYTES
     }
 
     /// About the bytes of an update.
@@ -42,6 +43,16 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     /// The hash by which updates are partitioned.
     pub(super) fn hash_of(&self, data: &D) -> u64 {
         mix((self.hash)(data))
+    }
+
+    /// The number of updates that are due, or as fresh as if they were.
+    pub(super) fn due_len(&self) -> usize {
+        self.fresh.len() + self.due.len()
+    }
+
+    /// Makes entries for what is fresh, so that every update is in a part.
+    pub(super) fn enter_all(&mut self) {
+        self.enter_fresh();
     }
 
     pub(super) fn since(&self) -> Option<T> {
@@ -62,7 +73,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
 
     /// Adds rows whose differences are told apart from them, since a sum may not fit what a row's own can be.
     pub(super) fn insert_sums(&mut self, rows: Vec<Row<D, T, R>>, diffs: &[i64]) {
-        self.insert_each(rows, |_| None, |row, _| diffs[row]);
+        self.insert_each(rows, |row| diffs[row]);
         self.rewrite_if_sparse();
     }
 

@@ -70,6 +70,11 @@ impl<T> Ahead<T> {
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
+    /// True if what comes now is staged as soon as it is much.
+    pub(super) fn stages_ahead(&self) -> bool {
+        self.ahead.lower.is_some() && STAGE_AHEAD_BYTES.get(self.worker.cx.configs()) > 0
+    }
+
     /// Stages what has gathered, if it may and is much, or if memory is short. Says whether it did; `None` if the sink was
     /// stopped.
     pub(super) async fn stage_ahead(&mut self, is_short: bool) -> Result<Option<bool>, Error> {

@@ -229,6 +229,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         self.err.set_budget(errors);
     }
 
+    /// Says whether what comes now is staged soon, and need not be added up before that.
+    pub(super) fn gather(&mut self, gathering: bool) {
+        self.ok.gather(gathering);
+        self.err.gather(gathering);
+    }
+
     /// True if [`Store::relieve`] may have something to do.
     pub(super) fn wants_relief(&self) -> bool {
         self.ok.wants_relief() || self.err.wants_relief()

@@ -189,8 +189,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         loop {
             let updates = batch.updates();
             let little = self.is_little(|store, few| store.is_little(updates, few));
+            let gathering = self.stages_ahead();
             let work = move |store: &mut Store<D, E, T, R>| {
                 store.set_budget(budget);
+                store.gather(gathering);
                 let whole = store.apply(&mut batch);
                 (batch, whole, store.wants_relief())
             };
