@@ -93,8 +93,12 @@ pub struct Corrections<D, T, R, H> {
     hash: H,
     payload: Payload<D, T, R>,
     fresh: Fresh,
-    /// More fresh rows than this are entered.
+    /// More fresh rows than this are entered,
     fresh_limit: usize,
+    /// and what comes after them too, until somebody drains again.
+    entering: bool,
+    /// The hashes of what is being entered.
+    hashes: Vec<u64>,
     /// A drain will follow, however much comes before it.
     gathering: bool,
     due: Area,
@@ -114,6 +118,8 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             payload: Payload::new(),
             fresh: Fresh::default(),
             fresh_limit: FRESH_ROWS_MIN,
+            entering: false,
+            hashes: Vec::new(),
             gathering: false,
             due: Area::new(),
             future: Future::new(),
@@ -155,14 +161,15 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         while container.len() > CONTAINER_ROWS_MAX {
             let rest = container.split_off(CONTAINER_ROWS_MAX);
             let first = std::mem::replace(&mut container, rest);
-            self.insert_fresh(first, sign < 0, |row| hash_of(done + row));
+            self.insert_one(first, sign < 0, |row| hash_of(done + row));
             done += CONTAINER_ROWS_MAX;
         }
-        self.insert_fresh(container, sign < 0, |row| hash_of(done + row));
+        self.insert_one(container, sign < 0, |row| hash_of(done + row));
     }
 
-    /// Adds the rows of one container, without entries; `hash_of` knows the hashes of some, by their numbers.
-    fn insert_fresh(
+    /// Adds the rows of one container, as fresh ones if they may be drained next; `hash_of` knows the hashes of some, by
+    /// their numbers.
+    fn insert_one(
         &mut self,
         container: Vec<Row<D, T, R>>,
         negated: bool,
@@ -185,11 +192,18 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             rows,
             negated,
         };
-        self.fresh.add(stretch, hashes);
-        if self.fresh.len() > self.fresh_limit && !self.gathering {
-            self.enter_fresh();
-            // Until somebody drains again.
-            self.fresh_limit = FRESH_ROWS_MIN;
+        if self.entering && !self.gathering {
+            let mut kept = std::mem::take(&mut self.hashes);
+            kept.clear();
+            kept.extend(hashes);
+            self.enter_stretch(&stretch, &kept);
+            self.hashes = kept;
+        } else {
+            self.fresh.add(stretch, hashes);
+            if self.fresh.len() > self.fresh_limit && !self.gathering {
+                self.enter_fresh();
+                self.entering = true;
+            }
         }
         self.rewrite_if_sparse();
     }
@@ -198,14 +212,19 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
     fn enter_fresh(&mut self) {
         let fresh = std::mem::take(&mut self.fresh);
         for (stretch, hashes) in fresh.stretches() {
-            let rows = Arc::clone(self.payload.rows(stretch.container));
-            let sign = if stretch.negated { -1 } else { 1 };
-            let start = stretch.rows.start as usize;
-            let hash_of = |row: usize| hashes[row - start];
-            let diff_of = |_, diff: &R| diff.to_i64().wrapping_mul(sign);
-            let range = start..stretch.rows.end as usize;
-            self.enter(&rows, stretch.container, range, hash_of, diff_of);
+            self.enter_stretch(stretch, hashes);
         }
+    }
+
+    /// Makes entries for rows with these hashes.
+    fn enter_stretch(&mut self, stretch: &Stretch, hashes: &[u64]) {
+        let rows = Arc::clone(self.payload.rows(stretch.container));
+        let sign = if stretch.negated { -1 } else { 1 };
+        let start = stretch.rows.start as usize;
+        let hash_of = |row: usize| hashes[row - start];
+        let diff_of = |_, diff: &R| diff.to_i64().wrapping_mul(sign);
+        let range = start..stretch.rows.end as usize;
+        self.enter(&rows, stretch.container, range, hash_of, diff_of);
     }
 
     /// Adds the rows of one container; `diff_of` tells their differences, by their numbers.
@@ -424,6 +443,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         }
         self.rewrite_if_sparse();
         self.fresh_limit = (2 * entries.len()).clamp(FRESH_ROWS_MIN, FRESH_ROWS_MAX);
+        self.entering = false;
         Drained {
             since: self.payload.since(),
             entries,
