@@ -4,8 +4,8 @@
 //! processes share the log alone, and the dataflow; so the dataflow carries beside the data:
 //!
 //! ```text
-//!   append ────── upper: this process has moved the shard's upper ──▶ every worker ──▶ its process looks at the log now
-//!   append, source ── failed: it has failed in this process ────────▶ every worker ──▶ it fails there too
+//!   append ────── upper: this process has moved the shard's upper ──▶ workers elsewhere ──▶ their processes look at the log now
+//!   append, source ── failed: it has failed in this process ────────▶ workers elsewhere ──▶ it fails there too
 //! ```
 //!
 //! A hint saves others the wait for their next poll, and is never taken for the truth: what has become of the shard
@@ -30,7 +30,7 @@ use crate::driver::Output;
 use crate::error::Error;
 use crate::worker::Worker;
 
-/// What one worker tells every other.
+/// What one worker tells those of other processes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Signal<T> {
     /// The shard's upper is this, or beyond.
@@ -68,19 +68,20 @@ impl<T: Timestamp> Speaker<T> {
         }
     }
 
-    /// Tells every worker.
+    /// Tells the workers of other processes.
     pub(crate) fn tell(&mut self, signal: &Signal<T>) {
         let Some(capability) = &self.capability else {
             return;
         };
+        let (instance, peers) = (&self.worker.instance, self.worker.peers);
         let mut output = self.output.activate();
         let mut session = output.session(capability);
-        for target in 0..self.worker.peers {
+        for target in (0..peers).filter(|target| !instance.has_joined((*target, peers))) {
             session.give((target, signal.clone()));
         }
     }
 
-    /// Tells every worker, once, if the sink or source has failed in this process.
+    /// Tells the workers of other processes, once, if the sink or source has failed in this process.
     pub(crate) fn alarm(&mut self) {
         let Some(error) = self.worker.instance.failure().filter(|_| !self.alarmed) else {
             return;
@@ -100,13 +101,17 @@ impl<T: Timestamp> Speaker<T> {
     }
 }
 
-/// Renders the ear of one worker, a sink's for its descriptions too. It needs no driver: it never waits.
+/// Renders the ear of one worker, a sink's for its descriptions too; none if it is the only one. It needs no driver: it
+/// never waits.
 pub(crate) fn listen<'s, T: Timestamp>(
     worker: &Worker,
     scope: Scope<'s, T>,
     descriptions: Option<StreamVec<'s, T, (usize, Description<T>)>>,
     signals: StreamVec<'s, T, (usize, Signal<T>)>,
 ) {
+    if worker.peers == 1 {
+        return;
+    }
     let name = format!("mvsink::listen({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
     let mut descriptions = descriptions.map(|descriptions| {

@@ -222,6 +222,12 @@ impl Instance {
         self.lock().workers.contains(&worker)
     }
 
+    /// True if all of so many workers have a share of it in this process.
+    pub(crate) fn has_all(&self, peers: usize) -> bool {
+        let workers = &self.lock().workers;
+        (0..peers).all(|index| workers.contains(&(index, peers)))
+    }
+
     /// True if this is a sink of this name on this shard that may still do something.
     pub(crate) fn is_live_sink(&self, name: &str, shard_key: &str) -> bool {
         let ended = || {

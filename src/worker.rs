@@ -94,6 +94,11 @@ impl Worker {
         ReadOnly::new(self.cx.read_only(), self.opening.read_only.clone())
     }
 
+    /// True if there is nobody in another process.
+    pub(crate) fn has_all_workers(&self) -> bool {
+        self.instance.has_all(self.peers)
+    }
+
     /// The shard, opened by the first task of the process that asks.
     pub(crate) async fn shard(&self, task: &str) -> Result<Shard, Error> {
         let opened = self

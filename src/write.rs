@@ -39,6 +39,7 @@ mod batch;
 pub mod disputes;
 mod encode;
 mod operator;
+mod rest;
 mod store;
 mod task;
 #[cfg(test)]
@@ -46,6 +47,7 @@ mod tests;
 
 pub(crate) use batch::Batch;
 pub(crate) use operator::{Inputs, Operator, render};
+pub(crate) use rest::{Resting, rest};
 pub(crate) use store::Store;
 pub(crate) use task::Task;
 

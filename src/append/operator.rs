@@ -1,5 +1,7 @@
 //! The operator of `append`: takes in what arrives, in order, and signals what came of it.
 
+use std::collections::BTreeMap;
+
 use mvsink_persist::{Frontier, StagedFile};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
@@ -19,13 +21,17 @@ pub(crate) struct Operator<T: Timestamp> {
     parts_in: ExchangedInput<T, Part<T, StagedFile>>,
     speaker: Speaker<T>,
     known: Frontier<T>,
+    told: Frontier<T>,
+    /// The batches of which only some parts have come, by sequence number, with their lowers and how many: only of these the
+    /// frontier says anything.
+    partial: BTreeMap<u64, (T, usize)>,
 }
 
 /// What one activation saw, to be looked at in this order.
 pub(crate) struct Seen<T> {
     pub(crate) descriptions: Vec<Description<T>>,
     pub(crate) parts: Vec<Part<T, StagedFile>>,
-    /// The frontier of the parts, if it moved.
+    /// The frontier of the parts, if it moved, and something may be lost by that, or it is the last.
     pub(crate) frontier: Option<Frontier<T>>,
 }
 
@@ -64,6 +70,8 @@ pub(crate) fn render<'s, T: Timestamp>(
             parts_in,
             speaker: Speaker::new(&worker, Output::from(signals_out), capability),
             known: Frontier::At(T::minimum()),
+            told: Frontier::At(T::minimum()),
+            partial: BTreeMap::new(),
             worker,
         };
         match driver {
@@ -88,17 +96,49 @@ impl<T: Timestamp> Operator<T> {
         });
         let mut parts = Vec::new();
         self.parts_in.for_each(|_, data| parts.append(data));
-        let frontier = frontier(1);
-        let moved = frontier > self.known;
-        self.known = frontier;
+        self.known = frontier(1);
+        self.count(&descriptions, &parts);
         Seen {
             descriptions,
             parts,
-            frontier: moved.then_some(frontier),
+            frontier: self.news(),
         }
     }
 
-    /// A commit has moved the shard's upper.
+    /// Counts the parts that have come.
+    fn count(&mut self, descriptions: &[Description<T>], parts: &[Part<T, StagedFile>]) {
+        if let Some(newest) = descriptions
+            .iter()
+            .map(|description| description.id.seq)
+            .max()
+        {
+            // The older ones are lost.
+            self.partial = self.partial.split_off(&newest);
+        }
+        for Part { description, .. } in parts {
+            let seq = description.id.seq;
+            let partial = self.partial.entry(seq).or_insert((description.lower, 0));
+            partial.1 += 1;
+            if partial.1 == self.worker.peers {
+                self.partial.remove(&seq);
+            }
+        }
+    }
+
+    /// The frontier of the parts, if there is somebody to be told.
+    fn news(&mut self) -> Option<Frontier<T>> {
+        let known = self.known;
+        let lost = |(lower, _): &(T, usize)| known.is_complete(lower);
+        let matters = known.is_empty() || self.partial.values().any(lost);
+        self.partial.retain(|_, partial| !lost(partial));
+        if known > self.told && matters {
+            self.told = known;
+            return Some(known);
+        }
+        None
+    }
+
+    /// A commit has moved the shard's upper: tells other processes.
     pub(crate) fn committed(&mut self, upper: Frontier<T>) {
         self.speaker.tell(&Signal::Upper(upper));
     }

@@ -96,6 +96,7 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
     let worker = operator.worker().clone();
     let (upstream, inbox) = replies(&waker);
     let (commands, receiver) = write_channel(Arc::clone(&worker.instance.meter));
+    let (mut rest, resting) = write::rest();
     let size = Arc::clone(operator.size());
     worker.spawn(write_task(
         worker.clone(),
@@ -103,6 +104,7 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
         store,
         size,
         receiver,
+        resting,
         upstream,
     ));
     let mut commands = Some(commands);
@@ -115,7 +117,10 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
         let ended = inbox.drain(&awake, |(id, files)| operator.staged(id, files));
         match &mut commands {
             Some(commands) => {
-                let orders = operator.activate(|input| frontier_of(&frontiers[input]));
+                let mut orders = operator.activate(|input| frontier_of(&frontiers[input]));
+                if let Some(id) = rest.answer(&mut orders) {
+                    operator.staged_nothing(id);
+                }
                 commands
                     .activation()
                     .batch(orders.batch)
@@ -135,6 +140,7 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
     store: write::Store<D, E, T, R>,
     size: Arc<Size>,
     mut commands: WriteCommands<D, E, T, R>,
+    mut resting: write::Resting,
     replies: Replies<(CommitId, Staged<StagedFile>)>,
 ) -> Result<(), Error> {
     let stop = Arc::clone(&worker.stop);
@@ -163,6 +169,7 @@ async fn write_task<D: Data, E: Data, T: Timestamp, R: Diff>(
                 }
             }
         }
+        resting.done(task.is_at_rest());
     }
     task.end().await;
     Ok(())
@@ -211,7 +218,7 @@ async fn append_task<T: Timestamp>(
     mut commands: AppendCommands<T>,
     replies: Replies<Frontier<T>>,
 ) -> Result<(), Error> {
-    let Some(mut task) = append::Task::open(worker).await? else {
+    let Some(mut task) = append::Task::open(worker.clone()).await? else {
         return Ok(());
     };
     while let Some(command) = commands.recv().await {
@@ -224,7 +231,9 @@ async fn append_task<T: Timestamp>(
             AppendCommand::Frontier(frontier) => vec![append::Input::Parts(frontier)],
         };
         for input in inputs {
-            if let Some(upper) = task.step(input).await? {
+            if let Some(upper) = task.step(input).await?
+                && !worker.has_all_workers()
+            {
                 // An operator that is gone tells nobody.
                 let _ = replies.send(upper);
             }

@@ -43,6 +43,11 @@ impl<T> Ahead<T> {
         !self.files.is_empty()
     }
 
+    /// True if there is nothing staged ahead, and nothing may be.
+    pub(super) fn is_unused(&self) -> bool {
+        self.lower.is_none() && self.files.is_empty()
+    }
+
     /// The files, for the part of the batch with this lower. No more follow.
     pub(super) fn send(&mut self, lower: i64) -> Vec<StagedFile> {
         self.lower = None;

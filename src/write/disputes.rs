@@ -55,6 +55,11 @@ impl Disputes {
         }
     }
 
+    /// True if agreement would count.
+    pub fn is_open(&self) -> bool {
+        self.score > 0
+    }
+
     /// True if the replicas compute different results.
     pub fn is_disputed(&self) -> bool {
         self.score >= DISPUTED

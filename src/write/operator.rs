@@ -246,6 +246,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.interpret(&mut Batch::default());
     }
 
+    /// There was nothing to be staged for this description.
+    pub(crate) fn staged_nothing(&mut self, id: CommitId) {
+        self.worker.instance.metrics.batches_written.add(1);
+        let nothing = Staged {
+            files: Vec::new(),
+            ahead: Vec::new(),
+        };
+        self.staged(id, nothing);
+    }
+
     /// Instead of an activation, once the sink was stopped: the part that is being staged is still sent, so that its
     /// appender commits it or deletes its files. For everything else there is nobody left to answer. `more` is
     /// false if that part will not come any more.

@@ -180,6 +180,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         in_flight.map_or(0, |(ok, err)| ok.len() + err.len())
     }
 
+    /// True if nothing is held, nor left to compare, nor disputed.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.len() == 0
+            && self.in_flight.is_none()
+            && self.drained_ok.is_none()
+            && self.comparing.is_none()
+            && !self.disputes.is_open()
+    }
+
     /// The batch in flight.
     pub(super) fn in_flight(&mut self) -> Option<&mut Batched<D, E, T, R>> {
         self.in_flight.as_mut()

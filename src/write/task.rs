@@ -76,10 +76,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             return Ok(None);
         };
         let mut end = store.take_end();
-        if let Some(end) = &mut end {
-            match worker.stop.or_stop(&mut end.cutoff).await {
+        if let Some(begun) = &mut end {
+            match worker.stop.or_stop(&mut begun.cutoff).await {
                 Some(Ok(Some(cutoff))) => store.begin(cutoff),
-                Some(Ok(None)) => {}
+                // There is nothing to compare with.
+                Some(Ok(None)) => end = None,
                 // The read-back has failed.
                 None | Some(Err(_)) => return Ok(None),
             }
@@ -155,6 +156,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
             attempt = attempt.saturating_add(1);
         }
+    }
+
+    /// True if it holds nothing that a later command could be about.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.end.is_none()
+            && self.ahead.is_unused()
+            && self.writing.is_empty()
+            && self.store.as_ref().is_some_and(Store::is_at_rest)
     }
 
     /// The memory in bytes that this worker's corrections may take; 0 for as much as they need.
