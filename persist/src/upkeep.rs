@@ -55,13 +55,13 @@ impl Inner {
         let version = state.version;
         let oldest_ms = storage.oldest_tombstone_ms();
         let encode = move || {
-            let actions = state.to_actions(oldest_ms);
-            let size = actions.len() as u64;
+            let commit = state.to_commit(oldest_ms);
+            let size = commit.actions() as u64;
             let entry = match tail.evidence {
                 Evidence::Entry(hash) => Some(hash),
                 Evidence::Listing => None,
             };
-            checkpoint::encode(&actions, entry).map(|bytes| (size, bytes))
+            checkpoint::encode(&commit, entry).map(|bytes| (size, bytes))
         };
         let path = checkpoint_path(version);
         let (size, bytes) = storage

@@ -215,6 +215,21 @@ pub(crate) struct Action {
     pub(crate) remove: Option<Remove>,
 }
 
+/// About the bytes of a line.
+const LINE_BYTES: usize = 256;
+
+/// One line of the log as it is written: an [`Action`] of which one field is present.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+enum Line<'a> {
+    CommitInfo(&'a CommitInfo),
+    Protocol(&'a Protocol),
+    MetaData(&'a Metadata),
+    Txn(&'a Txn),
+    Remove(&'a Remove),
+    Add(&'a Add),
+}
+
 /// All actions of one log entry, or of a checkpoint, by kind.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Commit {
@@ -275,56 +290,34 @@ impl Commit {
         }
     }
 
-    /// The actions, one a row, `commitInfo` first.
-    pub(crate) fn into_actions(self) -> impl Iterator<Item = Action> {
-        let info = self.info.map(|info| Action {
-            commit_info: Some(info),
-            ..Action::default()
-        });
-        let protocol = self.protocol.map(|protocol| Action {
-            protocol: Some(protocol),
-            ..Action::default()
-        });
-        let metadata = self.metadata.map(|metadata| Action {
-            meta_data: Some(metadata),
-            ..Action::default()
-        });
-        let txns = self.txns.into_iter().map(|txn| Action {
-            txn: Some(txn),
-            ..Action::default()
-        });
-        let removes = self.removes.into_iter().map(|remove| Action {
-            remove: Some(remove),
-            ..Action::default()
-        });
-        let adds = self.adds.into_iter().map(|add| Action {
-            add: Some(add),
-            ..Action::default()
-        });
-        info.into_iter()
-            .chain(protocol)
-            .chain(metadata)
-            .chain(txns)
-            .chain(removes)
-            .chain(adds)
+    /// The number of actions.
+    pub(crate) fn actions(&self) -> usize {
+        usize::from(self.info.is_some())
+            + usize::from(self.protocol.is_some())
+            + usize::from(self.metadata.is_some())
+            + self.txns.len()
+            + self.adds.len()
+            + self.removes.len()
     }
 
     /// The bytes of a log entry, with its number of lines noted in `commitInfo`.
     pub(crate) fn to_bytes(&self) -> Bytes {
-        let mut commit = self.clone();
-        if let Some(info) = &mut commit.info {
-            info.lines = Some(
-                1 + usize::from(commit.protocol.is_some())
-                    + usize::from(commit.metadata.is_some())
-                    + commit.txns.len()
-                    + commit.adds.len()
-                    + commit.removes.len(),
-            );
-        }
-        let mut bytes = Vec::new();
-        for action in commit.into_actions() {
+        let lines = self.actions();
+        let info = self.info.clone().map(|info| CommitInfo {
+            lines: Some(lines),
+            ..info
+        });
+        let info = info.iter().map(Line::CommitInfo);
+        let protocol = self.protocol.iter().map(Line::Protocol);
+        let metadata = self.metadata.iter().map(Line::MetaData);
+        let txns = self.txns.iter().map(Line::Txn);
+        let removes = self.removes.iter().map(Line::Remove);
+        let adds = self.adds.iter().map(Line::Add);
+        let small = info.chain(protocol).chain(metadata).chain(txns);
+        let mut bytes = Vec::with_capacity(LINE_BYTES * lines);
+        for line in small.chain(removes).chain(adds) {
             // Strings, numbers and maps with string keys: there is nothing that JSON cannot hold.
-            bytes.extend(serde_json::to_vec(&action).unwrap_or_default());
+            let _ = serde_json::to_writer(&mut bytes, &line);
             bytes.push(b'\n');
         }
         Bytes::from(bytes)

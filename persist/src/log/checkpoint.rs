@@ -6,15 +6,15 @@
 
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Field, FieldRef, Schema};
+use arrow_array::{ArrayRef, RecordBatch, StructArray, new_null_array};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -22,8 +22,9 @@ use crate::file::guard;
 use crate::log::action::{Action, Commit};
 use crate::pages;
 
-/// Rows that are turned into a record batch at once: bounds the memory beside the state itself.
-const ROWS_AT_ONCE: usize = 16 * 1024;
+/// Rows that are turned into a record batch at once: bounds the memory beside the state itself, and for how long a processor is
+/// taken at a time.
+const ROWS_AT_ONCE: usize = 256;
 
 /// The key of the file's metadata that holds the hash of the entry.
 const ENTRY_KEY: &str = "mvsink.entry";
@@ -85,28 +86,71 @@ impl LogFile {
     }
 }
 
-/// The rows of a checkpoint as a Parquet file. This computes: it belongs on the pool.
+/// A state, with one action a row, as a Parquet file. This computes: it belongs on the pool.
 ///
 /// `entry` is a hash of the log entry of the same version, if its writer knows that: see [`entry_hash`].
-pub(crate) fn encode(actions: &[Action], entry: Option<u128>) -> Result<Bytes, String> {
+pub(crate) fn encode(state: &Commit, entry: Option<u128>) -> Result<Bytes, String> {
     let fields = fields();
     let entry = entry.map(|hash| vec![KeyValue::new(ENTRY_KEY.to_owned(), format!("{hash:032x}"))]);
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
+        // Whoever reads a checkpoint reads it all.
+        .set_statistics_enabled(EnabledStatistics::None)
         .set_key_value_metadata(entry)
         .build();
-    let schema = Arc::new(Schema::new(fields.clone()));
-    let mut writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties))
+    let schema = Arc::new(Schema::new(fields));
+    let mut writer = ArrowWriter::try_new(Vec::new(), Arc::clone(&schema), Some(properties))
         .map_err(|error| error.to_string())?;
-    for actions in actions.chunks(ROWS_AT_ONCE) {
-        let batch: RecordBatch =
-            serde_arrow::to_record_batch(&fields, &actions).map_err(|error| error.to_string())?;
-        writer.write(&batch).map_err(|error| error.to_string())?;
-    }
+    let mut rows = Rows {
+        schema,
+        writer: &mut writer,
+    };
+    rows.write("protocol", state.protocol.as_slice())?;
+    rows.write("metaData", state.metadata.as_slice())?;
+    rows.write("txn", &state.txns)?;
+    rows.write("remove", &state.removes)?;
+    rows.write("add", &state.adds)?;
     writer
         .into_inner()
         .map(Bytes::from)
         .map_err(|error| error.to_string())
+}
+
+/// The rows of a checkpoint on their way to its file.
+struct Rows<'w> {
+    schema: SchemaRef,
+    writer: &'w mut ArrowWriter<Vec<u8>>,
+}
+
+impl Rows<'_> {
+    /// Writes the actions of one kind; the columns of all others are null.
+    fn write<A: Serialize>(&mut self, kind: &str, actions: &[A]) -> Result<(), String> {
+        for actions in actions.chunks(ROWS_AT_ONCE) {
+            let columns = self
+                .schema
+                .fields()
+                .iter()
+                .map(|field| match field.data_type() {
+                    DataType::Struct(children) if field.name() == kind => {
+                        let columns = serde_arrow::to_arrow(children, actions)
+                            .map_err(|error| error.to_string())?;
+                        let record = StructArray::try_new(children.clone(), columns, None);
+                        let record = record.map_err(|error| error.to_string())?;
+                        Ok(Arc::new(record) as ArrayRef)
+                    }
+                    _ => Ok(new_null_array(field.data_type(), actions.len())),
+                });
+            let columns = columns.collect::<Result<_, String>>()?;
+            let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns)
+                .map_err(|error| error.to_string())?;
+            self.writer
+                .write(&batch)
+                .map_err(|error| error.to_string())?;
+            // Commits go on meanwhile, and each is short.
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
 }
 
 /// The hash of the log entry that the checkpoint goes with, if its writer said: an entry of that version with another
@@ -358,15 +402,13 @@ mod tests {
 
     #[test]
     fn checkpoints_round_trip() {
-        let actions: Vec<_> = commit().into_actions().collect();
-        let read = decode(encode(&actions, None).unwrap(), "url", "path").unwrap();
+        let read = decode(encode(&commit(), None).unwrap(), "url", "path").unwrap();
         assert_eq!(read, commit());
     }
 
     #[test]
     fn damage_is_an_error() {
-        let actions: Vec<_> = commit().into_actions().collect();
-        let bytes = encode(&actions, None).unwrap();
+        let bytes = encode(&commit(), None).unwrap();
         for cut in [0, 4, bytes.len() / 2, bytes.len() - 1] {
             assert!(matches!(
                 decode(bytes.slice(..cut), "url", "path"),
@@ -384,8 +426,7 @@ mod tests {
         ) {
             let mut commit = commit();
             commit.adds.truncate(20);
-            let actions: Vec<_> = commit.into_actions().collect();
-            let mut bytes = encode(&actions, None).unwrap().to_vec();
+            let mut bytes = encode(&commit, None).unwrap().to_vec();
             for (at, value) in damage {
                 let at = at.index(bytes.len());
                 bytes[at] = value;

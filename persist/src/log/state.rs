@@ -17,7 +17,7 @@ use arrow_schema::SchemaRef;
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
-use crate::log::action::{Action, Commit, CommitId, Metadata, Protocol, Remove, Txn};
+use crate::log::action::{Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
 use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
@@ -130,7 +130,7 @@ impl State {
         let schema = check_metadata(url, &metadata)?;
         let mut txns = BTreeMap::new();
         for txn in &commit.txns {
-            check_txn(path, txn)?;
+            check_txn(|| path.to_owned(), txn)?;
             txns.insert(txn.app_id.clone(), txn.clone());
         }
         let frontier = |name: &str| {
@@ -162,7 +162,7 @@ impl State {
     /// Applies the next log entry.
     pub(crate) fn apply(&mut self, url: &str, commit: &Commit) -> Result<Entry, Error> {
         let version = self.version + 1;
-        let path = format!("{url}/{}", entry_path(version));
+        let path = || format!("{url}/{}", entry_path(version));
         let table = commit.info.as_ref().and_then(|info| info.table.as_ref());
         if table.is_some_and(|table| *table != self.metadata.id) {
             return Err(Error::Replaced {
@@ -187,7 +187,7 @@ impl State {
         check_adds(url, commit)?;
         let (mut upper, mut since) = (self.upper, self.since);
         for txn in &commit.txns {
-            check_txn(&path, txn)?;
+            check_txn(path, txn)?;
             let known = match txn.app_id.as_str() {
                 UPPER => &mut upper,
                 SINCE => &mut since,
@@ -196,7 +196,7 @@ impl State {
             let new = Frontier::from_version(txn.version);
             if new < *known {
                 return Err(Error::Corrupt {
-                    path,
+                    path: path(),
                     why: format!("it moves {} back from {known} to {new}", txn.app_id),
                 });
             }
@@ -208,7 +208,7 @@ impl State {
             && Frontier::from_version(lower) != self.upper
         {
             return Err(Error::Corrupt {
-                path,
+                path: path(),
                 why: format!(
                     "it starts at {} where the shard's upper is {}",
                     Frontier::from_version(lower),
@@ -365,9 +365,9 @@ impl State {
         (self.files.len() + self.tombstones.len()) as u64
     }
 
-    /// The actions of a checkpoint of this state, and how many they are. Tombstones from before `oldest_ms` are
+    /// What a checkpoint of this state holds. Tombstones from before `oldest_ms` are
     /// left out, unless a hold pins them: by then readers have let go of the removed files.
-    pub(crate) fn to_actions(&self, oldest_ms: i64) -> Vec<Action> {
+    pub(crate) fn to_commit(&self, oldest_ms: i64) -> Commit {
         let pin = self.holds.oldest_pin();
         let tombstones = self.tombstones.values();
         let removes = tombstones
@@ -376,15 +376,14 @@ impl State {
                 data_change: false,
                 ..tombstone.remove.clone()
             });
-        let commit = Commit {
+        Commit {
             info: None,
             protocol: Some(self.protocol.clone()),
             metadata: Some(self.metadata.as_ref().clone()),
             txns: self.txns.values().cloned().collect(),
             adds: self.files.values().map(|file| file.to_add()).collect(),
             removes: removes.collect(),
-        };
-        commit.into_actions().collect()
+        }
     }
 }
 
@@ -511,10 +510,10 @@ fn check_adds(url: &str, commit: &Commit) -> Result<(), Error> {
     }
 }
 
-fn check_txn(path: &str, txn: &Txn) -> Result<(), Error> {
+fn check_txn(path: impl Fn() -> String, txn: &Txn) -> Result<(), Error> {
     if matches!(txn.app_id.as_str(), UPPER | SINCE) && txn.version < 0 {
         return Err(Error::Corrupt {
-            path: path.to_owned(),
+            path: path(),
             why: format!("{} is {}", txn.app_id, txn.version),
         });
     }

@@ -64,7 +64,7 @@ fn replay(state: &mut State, commit: &Commit) {
     } else {
         assert_eq!(state.progress(), before, "what is refused changes nothing");
     }
-    let _ = state.to_actions(0);
+    let _ = state.to_commit(0);
 }
 
 /// A checkpoint: a Parquet file with actions.
