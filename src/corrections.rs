@@ -62,17 +62,11 @@ pub use store::CorrectionStore;
 pub(crate) use taken::{Bookmark, Taken};
 
 use crate::time::{Diff, Time};
-use drained::Held;
+use drained::Taking;
 use fresh::{Fresh, Stretch};
 use future::{END, Future, offset};
 use partition::{Area, Entry};
 use payload::{CONTAINER_ROWS_MAX, Payload, Row};
-
-/// Entries are sorted by comparing them where fewer than one row in so many has one.
-const SPARSE: usize = 8;
-
-/// A row without an entry.
-const NOBODY: u32 = u32::MAX;
 
 /// How many rows wait for a drain without entries, unless one is announced: about as many as the last one took, since what
 /// they cancel is not known until they have entries. At least,
@@ -181,6 +175,9 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.consolidated = false;
         let added = container.len() as u32;
         let first = self.payload.take_in(container);
+        if negated {
+            self.payload.alter(first.container);
+        }
         let rows = first.row..first.row + added;
         let data = &self.payload.rows(first.container)[first.row as usize..rows.end as usize];
         let hash = |(row, (data, ..)): (usize, &Row<D, T, R>)| {
@@ -288,10 +285,14 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
                 if time < from || time > to {
                     break;
                 }
+                let own = diff.to_i64();
                 let diff = diff_of(at, diff);
                 if diff == 0 {
                     self.payload.release(container);
                 } else {
+                    if diff != own {
+                        self.payload.alter(container);
+                    }
                     let row = at as u32;
                     let place = payload::Place { container, row };
                     let hash = hash_of(at);
@@ -366,20 +367,15 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             return drained;
         }
         self.enter_fresh();
-        let mut entries = Vec::new();
         if !self.nothing_before(upper) {
             self.make_due(upper.time().map_or(END, offset));
             self.due.consolidate(&mut self.payload);
-            entries.reserve_exact(self.due.len());
         }
-        let mut containers = Vec::new();
+        let mut taking = Taking::new();
         self.take_before(upper, |payload, entry| {
-            let number = held(payload, &mut containers, entry.place.container);
-            entries.push(named(entry, number, &mut containers));
+            taking.take(payload, entry.place, entry.diff);
         });
-        self.payload.copied += 2 * entries.len() as u64;
-        let entries = by_place(entries, &containers);
-        self.drained(entries, containers)
+        self.drained(taking)
     }
 
     /// Takes out the fresh rows if that is all there is before `upper`, and few of them add up: without entering them.
@@ -401,8 +397,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             return None;
         }
         let fresh = std::mem::take(&mut self.fresh);
-        let mut entries = Vec::with_capacity(fresh.len());
-        let mut containers = Vec::new();
+        let mut taking = Taking::new();
         let mut together = Area::new();
         for (stretch, hashes) in fresh.stretches() {
             let container = stretch.container;
@@ -412,43 +407,28 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
                 let diff = rows[row as usize].2.to_i64().wrapping_mul(sign);
                 let place = payload::Place { container, row };
                 let hash = *hash;
-                let entry = Entry { hash, diff, place };
                 if diff == 0 {
                     self.payload.release(container);
                 } else if repeated.binary_search(&hash).is_ok() {
-                    together.push(entry);
+                    together.push(Entry { hash, diff, place });
                 } else {
-                    let number = held(&mut self.payload, &mut containers, container);
-                    entries.push(named(entry, number, &mut containers));
+                    taking.take(&mut self.payload, place, diff);
                 }
             }
         }
-        self.payload.copied += fresh.len() as u64;
-        if !repeated.is_empty() {
-            together.consolidate(&mut self.payload);
-            together.take_each(|entry| {
-                let number = held(&mut self.payload, &mut containers, entry.place.container);
-                entries.push(named(entry, number, &mut containers));
-            });
-            entries = by_place(entries, &containers);
-        }
-        Some(self.drained(entries, containers))
+        together.consolidate(&mut self.payload);
+        together.take_each(|entry| taking.take(&mut self.payload, entry.place, entry.diff));
+        Some(self.drained(taking))
     }
 
     /// What was taken out.
-    fn drained(&mut self, entries: Vec<Entry>, containers: Vec<Held<D, T, R>>) -> Drained<D, T, R> {
-        for held in &containers {
-            self.payload.unnumber(held.slot);
-            self.payload.release_many(held.slot, held.entries);
-        }
+    fn drained(&mut self, taking: Taking<D, T, R>) -> Drained<D, T, R> {
+        let drained = taking.finish(&mut self.payload);
+        self.payload.copied += drained.len() as u64;
         self.rewrite_if_sparse();
-        self.fresh_limit = (2 * entries.len()).clamp(FRESH_ROWS_MIN, FRESH_ROWS_MAX);
+        self.fresh_limit = (2 * drained.len()).clamp(FRESH_ROWS_MIN, FRESH_ROWS_MAX);
         self.entering = false;
-        Drained {
-            since: self.payload.since(),
-            entries,
-            containers,
-        }
+        drained
     }
 
     /// Undoes a drain whose batch was lost: its updates can now cancel against those that arrived since.
@@ -463,17 +443,30 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             return;
         }
         self.consolidated = false;
-        let mut slots = Vec::with_capacity(drained.containers.len());
+        let mut taken_up = Vec::with_capacity(drained.containers.len());
         for held in &drained.containers {
             let slot = self.payload.hold_again(held.slot, &held.rows);
-            self.payload.retain(slot, held.entries);
-            slots.push(slot);
+            self.payload.retain(slot, held.updates);
+            taken_up.push(slot);
         }
-        self.payload.copied += drained.entries.len() as u64;
-        for entry in &drained.entries {
-            let mut entry = *entry;
-            entry.place.container = slots[entry.place.container as usize];
-            let at = offset(self.payload.row(entry.place).1);
+        self.payload.copied += drained.len() as u64;
+        let mut slots = taken_up.into_iter();
+        let (mut current, mut container) = (std::ptr::null(), 0);
+        for (held, row, diff) in drained.places(0..drained.len()) {
+            if !std::ptr::eq(current, held) {
+                current = held;
+                container = slots.next().expect("each container has updates");
+            }
+            let (data, time, own) = &held.rows[row as usize];
+            if diff != own.to_i64() {
+                self.payload.alter(container);
+            }
+            let entry = Entry {
+                hash: mix((self.hash)(data)),
+                diff,
+                place: payload::Place { container, row },
+            };
+            let at = offset(*time);
             if at < self.future.base() {
                 self.due.push(entry);
             } else {
@@ -584,70 +577,4 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R>
 fn mix(hash: u64) -> u64 {
     // 2^64 divided by the golden ratio, made odd.
     (hash ^ (hash >> 32)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-}
-
-/// The number of a container among those that drained entries name.
-#[inline]
-fn held<D: Ord, T: Time, R: Diff>(
-    payload: &mut Payload<D, T, R>,
-    containers: &mut Vec<Held<D, T, R>>,
-    slot: u32,
-) -> usize {
-    let number = payload.number(slot, containers.len());
-    if number == containers.len() {
-        containers.push(Held {
-            rows: Arc::clone(payload.rows(slot)),
-            slot,
-            entries: 0,
-        });
-    }
-    number
-}
-
-/// An entry that names its container by that number.
-#[inline]
-fn named<D, T, R>(mut entry: Entry, number: usize, containers: &mut [Held<D, T, R>]) -> Entry {
-    containers[number].entries += 1;
-    entry.place.container = number as u32;
-    entry
-}
-
-/// The entries in the order of their rows: reading payloads in hash order would miss the cache for each one.
-fn by_place<D, T, R>(mut entries: Vec<Entry>, containers: &[Held<D, T, R>]) -> Vec<Entry> {
-    if containers.len() > 1 {
-        let mut next = Vec::with_capacity(containers.len());
-        let mut start = 0;
-        for held in containers {
-            next.push(start);
-            start += held.entries as usize;
-        }
-        let mut ordered = vec![Entry::default(); entries.len()];
-        for entry in entries {
-            let at = &mut next[entry.place.container as usize];
-            ordered[*at] = entry;
-            *at += 1;
-        }
-        entries = ordered;
-    }
-    let mut rest = &mut entries[..];
-    let (mut at, mut group_in_order) = (Vec::new(), Vec::new());
-    for held in containers {
-        let (group, others) = rest.split_at_mut(held.entries as usize);
-        rest = others;
-        if group.len() < held.rows.len() / SPARSE {
-            group.sort_unstable_by_key(|entry| entry.place.row);
-            continue;
-        }
-        // No two entries name the same row, so that each has a place of its own.
-        at.clear();
-        at.resize(held.rows.len(), NOBODY);
-        for (number, entry) in group.iter().enumerate() {
-            at[entry.place.row as usize] = number as u32;
-        }
-        let named = at.iter().filter(|number| **number != NOBODY);
-        group_in_order.clear();
-        group_in_order.extend(named.map(|number| group[*number as usize]));
-        group.copy_from_slice(&group_in_order);
-    }
-    entries
 }

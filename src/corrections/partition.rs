@@ -170,6 +170,7 @@ fn merge_run<D: Ord, T: Time, R: Diff>(
         match (candidates..kept).find(|at| equal(payload, &entries[*at], &entry)) {
             Some(at) => {
                 entries[at].diff = entries[at].diff.wrapping_add(entry.diff);
+                payload.alter(entries[at].place.container);
                 payload.release(entry.place.container);
             }
             None => {

@@ -2,6 +2,7 @@
 //!
 //! Entries name a row by its [`Place`]. Invariants:
 //!
+//! - *plain*: every entry that names a row of a plain container has the difference that its row says.
 //! - *live*: a container's `live` is the number of entries that name a row of it; no two entries name the same row.
 //! - *freed*: a container whose `live` falls to zero is let go at once.
 //! - *dense*: after [`Payload::rewrite_due`] has been acted upon, rows that nobody names are at most as many as those
@@ -45,6 +46,7 @@ struct Slot<D, T, R> {
     heap: usize,
     /// Scratch for passes that number containers; zero between passes.
     mark: u32,
+    plain: bool,
 }
 
 /// All containers, the since under which their times are read, and the meter of copied entries.
@@ -191,6 +193,7 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             live: 0,
             heap: 0,
             mark: 0,
+            plain: true,
         };
         match self.free.pop() {
             Some(free) => {
@@ -254,6 +257,18 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             self.slots = Vec::new();
             self.free = Vec::new();
         }
+    }
+
+    /// True if entries have the differences that their rows say, all those of this container.
+    #[inline]
+    pub fn is_plain(&self, container: u32) -> bool {
+        self.slots[container as usize].plain
+    }
+
+    /// An entry has a difference of its own.
+    #[inline]
+    pub fn alter(&mut self, container: u32) {
+        self.slots[container as usize].plain = false;
     }
 
     /// Numbers containers in the order in which they are met: the number of `container`, after `next` if it is new.
@@ -336,6 +351,7 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
             self.heap -= std::mem::take(&mut slot.heap);
             self.live -= slot.live as usize;
             slot.live = 0;
+            let plain = slot.plain;
             let Some(rows) = Arc::into_inner(rows) else {
                 continue;
             };
@@ -353,6 +369,9 @@ impl<D: Ord, T: Time, R: Diff> Payload<D, T, R> {
                 continue;
             }
             let first = self.take_in(kept);
+            if !plain {
+                self.alter(first.container);
+            }
             for place in places.iter_mut().flatten() {
                 place.container = first.container;
                 place.row += first.row;
