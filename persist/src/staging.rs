@@ -181,6 +181,18 @@ impl Shard {
         (file, put)
     }
 
+    /// Waits until this process writes none of these files any more: each is safe, or was given up.
+    pub fn until_written(&self, files: &[StagedFile]) -> impl Future<Output = ()> + Send + use<> {
+        let staging = Arc::clone(&self.inner().staging);
+        let writing = files.iter().filter(|file| !file.written);
+        let writing: Vec<String> = writing.map(|file| file.path.clone()).collect();
+        async move {
+            for path in writing {
+                staging.is_written(&path).await;
+            }
+        }
+    }
+
     /// Deletes staged files that were not committed. The log is read to its end first, and a file that it refers
     /// to is left alone and reported to `tracing`: deleting it would be a bug of the caller's. Those that are still
     /// being written are waited for.

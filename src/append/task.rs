@@ -89,8 +89,17 @@ impl<T: Timestamp> Task<T> {
         let stalled = |error: &ShardError| self.worker.stalled("commit", error);
         let begun = Instant::now();
         // An idle task keeps no room for it.
-        let append = Box::pin(self.shard.append(append, &stalled));
-        let append = self.worker.patiently("commit", append);
+        let written = self.shard.until_written(&append.files);
+        let mut append = Box::pin(self.shard.append(append, &stalled));
+        let append = async {
+            // Who writes the files says it if that takes long.
+            tokio::select! {
+                biased;
+                appended = &mut append => return appended,
+                () = written => {}
+            }
+            self.worker.patiently("commit", append).await
+        };
         let Some(appended) = self.worker.stop.or_grace(append).await else {
             return Ok(Outcome::Cancelled);
         };
