@@ -262,6 +262,12 @@ GUARDS = [
         "--test sink", "r22_",
     ),
     Guard(
+        "R22 rest", "a task that may hold something is asked", "src/write/rest.rs",
+        "let at_rest = self.sent > 0 && self.rested.load(Ordering::Acquire) == self.sent;",
+        "let at_rest = self.sent > 0;",
+        "--lib", "a_task_that_may_hold_something_is_asked",
+    ),
+    Guard(
         "R23", "checkpoints hold the frontiers", "persist/src/log/state.rs",
         "txns: self.txns.values().cloned().collect(),",
         "txns: Vec::new(),",

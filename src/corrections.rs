@@ -13,7 +13,7 @@
 //! - the *entries*, 24 bytes each (hash, difference, place of the row), in areas partitioned by hash prefix. A
 //!   partition is consolidated when it has doubled: sorted by hash, and only equal hashes have their payloads compared;
 //! - what is *fresh*: rows that have just come have their hashes and no entries yet. If they are drained next, and few of
-//!   them add up, they never get any ([`fresh`]);
+//!   them add up, they never get any;
 //! - the *times*: what is due lies in one area, what is in the future in buckets that grow coarser with distance, so
 //!   that draining the near past never touches the far future.
 //!

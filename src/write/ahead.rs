@@ -102,12 +102,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let Some(files) = self.drain_and_stage(lower, next).await? else {
             return Ok(None);
         };
+        // Their rows need not wait for the disk: who does not write them to its end has stopped, or failed.
+        self.with_store(false, Store::forget_in_flight).await?;
         let Some(files) = self.written(files).await? else {
             return Ok(None);
         };
         let staged = !files.staged.is_empty();
         self.ahead.files.extend(files.staged);
-        self.with_store(false, Store::forget_in_flight).await?;
         Ok(Some(staged))
     }
 
