@@ -29,7 +29,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use operator::{Desired, Minted, Operator, Order, Provisional, render};
+pub(crate) use operator::{Desired, Minted, Notice, Operator, Order, render};
 pub(crate) use task::Watch;
 
 use mvsink_persist::{CommitId, Frontier};

@@ -23,11 +23,12 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
+use timely::progress::operate::FrontierInterest;
 
 use crate::bounds::{Timestamp, frontier_to_i64};
-use crate::description::Description;
 use crate::driver::Output;
 use crate::error::Error;
+use crate::mint::Notice;
 use crate::worker::Worker;
 
 /// What one worker tells those of other processes.
@@ -101,12 +102,12 @@ impl<T: Timestamp> Speaker<T> {
     }
 }
 
-/// Renders the ear of one worker, a sink's for its descriptions too; none if it is the only one. It needs no driver: it
+/// Renders the ear of one worker, a sink's for what its mint tells too; none if it is the only one. It needs no driver: it
 /// never waits.
 pub(crate) fn listen<'s, T: Timestamp>(
     worker: &Worker,
     scope: Scope<'s, T>,
-    descriptions: Option<StreamVec<'s, T, (usize, Description<T>)>>,
+    notices: Option<StreamVec<'s, T, (usize, Notice<T>)>>,
     signals: StreamVec<'s, T, (usize, Signal<T>)>,
 ) {
     if worker.peers == 1 {
@@ -114,19 +115,24 @@ pub(crate) fn listen<'s, T: Timestamp>(
     }
     let name = format!("mvsink::listen({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
-    let mut descriptions = descriptions.map(|descriptions| {
-        let by_target = Exchange::new(|(target, _): &(usize, Description<T>)| *target as u64);
-        builder.new_input(descriptions, by_target)
-    });
     let by_target = Exchange::new(|(target, _): &(usize, Signal<T>)| *target as u64);
     let mut signals = builder.new_input(signals, by_target);
+    builder.set_notify_for(0, FrontierInterest::Never);
+    let mut notices = notices.map(|notices| {
+        let by_target = Exchange::new(|(target, _): &(usize, Notice<T>)| *target as u64);
+        let notices = builder.new_input(notices, by_target);
+        builder.set_notify_for(1, FrontierInterest::Never);
+        notices
+    });
     let worker = worker.clone();
     builder.build(move |_capabilities| {
         move |_frontiers| {
-            if let Some(descriptions) = &mut descriptions {
-                descriptions.for_each(|_, data| {
-                    for (_, description) in data.drain(..) {
-                        hint(&worker, Frontier::At(description.lower));
+            if let Some(notices) = &mut notices {
+                notices.for_each(|_, data| {
+                    for (_, notice) in data.drain(..) {
+                        if let Notice::Minted(description) = notice {
+                            hint(&worker, Frontier::At(description.lower));
+                        }
                     }
                 });
             }

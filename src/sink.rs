@@ -100,7 +100,7 @@ where
         own: own.clone(),
     };
     let persist = source::render(&worker, scope, reading);
-    let descriptions = minted.descriptions.clone();
+    let notices = minted.notices.clone();
     let inputs = write::Inputs {
         minted,
         persist,
@@ -108,8 +108,8 @@ where
         comparison,
     };
     let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);
-    let signals = append::render(&worker, driver, scope, descriptions.clone(), parts);
-    signal::listen(&worker, scope, Some(descriptions), signals);
+    let signals = append::render(&worker, driver, scope, notices.clone(), parts);
+    signal::listen(&worker, scope, Some(notices), signals);
     Ok(Handle::new(worker))
 }
 

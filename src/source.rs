@@ -32,11 +32,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use differential_dataflow::{AsCollection, VecCollection};
 use mvsink_persist::{Codec, CommitId, Frontier};
-use timely::container::CapacityContainerBuilder;
-use timely::dataflow::channels::pact::Exchange;
-use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
+use timely::progress::operate::FrontierInterest;
 use tokio::sync::{Semaphore, oneshot};
 
 use self::first::First;
@@ -61,11 +60,17 @@ pub(crate) enum Mark<T> {
     Own(CommitId),
 }
 
-/// What a source's task tells its operator.
-pub(crate) enum Message<D, E, T, R> {
+/// What a source reads, in the order of the log. One stream has all of it, since each stream has a frontier to be kept.
+#[derive(Clone)]
+pub(crate) enum Piece<D, E, T, R> {
     Rows(Vec<(D, T, R)>),
     Errors(Vec<(E, T, R)>),
     Mark(Mark<T>),
+}
+
+/// What a source's task tells its operator.
+pub(crate) enum Message<D, E, T, R> {
+    Piece(Piece<D, E, T, R>),
     Frontier(Frontier<T>),
 }
 
@@ -98,13 +103,6 @@ impl OwnCommits {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(id);
     }
-}
-
-/// The streams of a source.
-pub(crate) struct Read<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
-    pub(crate) ok: StreamVec<'s, T, (D, T, R)>,
-    pub(crate) err: StreamVec<'s, T, (E, T, R)>,
-    pub(crate) marks: StreamVec<'s, T, Mark<T>>,
 }
 
 /// Renders a shard as a collection: its contents at `as_of`, with all earlier times advanced to it, and its
@@ -145,10 +143,11 @@ where
         purpose: Purpose::Collection { as_of },
         own: OwnCommits::default(),
     };
-    let read = render(&worker, scope, reading);
+    let pieces = render(&worker, scope, reading);
+    let (ok, err) = split(scope, name, pieces);
     Ok(Source {
-        ok: read.ok.as_collection(),
-        err: read.err.as_collection(),
+        ok: ok.as_collection(),
+        err: err.as_collection(),
         handle: Handle::new(worker),
     })
 }
@@ -165,12 +164,44 @@ pub struct Source<'s, D: Clone + 'static, E: Clone + 'static, T: Timestamp, R: C
     pub handle: Handle<T>,
 }
 
+/// The rows and the errors, each in a stream of its own.
+#[expect(clippy::type_complexity, reason = "two streams")]
+fn split<'s, D: Data, E: Data, T: Timestamp, R: Diff>(
+    scope: Scope<'s, T>,
+    name: &str,
+    pieces: StreamVec<'s, T, Piece<D, E, T, R>>,
+) -> (StreamVec<'s, T, (D, T, R)>, StreamVec<'s, T, (E, T, R)>) {
+    let mut builder = OperatorBuilder::new(format!("mvsink::split({name})"), scope);
+    let mut pieces = builder.new_input(pieces, Pipeline);
+    builder.set_notify_for(0, FrontierInterest::Never);
+    let (ok_out, ok) = builder.new_output();
+    let (err_out, err) = builder.new_output();
+    let (mut ok_out, mut err_out) = (Output::from(ok_out), Output::from(err_out));
+    builder.build(move |_capabilities| {
+        move |_frontiers| {
+            pieces.for_each_time(|time, pieces| {
+                let (mut ok, mut err) = (ok_out.activate(), err_out.activate());
+                let mut ok = ok.session_with_builder(&time);
+                let mut err = err.session_with_builder(&time);
+                for piece in pieces.flat_map(|pieces| pieces.drain(..)) {
+                    match piece {
+                        Piece::Rows(mut rows) => ok.give_container(&mut rows),
+                        Piece::Errors(mut errors) => err.give_container(&mut errors),
+                        Piece::Mark(_) => {}
+                    }
+                }
+            });
+        }
+    });
+    (ok, err)
+}
+
 /// Renders one worker's share of the reading.
 pub(crate) fn render<'s, D, E, T, R>(
     worker: &Worker,
     scope: Scope<'s, T>,
     reading: Reading<D, E, T>,
-) -> Read<'s, D, E, T, R>
+) -> StreamVec<'s, T, Piece<D, E, T, R>>
 where
     D: Data,
     E: Data,
@@ -179,12 +210,8 @@ where
 {
     let name = format!("mvsink::source({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
-    let (ok_out, ok) = builder.new_output();
-    let (err_out, err) = builder.new_output();
-    let (marks_out, marks) = builder.new_output();
-    let mut ok_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<(D, T, R)>>>::from(ok_out);
-    let mut err_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<(E, T, R)>>>::from(err_out);
-    let mut marks_out = OutputBuilder::<_, CapacityContainerBuilder<Vec<Mark<T>>>>::from(marks_out);
+    let (pieces_out, pieces) = builder.new_output();
+    let mut pieces_out = Output::from(pieces_out);
 
     // What is heard holds no output back.
     let mut heard = None;
@@ -225,12 +252,11 @@ where
         // The task ends with the operator.
         let tether: oneshot::Sender<Infallible> = tether;
         let mut speaker = voice
-            .zip(capabilities.drain(3..).next())
+            .zip(capabilities.drain(1..).next())
             .map(|(output, capability)| Speaker::new(&worker, output, capability));
-        if let Some(as_of) = &as_of {
-            for capability in &mut capabilities {
-                capability.downgrade(as_of);
-            }
+        let mut capability = capabilities.pop();
+        if let (Some(capability), Some(as_of)) = (&mut capability, &as_of) {
+            capability.downgrade(as_of);
         }
         move |_frontiers| {
             let _alive = &tether;
@@ -245,43 +271,30 @@ where
             }
             if internal && worker.stop.is_stopped(&awake) {
                 // The sink's own read-back: its write has stopped with it and sends no part any more.
-                capabilities.clear();
+                capability = None;
             }
             if let Some(speaker) = &mut speaker {
                 speaker.alarm();
             }
             inbox.drain(&awake, |message| {
-                let [ok_cap, err_cap, marks_cap] = &mut capabilities[..] else {
+                let Some(held) = &mut capability else {
                     return;
                 };
                 match message {
-                    Message::Rows(mut rows) => {
-                        ok_out
-                            .activate()
-                            .session(&*ok_cap)
-                            .give_container(&mut rows);
-                        credits.add_permits(1);
-                    }
-                    Message::Errors(mut errors) => {
-                        err_out
-                            .activate()
-                            .session(&*err_cap)
-                            .give_container(&mut errors);
-                        credits.add_permits(1);
-                    }
-                    Message::Mark(mark) => marks_out.activate().session(&*marks_cap).give(mark),
-                    Message::Frontier(Frontier::At(time)) => {
-                        for capability in [ok_cap, err_cap, marks_cap] {
-                            capability.downgrade(&time);
+                    Message::Piece(piece) => {
+                        if !matches!(piece, Piece::Mark(_)) {
+                            credits.add_permits(1);
                         }
+                        pieces_out.activate().session(&*held).give(piece);
                     }
+                    Message::Frontier(Frontier::At(time)) => held.downgrade(&time),
                     Message::Frontier(Frontier::Empty) => {
-                        capabilities.clear();
+                        capability = None;
                         speaker = None;
                     }
                 }
             });
         }
     });
-    Read { ok, err, marks }
+    pieces
 }

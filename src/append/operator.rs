@@ -6,18 +6,20 @@ use mvsink_persist::{Frontier, StagedFile};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
+use timely::progress::operate::FrontierInterest;
 
 use super::Input;
 use crate::bounds::Timestamp;
 use crate::description::{Description, Part};
 use crate::driver::{Driver, ExchangedInput, Output, asynchronous, sync};
+use crate::mint::Notice;
 use crate::signal::{Signal, Speaker};
 use crate::worker::Worker;
 
 /// One worker's operator.
 pub(crate) struct Operator<T: Timestamp> {
     worker: Worker,
-    descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
+    notices_in: ExchangedInput<T, (usize, Notice<T>)>,
     parts_in: ExchangedInput<T, Part<T, StagedFile>>,
     speaker: Speaker<T>,
     known: Frontier<T>,
@@ -50,14 +52,15 @@ pub(crate) fn render<'s, T: Timestamp>(
     worker: &Worker,
     driver: Driver,
     scope: Scope<'s, T>,
-    descriptions: StreamVec<'s, T, (usize, Description<T>)>,
+    notices: StreamVec<'s, T, (usize, Notice<T>)>,
     parts: StreamVec<'s, T, Part<T, StagedFile>>,
 ) -> StreamVec<'s, T, (usize, Signal<T>)> {
     let name = format!("mvsink::append({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
-    let by_target = Exchange::new(|(target, _): &(usize, Description<T>)| *target as u64);
+    let by_target = Exchange::new(|(target, _): &(usize, Notice<T>)| *target as u64);
     let by_appender = Exchange::new(|part: &Part<T, StagedFile>| part.description.appender as u64);
-    let descriptions_in = builder.new_input(descriptions, by_target);
+    let notices_in = builder.new_input(notices, by_target);
+    builder.set_notify_for(0, FrontierInterest::Never);
     let parts_in = builder.new_input(parts, by_appender);
     // Signals follow commits and failures, not what arrives.
     let (signals_out, signals) = builder.new_output_connection([]);
@@ -66,7 +69,7 @@ pub(crate) fn render<'s, T: Timestamp>(
     builder.build_reschedule_typed(move |mut capabilities| {
         let capability = capabilities.pop().expect("one output");
         let operator = Operator {
-            descriptions_in,
+            notices_in,
             parts_in,
             speaker: Speaker::new(&worker, Output::from(signals_out), capability),
             known: Frontier::At(T::minimum()),
@@ -91,8 +94,11 @@ impl<T: Timestamp> Operator<T> {
     /// Takes in all that has arrived.
     pub(crate) fn activate(&mut self, frontier: impl Fn(usize) -> Frontier<T>) -> Seen<T> {
         let mut descriptions = Vec::new();
-        self.descriptions_in.for_each(|_, data| {
-            descriptions.extend(data.drain(..).map(|(_, description)| description));
+        self.notices_in.for_each(|_, data| {
+            descriptions.extend(data.drain(..).filter_map(|(_, notice)| match notice {
+                Notice::Minted(description) => Some(description),
+                Notice::Provisional { .. } => None,
+            }));
         });
         let mut parts = Vec::new();
         self.parts_in.for_each(|_, data| parts.append(data));

@@ -1,11 +1,13 @@
 //! The operator of `mint`: passes the desired collection on, routed, steps the state, sends descriptions.
 
 use mvsink_persist::{CommitId, Frontier};
+use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
+use timely::progress::operate::FrontierInterest;
 
 use super::{Effect, Input, State};
 use crate::bounds::{
@@ -24,18 +26,27 @@ pub(crate) struct Desired<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> 
     pub(crate) err: StreamVec<'s, T, (E, T, R)>,
 }
 
-/// The outputs of mint: descriptions, each once for every worker and beside the worker that it is for, and
-/// the desired collection, each update with the worker that it is for.
+/// The outputs of mint: notices, each once for every worker and beside the worker that it is for, and the desired
+/// collection, each update with the worker that it is for.
 pub(crate) struct Minted<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
-    pub(crate) descriptions: StreamVec<'s, T, (usize, Description<T>)>,
-    /// In the same way, what is open provisionally.
-    pub(crate) provisional: StreamVec<'s, T, (usize, Provisional<T>)>,
+    pub(crate) notices: StreamVec<'s, T, (usize, Notice<T>)>,
     pub(crate) ok: StreamVec<'s, T, Routed<D, T, R>>,
     pub(crate) err: StreamVec<'s, T, Routed<E, T, R>>,
 }
 
-/// A lower, and whether it is open ahead of its description.
-pub(crate) type Provisional<T> = (T, bool);
+/// What mint tells every worker. One stream has both, since each stream has a frontier to be kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Notice<T> {
+    /// Write this batch.
+    Minted(Description<T>),
+    /// This lower is open ahead of its description, or not any more.
+    Provisional {
+        /// The lower of the description that is to come.
+        lower: T,
+        /// Whether it is open.
+        open: bool,
+    },
+}
 
 /// What an activation wants done.
 pub(crate) enum Order<T> {
@@ -54,14 +65,13 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     worker: Worker,
     ok_in: LocalInput<T, (D, T, R)>,
     err_in: LocalInput<T, (E, T, R)>,
-    descriptions_out: Output<T, (usize, Description<T>)>,
-    provisional_out: Output<T, (usize, Provisional<T>)>,
+    notices_out: Output<T, (usize, Notice<T>)>,
     ok_out: Output<T, Routed<D, T, R>>,
     err_out: Output<T, Routed<E, T, R>>,
     ok_router: Router<D, T, R>,
     err_router: Router<E, T, R>,
-    /// For descriptions, and for what is provisional; `None` on a worker that does not mint, or not any more.
-    capabilities: Option<[Capability<T>; 2]>,
+    /// For notices; `None` on a worker that does not mint, or not any more.
+    capability: Option<Capability<T>>,
     state: State<T>,
     effects: Vec<Effect<T>>,
     uppers: Option<Frontier<T>>,
@@ -84,11 +94,16 @@ where
 {
     let name = format!("mvsink::mint({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
+    let mints = worker.index == minter;
     let ok_in = builder.new_input(desired.ok, Pipeline);
     let err_in = builder.new_input(desired.err, Pipeline);
+    if !mints {
+        // It passes on what arrives, however complete that is.
+        builder.set_notify_for(0, FrontierInterest::Never);
+        builder.set_notify_for(1, FrontierInterest::Never);
+    }
     let same = Antichain::from_elem(T::Summary::default());
-    let (descriptions_out, descriptions) = builder.new_output_connection([]);
-    let (provisional_out, provisional) = builder.new_output_connection([]);
+    let (notices_out, notices) = builder.new_output_connection([]);
     let (ok_out, ok) = builder.new_output_connection([(0, same.clone())]);
     let (err_out, err) = builder.new_output_connection([(1, same)]);
 
@@ -97,18 +112,16 @@ where
     let worker = worker.clone();
     builder.build_reschedule_typed(move |mut capabilities| {
         // The capabilities of the two outputs that pass data through come with their inputs.
-        capabilities.truncate(2);
-        let mints = worker.index == minter;
+        capabilities.truncate(1);
         let operator = Operator {
             ok_in,
             err_in,
-            descriptions_out: Output::from(descriptions_out),
-            provisional_out: Output::from(provisional_out),
+            notices_out: Output::from(notices_out),
             ok_out: Output::from(ok_out),
             err_out: Output::from(err_out),
             ok_router: Router::new(worker.peers, fingerprint_data),
             err_router: Router::new(worker.peers, fingerprint_error),
-            capabilities: capabilities.try_into().ok().filter(|_| mints),
+            capability: capabilities.pop().filter(|_| mints),
             state,
             effects: Vec::new(),
             uppers: None,
@@ -119,12 +132,7 @@ where
             Driver::Async => asynchronous::mint(operator, waker),
         }
     });
-    Minted {
-        descriptions,
-        provisional,
-        ok,
-        err,
-    }
+    Minted { notices, ok, err }
 }
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
@@ -135,12 +143,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
 
     /// True as long as this worker may still mint.
     pub(crate) fn mints(&self) -> bool {
-        self.capabilities.is_some()
+        self.capability.is_some()
     }
 
     /// Mints no more.
     pub(crate) fn stop(&mut self) {
-        self.capabilities = None;
+        self.capability = None;
     }
 
     /// Passes on what has arrived.
@@ -185,13 +193,17 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         let mut orders = Vec::new();
         for effect in std::mem::take(&mut self.effects) {
             match effect {
-                Effect::Mint(description) => self.send(&description),
-                Effect::Provisional { lower, open } => self.send_provisional((lower, open)),
+                Effect::Mint(description) => self.send(description),
+                Effect::Provisional { lower, open } => {
+                    if let Some(capability) = self.capability.clone() {
+                        self.tell(&capability, &Notice::Provisional { lower, open });
+                    }
+                }
                 Effect::Bump { id, lower, upper } => orders.push(Order::Bump { id, lower, upper }),
                 Effect::Wake(at_ms) => orders.push(Order::Wake(at_ms)),
                 Effect::Role(role) => self.worker.instance.role(role),
                 Effect::Downgrade(Frontier::At(upper)) => {
-                    for capability in self.capabilities.iter_mut().flatten() {
+                    if let Some(capability) = &mut self.capability {
                         capability.downgrade(&upper);
                     }
                 }
@@ -209,30 +221,23 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
     }
 
     /// Sends a description to every worker.
-    fn send(&mut self, description: &Description<T>) {
-        let Some([capability, _]) = &self.capabilities else {
+    fn send(&mut self, description: Description<T>) {
+        let Some(capability) = &self.capability else {
             return;
         };
         let span = description.span(&self.worker.instance.name, self.worker.index);
         span.in_scope(|| tracing::debug!("minted"));
         self.worker.instance.metrics.batches_minted.add(1);
         let at_lower = capability.delayed(&description.lower);
-        let mut output = self.descriptions_out.activate();
-        let mut session = output.session(&at_lower);
-        for target in 0..self.worker.peers {
-            session.give((target, description.clone()));
-        }
+        self.tell(&at_lower, &Notice::Minted(description));
     }
 
-    /// Tells every worker what is open ahead of its description.
-    fn send_provisional(&mut self, provisional: Provisional<T>) {
-        let Some([_, capability]) = &self.capabilities else {
-            return;
-        };
-        let mut output = self.provisional_out.activate();
+    /// Tells every worker.
+    fn tell(&mut self, capability: &Capability<T>, notice: &Notice<T>) {
+        let mut output = self.notices_out.activate();
         let mut session = output.session(capability);
         for target in 0..self.worker.peers {
-            session.give((target, provisional));
+            session.give((target, notice.clone()));
         }
     }
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use mvsink_persist::{Codec, DataFile, Frontier, Pinned, RecordBatch};
 
+use super::Mark;
 use super::files::{OpenFile, Sign, Taking, Wanted};
 use super::task::Task;
-use super::{Mark, Message};
 use crate::bounds::{
     Data, Diff, Timestamp, fingerprint_data, fingerprint_error, time_from_i64, time_to_i64,
 };
@@ -32,7 +32,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             // Nothing is there to compare with, or nothing left to write.
             _ => {
                 let _ = cutoff.send(None);
-                self.reply(Message::Mark(Mark::Settled));
+                self.mark(Mark::Settled);
                 return Ok(());
             }
         };
@@ -40,7 +40,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         // Whoever is gone at the other end ends this task too.
         let at_cutoff: T = time_from_i64(at)?;
         let _ = cutoff.send(Some(at_cutoff));
-        self.reply(Message::Mark(Mark::Pinned(at_cutoff)));
+        self.mark(Mark::Pinned(at_cutoff));
 
         let mut totals = Totals::new();
         for file in pinned.files() {
@@ -70,7 +70,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         for file in pinned.files() {
             self.read(file, pinned.progress.upper, taking).await?;
         }
-        self.reply(Message::Mark(Mark::Settled));
+        self.mark(Mark::Settled);
         Ok(())
     }
 

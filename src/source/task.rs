@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
 use super::first::{Agreement, First};
-use super::{Mark, Message, OwnCommits};
+use super::{Mark, Message, OwnCommits, Piece};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
 use crate::comparison::{Buckets, HeldEnd};
 use crate::dyncfg::CHUNK_ROWS;
@@ -168,7 +168,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 if let Some(version) = self.shard.edited() {
                     return Err(self.foreign_edit(version));
                 }
-                self.reply(Message::Mark(Mark::Settled));
+                self.mark(Mark::Settled);
             }
         }
         if let Some(holding) = &self.holding {
@@ -239,7 +239,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     async fn take(&self, entry: &Entry) -> Result<(), Error> {
         if let Some(id) = entry.id.filter(|id| self.own.contains(id)) {
             if self.share == Share::Nothing || !FULL_READ_BACK.get(self.worker.cx.configs()) {
-                self.reply(Message::Mark(Mark::Own(id)));
+                self.mark(Mark::Own(id));
                 return Ok(());
             }
             self.worker.instance.metrics.own_commits_read_back.add(1);
@@ -393,16 +393,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             self.worker.instance.metrics.rows_read_back.add(updates);
             self.read.fetch_add(updates, Ordering::Relaxed);
             if !rows.is_empty() {
-                self.send(Message::Rows(rows)).await;
+                self.send(Piece::Rows(rows)).await;
             }
             if !errors.is_empty() {
-                self.send(Message::Errors(errors)).await;
+                self.send(Piece::Errors(errors)).await;
             }
         }
     }
 
     /// Sends data once the operator has taken up enough of what was sent before.
-    async fn send(&self, data: Message<D, E, T, R>) {
+    async fn send(&self, data: Piece<D, E, T, R>) {
         // A sink's corrections may be slower than its read-back.
         let ahead = CHUNKS_AHEAD * CHUNK_ROWS.get(self.worker.cx.configs());
         let meter = &self.worker.instance.meter;
@@ -411,10 +411,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             // The operator gives it back.
             permit.forget();
         }
-        self.reply(data);
+        self.reply(Message::Piece(data));
     }
 
-    pub(super) fn reply(&self, message: Message<D, E, T, R>) {
+    /// Says something beside the rows.
+    pub(super) fn mark(&self, mark: Mark<T>) {
+        self.reply(Message::Piece(Piece::Mark(mark)));
+    }
+
+    fn reply(&self, message: Message<D, E, T, R>) {
         // An operator that is gone ends this task.
         let _ = self.replies.send(message);
     }

@@ -9,6 +9,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::Antichain;
+use timely::progress::operate::FrontierInterest;
 
 use super::batch::{Batch, Settle};
 use super::store::Store;
@@ -19,9 +20,9 @@ use crate::counters::Size;
 use crate::description::{Content, Description, Part, Staged};
 use crate::driver::{Driver, ExchangedInput, LocalInput, Output, asynchronous, sync};
 use crate::logging::CorrectionsLog;
-use crate::mint::{Minted, Provisional};
+use crate::mint::{Minted, Notice};
 use crate::route::{self, Routed};
-use crate::source::{Mark, OwnCommits, Read};
+use crate::source::{Mark, OwnCommits, Piece};
 use crate::status::Phase;
 use crate::target::Mode;
 use crate::worker::Worker;
@@ -29,7 +30,7 @@ use crate::worker::Worker;
 /// What write takes in.
 pub(crate) struct Inputs<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) minted: Minted<'s, D, E, T, R>,
-    pub(crate) persist: Read<'s, D, E, T, R>,
+    pub(crate) persist: StreamVec<'s, T, Piece<D, E, T, R>>,
     /// The identities that the read-back replaces by marks.
     pub(crate) own: OwnCommits,
     /// A view's end of the comparison that its read-back begins with.
@@ -40,13 +41,10 @@ pub(crate) struct Inputs<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
 pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     worker: Worker,
     own: OwnCommits,
-    descriptions_in: ExchangedInput<T, (usize, Description<T>)>,
-    provisional_in: ExchangedInput<T, (usize, Provisional<T>)>,
+    notices_in: ExchangedInput<T, (usize, Notice<T>)>,
     desired_ok: ExchangedInput<T, Routed<D, T, R>>,
     desired_err: ExchangedInput<T, Routed<E, T, R>>,
-    persist_ok: LocalInput<T, (D, T, R)>,
-    persist_err: LocalInput<T, (E, T, R)>,
-    marks_in: LocalInput<T, Mark<T>>,
+    persist_in: LocalInput<T, Piece<D, E, T, R>>,
     parts_out: Output<T, Part<T, StagedFile>>,
     as_of: Frontier<T>,
     hydrated: bool,
@@ -93,15 +91,13 @@ where
     let name = format!("mvsink::write({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
     let by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
-    let provisional_by_target = Exchange::new(|(target, _): &(usize, _)| *target as u64);
-    let descriptions_in = builder.new_input(minted.descriptions, by_target);
+    let notices_in = builder.new_input(minted.notices, by_target);
+    // What there is to do for a description is known by the other frontiers.
+    builder.set_notify_for(0, FrontierInterest::Never);
     // By the bucket of the row's hash: each worker's read-back reads those that are its own.
     let desired_ok = builder.new_input(minted.ok, route::by_target());
     let desired_err = builder.new_input(minted.err, route::by_target());
-    let persist_ok = builder.new_input(persist.ok, Pipeline);
-    let persist_err = builder.new_input(persist.err, Pipeline);
-    let marks_in = builder.new_input(persist.marks, Pipeline);
-    let provisional_in = builder.new_input(minted.provisional, provisional_by_target);
+    let persist_in = builder.new_input(persist, Pipeline);
     // Parts follow descriptions, and nothing else.
     let same = Antichain::from_elem(T::Summary::default());
     let (parts_out, parts) = builder.new_output_connection([(0, same)]);
@@ -111,13 +107,10 @@ where
     let operator = Operator {
         worker: worker.clone(),
         own,
-        descriptions_in,
-        provisional_in,
+        notices_in,
         desired_ok,
         desired_err,
-        persist_ok,
-        persist_err,
-        marks_in,
+        persist_in,
         parts_out: Output::from(parts_out),
         as_of,
         hydrated: false,
@@ -165,18 +158,27 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             .for_each(|_, data| batch.desired_err.append(data));
         let arrived = batch.desired_updates();
         self.worker.instance.metrics.updates_in.add(arrived as u64);
-        self.persist_ok
-            .for_each(|_, data| batch.persist_ok.push(std::mem::take(data)));
-        self.persist_err
-            .for_each(|_, data| batch.persist_err.push(std::mem::take(data)));
         let mut marks = Vec::new();
-        self.marks_in.for_each(|_, data| marks.append(data));
-        let mut descriptions = Vec::new();
-        self.descriptions_in.for_each(|capability, data| {
-            for (_, description) in data.drain(..) {
-                self.capabilities
-                    .insert(description.id, capability.retain(0));
-                descriptions.push(description);
+        self.persist_in.for_each(|_, data| {
+            for piece in data.drain(..) {
+                match piece {
+                    Piece::Rows(rows) => batch.persist_ok.push(rows),
+                    Piece::Errors(errors) => batch.persist_err.push(errors),
+                    Piece::Mark(mark) => marks.push(mark),
+                }
+            }
+        });
+        let (mut provisional, mut descriptions) = (Vec::new(), Vec::new());
+        self.notices_in.for_each(|capability, data| {
+            for (_, notice) in data.drain(..) {
+                match notice {
+                    Notice::Provisional { lower, open } => provisional.push((lower, open)),
+                    Notice::Minted(description) => {
+                        self.capabilities
+                            .insert(description.id, capability.retain(0));
+                        descriptions.push(description);
+                    }
+                }
             }
         });
 
@@ -195,12 +197,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         }
         let desired = meet(frontier(1), frontier(2));
         step(Input::Desired(desired));
-        let persist = meet(meet(frontier(3), frontier(4)), frontier(5));
+        let persist = frontier(3);
         step(Input::Persist(persist));
-        let mut provisional = Vec::new();
-        self.provisional_in
-            .for_each(|_, data| provisional.append(data));
-        for (_, (lower, open)) in provisional {
+        for (lower, open) in provisional {
             step(Input::Provisional(lower, open));
         }
         for description in descriptions {
@@ -262,11 +261,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
     pub(crate) fn wind_up(&mut self, more: bool) {
         self.desired_ok.for_each(|_, _| ());
         self.desired_err.for_each(|_, _| ());
-        self.persist_ok.for_each(|_, _| ());
-        self.persist_err.for_each(|_, _| ());
-        self.marks_in.for_each(|_, _| ());
-        self.descriptions_in.for_each(|_, _| ());
-        self.provisional_in.for_each(|_, _| ());
+        self.persist_in.for_each(|_, _| ());
+        self.notices_in.for_each(|_, _| ());
         let staging = self.state.staging().map(|staging| staging.id);
         self.capabilities
             .retain(|id, _| more && staging == Some(*id));
