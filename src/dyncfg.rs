@@ -168,7 +168,7 @@ pub const CORRECTIONS_BYTES: Config<usize> = Config::new(
 /// How much of a first snapshot is gathered before some of it is staged.
 pub const STAGE_AHEAD_BYTES: Config<usize> = Config::new(
     "mvsink_stage_ahead_bytes",
-    Default::Usize(32 << 20),
+    Default::Usize(24 << 20),
     "how much memory in bytes the rows of a first snapshot may take in a process before they are staged, while more of it arrives; 0 stages nothing ahead",
 );
 
