@@ -430,10 +430,11 @@ impl<'a> World<'a> {
                 self.maintainer.poll(40);
                 self.pass(10);
             }
+            // What was merged here, and merged again, the next one deletes.
+            let plan = self.plan;
+            self.judges_mut().for_each(|judge| judge.look(plan));
         }
         let collected = self.upkept();
-        let plan = self.plan;
-        self.judges_mut().for_each(|judge| judge.look(plan));
         for judge in self.judges() {
             judge.look_for_files();
             assert_eq!(
