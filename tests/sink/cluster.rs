@@ -5,15 +5,17 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::support::{
     self, Driver, Program, Row, assert_exact, at, cluster, contexts, feed_ticks, free_addresses,
-    oracle, process_config, read, row, rows_sink, runtime, step_until, step_until_so, words,
+    oracle, process_config, read, row, rows_sink, runtime, step_until, step_until_so, unreferenced,
+    words,
 };
 use differential_dataflow::input::InputSession;
+use futures::FutureExt;
 use mvsink::{Context, Frontier, Status, Target, no_errors, persist_sink, persist_source};
 use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{ClientOptions, CompactOptions};
@@ -176,6 +178,60 @@ fn a_failure_in_one_process_stops_the_sink_in_all(driver: Driver) {
     }
     let cx = &driver.contexts(&runtime, 1, inner)[0];
     assert_exact(cx, URL, &updates, 0);
+}
+
+/// What another process commits is sent once it is written: here the sink stops before.
+fn r11_a_stop_winds_up_what_is_staged_for_another_process(driver: Driver) {
+    let runtime = runtime();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let contexts = driver.contexts(&runtime, 2, Arc::clone(&inner));
+    let gate = GateStore::new(Arc::clone(&inner));
+    // The file is there, and the sink does not know.
+    let hold = Mutex::new(Some(gate.hold(1, Side::After, |call, path| {
+        let put = matches!(call, Call::Create | Call::Put);
+        put && path.extension() == Some("parquet")
+    })));
+    let hold = Arc::new(hold);
+    contexts[1].client().mount("shared", gate);
+    for cx in &contexts {
+        cx.configs().set("mvsink_compaction", "false").unwrap();
+    }
+    let wound_up = Arc::new(AtomicBool::new(false));
+    cluster(&contexts, 1, move |worker, cx| {
+        let (mut input, handle) = rows_sink(worker, cx, "view", URL);
+        if worker.index() == 0 {
+            (0..20).for_each(|key| input.update_at(row(key), 0, 1));
+        }
+        input.advance_to(1);
+        input.flush();
+        // The first batch is committed by worker 0, whose rows come to both.
+        if worker.index() == 0 {
+            step_until_so(worker, "the other one has wound up", || {
+                wound_up.load(Ordering::SeqCst)
+            });
+            step_until_so(worker, "the batch is committed", || {
+                handle.frontier() >= Frontier::At(1)
+            });
+            return;
+        }
+        let hold = hold.lock().unwrap().take().unwrap();
+        step_until_so(worker, "a file is staged", || {
+            hold.reached().now_or_never().is_some()
+        });
+        drop(handle);
+        for _ in 0..200 {
+            worker.step_or_park(Some(Duration::from_millis(1)));
+            assert!(!cx.is_settled(), "the sink ends before it has wound up");
+        }
+        hold.release();
+        // The dataflow stays, and so does its input.
+        step_until_so(worker, "the sink has wound up", || cx.is_settled());
+        wound_up.store(true, Ordering::SeqCst);
+    });
+    assert_eq!(
+        unreferenced(&contexts[0], URL, &*inner),
+        Vec::<String>::new()
+    );
 }
 
 /// How a worker leaves.
@@ -428,6 +484,7 @@ on_both_drivers! {
     a_cluster_of_processes_keeps_one_shard,
     a_hint_spares_the_processes_of_a_cluster_their_polls,
     a_failure_in_one_process_stops_the_sink_in_all,
+    r11_a_stop_winds_up_what_is_staged_for_another_process,
     r05_workers_that_leave_in_any_order_complete_nothing,
     r05_processes_that_leave_in_any_order_complete_nothing,
 }
