@@ -49,7 +49,7 @@ GROUPS = {
     ),
     "channel": (
         "mvsink",
-        ["src/channel.rs"],
+        ["src/channel.rs", "src/write/rest.rs"],
         [
             (["--lib", "--test", "interleavings"], ["--skip", "corrections::"], 32, 120),
             (["--test", "sink"], [], 32, 1200),
@@ -65,9 +65,9 @@ GROUPS = {
     ),
     "shard": (
         "mvsink-persist",
-        ["persist/src/commit.rs", "persist/src/follow.rs", "persist/src/compact.rs", "persist/src/compact/**/*.rs", "persist/src/gc.rs"],
+        ["persist/src/commit.rs", "persist/src/follow.rs", "persist/src/compact.rs", "persist/src/compact/**/*.rs", "persist/src/gc.rs", "persist/src/local.rs", "persist/src/staging.rs"],
         [
-            (["--lib", "--test", "commit", "--test", "compact", "--test", "gc", "--test", "shard", "--test", "cleaning", "--test", "holds"], [], 32, 240),
+            (["--lib", "--test", "commit", "--test", "compact", "--test", "gc", "--test", "shard", "--test", "cleaning", "--test", "holds", "--test", "writing"], [], 32, 240),
             (["--tests"], [], 32, 2400),
         ],
     ),
