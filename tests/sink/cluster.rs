@@ -11,11 +11,10 @@ use std::time::Duration;
 
 use crate::support::{
     self, Driver, Program, Row, assert_exact, at, cluster, contexts, feed_ticks, free_addresses,
-    oracle, process_config, read, row, rows_sink, runtime, step_until, step_until_so, unreferenced,
-    words,
+    oracle, process_config, read, row, rows_sink, runtime, step_until, step_until_so,
+    stop_while_it_stages, unreferenced, words,
 };
 use differential_dataflow::input::InputSession;
-use futures::FutureExt;
 use mvsink::{Context, Frontier, Status, Target, no_errors, persist_sink, persist_source};
 use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{ClientOptions, CompactOptions};
@@ -215,17 +214,7 @@ fn r11_a_stop_winds_up_what_is_staged_for_another_process(driver: Driver) {
             return;
         }
         let hold = hold.lock().unwrap().take().unwrap();
-        step_until_so(worker, "a file is staged", || {
-            hold.reached().now_or_never().is_some()
-        });
-        drop(handle);
-        for _ in 0..200 {
-            worker.step_or_park(Some(Duration::from_millis(1)));
-            assert!(!cx.is_settled(), "the sink ends before it has wound up");
-        }
-        hold.release();
-        // The dataflow stays, and so does its input.
-        step_until_so(worker, "the sink has wound up", || cx.is_settled());
+        stop_while_it_stages(worker, cx, handle, hold);
         wound_up.store(true, Ordering::SeqCst);
     });
     assert_eq!(

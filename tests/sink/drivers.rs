@@ -2,14 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use crate::support::{
     self, Driver, Program, assert_exact, cluster, execute, runtime, step_until, step_until_so,
-    unreferenced, words,
+    stop_while_it_stages, unreferenced, words,
 };
 use differential_dataflow::input::InputSession;
-use futures::FutureExt;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
 use mvsink_persist::testing::{Call, FaultyStore, GateStore, Hold, Side};
 use object_store::ObjectStore;
@@ -222,17 +220,7 @@ fn r11_a_stop_winds_up_what_is_being_staged(driver: Driver) {
         input.update_at("word".to_owned(), 0, 1);
         input.advance_to(1);
         input.flush();
-        step_until_so(worker, "a file is staged", || {
-            hold.reached().now_or_never().is_some()
-        });
-        drop(handle);
-        for _ in 0..200 {
-            worker.step_or_park(Some(Duration::from_millis(1)));
-            assert!(!cx.is_settled(), "the sink ends before it has wound up");
-        }
-        hold.release();
-        // The dataflow stays, and so does its input.
-        step_until_so(worker, "the sink has wound up", || cx.is_settled());
+        stop_while_it_stages(worker, &cx, handle, hold);
     });
     assert_eq!(unreferenced(&check, URL, &*inner), Vec::<String>::new());
 }

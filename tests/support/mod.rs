@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::input::InputSession;
+use futures::FutureExt;
 use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
+use mvsink_persist::testing::Hold;
 use mvsink_persist::{Codec, Shard, decode_file};
 use timely::Config;
 use timely::worker::Worker;
@@ -395,6 +397,21 @@ pub fn step_until_so(worker: &mut Worker, what: &str, mut so: impl FnMut() -> bo
 #[track_caller]
 pub fn until(worker: &mut Worker, so: impl FnMut() -> bool) {
     step_until_so(worker, "what the test waits for", so);
+}
+
+/// Stops a sink while the file is held that it stages, and gives the file free once it has waited for that a while. The
+/// dataflow stays, and so does its input.
+pub fn stop_while_it_stages(worker: &mut Worker, cx: &Context, handle: Handle<u64>, hold: Hold) {
+    step_until_so(worker, "a file is staged", || {
+        hold.reached().now_or_never().is_some()
+    });
+    drop(handle);
+    for _ in 0..200 {
+        worker.step_or_park(Some(Duration::from_millis(1)));
+        assert!(!cx.is_settled(), "the sink ends before it has wound up");
+    }
+    hold.release();
+    step_until_so(worker, "the sink has wound up", || cx.is_settled());
 }
 
 /// The names of the files in a memory store that belong to the shard beside its log, and that its log does not
