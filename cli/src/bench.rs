@@ -11,7 +11,7 @@
 //! | `latency_durable` | the same on the store |
 //! | `takeover` | a tick after the replica that wrote has gone, and another one stood by; beside no floor, but the silence it waits for |
 //! | `idle` | 50 sinks whose inputs advance ten times a second and bring nothing |
-//! | `corrections_…` | the corrections alone: a snapshot, one that meets itself, few updates due of many, small containers; their floor is what a restart does with rows that are there already |
+//! | `corrections_…` | the corrections alone: a snapshot, one that meets itself, few updates due of many, small containers; their floor is what a restart computes of rows that are there already |
 //!
 //! Each run of a row has a process of its own, so that no row pays for the memory or the threads of the one before it. Shards
 //! are on the store that was asked for, as durable as any.

@@ -48,8 +48,8 @@ pub fn measure(spec: &Spec, scale: &Scale) -> Result<Measured, Error> {
     }
 }
 
-/// What any structure has to do that looks at each row; and all that a restart has to do with rows that are there
-/// already: the fingerprint of each is added to the sum of its bucket, and the sums tell.
+/// What any structure has to do that looks at each row; and what a restart computes of rows that are there already: the
+/// fingerprint of each is added to the sum of its bucket, and the sums tell.
 fn floor<'a>(containers: impl IntoIterator<Item = &'a Vec<(Row, u64, i64)>>) -> Used {
     let usage = Usage::begin();
     let mut sums = Sums::default();
