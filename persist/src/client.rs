@@ -398,12 +398,20 @@ impl Client {
         let mut slot = slot.lock().await;
         if let Some(owner) = slot.upgrade() {
             let shard = Shard::from(owner);
-            shard.inner().catch_up(on_retry).await?;
-            if let Some(open) = &open {
-                shard.add_columns(open, on_retry).await?;
-                shard.check(open)?;
+            match shard.inner().check_table(on_retry).await {
+                // Those who have it find that out too; who opens it now opens what is there now.
+                Err(error @ Error::Replaced { .. }) => {
+                    tracing::warn!(%error, "opening what has taken its place");
+                }
+                checked => {
+                    checked?;
+                    if let Some(open) = &open {
+                        shard.add_columns(open, on_retry).await?;
+                        shard.check(open)?;
+                    }
+                    return Ok(shard);
+                }
             }
-            return Ok(shard);
         }
         let storage = Storage {
             url: location.url.into(),

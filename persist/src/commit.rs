@@ -324,8 +324,12 @@ impl Shard {
             let (prepared, written) = join(prepare, self.written(files)).await;
             written?;
             inner.attempts.put(id, slot, env.moment());
-            let occupied = storage.occupy(slot, &body, prepared, on_retry).await?;
-            let (commit, evidence, ours) = match occupied {
+            let occupied = storage.occupy(slot, &body, Some(&tail), prepared, on_retry);
+            let (commit, evidence, ours) = match occupied.await? {
+                Occupied::Unfounded => {
+                    inner.reload(&tail, on_retry).await?;
+                    continue;
+                }
                 Occupied::Now => (commit, Evidence::of_entry(&body), true),
                 Occupied::By(bytes) => {
                     let evidence = Evidence::of_entry(&bytes);

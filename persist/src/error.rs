@@ -171,7 +171,9 @@ pub enum Error {
         version: u64,
     },
     /// The table is not the one that was opened.
-    #[error("the shard {url} was replaced: {why}")]
+    #[error(
+        "the shard {url} was replaced: {why}. Nothing more is written to it; to go on with what is there now, start again"
+    )]
     Replaced {
         /// The address of the shard.
         url: String,

@@ -92,6 +92,18 @@ impl Shard {
 impl Inner {
     /// Reads the log to its end, and makes sure that it is the end.
     pub(crate) async fn catch_up(&self, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
+        self.read_to_end(false, on_retry).await
+    }
+
+    /// The same, and makes sure now that it is the log that was opened.
+    ///
+    /// # Errors
+    /// [`Error::Replaced`] if it is not.
+    pub(crate) async fn check_table(&self, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
+        self.read_to_end(true, on_retry).await
+    }
+
+    async fn read_to_end(&self, now: bool, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
         let storage = &self.storage;
         let mut ahead = 1;
         loop {
@@ -101,7 +113,7 @@ impl Inner {
                 entries,
                 end,
                 checked,
-            } = storage.look(&tail, ahead, on_retry).await?
+            } = storage.look(&tail, ahead, now, on_retry).await?
             else {
                 self.reload(&tail, on_retry).await?;
                 ahead = 1;
@@ -143,19 +155,34 @@ impl Inner {
             url: self.storage.url.to_string(),
             why: why.to_owned(),
         };
-        let fresh = self.storage.replay(on_retry).await?;
-        let fresh = fresh.ok_or_else(|| replaced("its table was deleted"))?;
+        let fresh = match self.storage.replay(on_retry).await {
+            Err(error @ (Error::Corrupt { .. } | Error::MissingFile { .. })) => {
+                let gone = format!("entries of its log are gone that were there ({error})");
+                return Err(replaced(&gone));
+            }
+            read => read?,
+        };
+        let fresh = fresh
+            .ok_or_else(|| replaced("its table was moved or deleted, and nothing is there"))?;
+        let is_another = self.storage.is_another(gone, &fresh, on_retry).await?;
         let mut log = lock(&self.log);
         if fresh.state.metadata().id != log.state.metadata().id {
             return Err(replaced("its table was deleted and created again"));
         }
         let (known, found) = (log.state.progress(), fresh.state.progress());
         if found.version < gone.version {
-            return Err(replaced("the last entries of its log are gone"));
+            return Err(replaced(
+                "the last entries of its log are gone: it is an older copy, or lost them",
+            ));
         }
         if found.version < known.version {
             // Somebody here has gone on meanwhile; the next look tells whether that is the truth.
             return Ok(());
+        }
+        if is_another {
+            return Err(replaced(
+                "its log is another one: it is a copy that others have gone on with",
+            ));
         }
         if found.upper < known.upper || found.since < known.since {
             return Err(replaced("its frontiers have gone back"));

@@ -74,13 +74,14 @@ impl Shard {
         progress: &(dyn Fn(GcProgress) + Send + Sync),
     ) -> Result<GcReport, Error> {
         let mut report = GcReport::default();
-        self.refresh().await?;
+        // What has taken the table's place is not judged by its log.
+        self.inner().check_table(&Storage::warn_of_retry).await?;
         if !options.dry_run {
             report.released_holds = self.release_lapsed().await?;
         }
         let listed = self.inner().list_data(progress).await?;
         // After the listing: what was committed before it is known now.
-        self.refresh().await?;
+        self.inner().check_table(&Storage::warn_of_retry).await?;
         let (removed, unknown) = self.classify(listed, options, &mut report);
         self.delete_removed(removed, options, progress, &mut report)
             .await;

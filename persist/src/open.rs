@@ -230,7 +230,8 @@ impl Storage {
         State::first(&self.url, &path, 0, &commit)?;
         let body = commit.to_bytes();
         let started = self.env.moment();
-        match self.occupy(0, &body, None, on_retry).await? {
+        self.retry(on_retry, || self.create_folders()).await?;
+        match self.occupy(0, &body, None, None, on_retry).await? {
             Occupied::Now => {
                 let mut log = self.first_entry(&body)?;
                 log.confirm(started);
@@ -240,6 +241,8 @@ impl Storage {
                 self.check_created(log, on_retry).await
             }
             Occupied::By(bytes) => self.first_entry(&bytes),
+            // It follows no entry.
+            Occupied::Unfounded => Err(Error::Shutdown),
         }
     }
 

@@ -16,8 +16,13 @@
 //!
 //! A [`Tail`] is an entry that was the last, with what is needed to recognize it: a table that was deleted and
 //! created again has another one there.
+//!
+//! What was put by oneself proves nothing: it lies where it was put, in whatever has taken the table's place. So each
+//! tail has an *anchor*, the entry that was the last when the log was looked at last. It must be there too, with all
+//! from there on, unless they were cleaned up: then there is a checkpoint beyond them, and nobody writes one whose own
+//! anchor is not there.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,8 +48,10 @@ const RECENT_FILES_MAX: usize = 64 * 1024;
 const FORGET_INTERVAL: u64 = 256;
 /// How long removed files are remembered: Delta's default for `delta.deletedFileRetentionDuration`.
 const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// The longest time without a check that the table is still the one that was opened.
-const CONFIRM_INTERVAL_MAX: Duration = Duration::from_secs(30);
+/// More entries in a row than this are not what was put onto a log after it was cleaned up there.
+const PHANTOMS_MAX: u64 = 8;
+/// The longest time without a check that the table is still the one that was opened: within half a minute it is known.
+const CONFIRM_INTERVAL_MAX: Duration = Duration::from_secs(20);
 /// How often the log may be cleaned up under a reader before it gives up.
 const RESTARTS_MAX: u32 = 20;
 /// How often one thing that cannot be read is looked for again: it may have been cleaned up just then. Whoever finds
@@ -74,6 +81,15 @@ pub(crate) struct Tail {
     pub(crate) evidence: Evidence,
     /// When it, or an entry before it, was known to be the last one of the log.
     pub(crate) confirmed: Option<Moment>,
+    /// What was the last entry then.
+    pub(crate) anchor: Option<Anchor>,
+}
+
+/// An entry that was the last of the log when it was looked at.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Anchor {
+    version: u64,
+    evidence: Evidence,
 }
 
 impl Tail {
@@ -109,6 +125,7 @@ pub(crate) struct Log {
     pub(crate) state: State,
     evidence: Evidence,
     confirmed: Option<Moment>,
+    anchor: Option<Anchor>,
     /// The last entries, without gaps, ending at the state's version.
     recent: VecDeque<Arc<Entry>>,
     recent_files: usize,
@@ -126,6 +143,7 @@ impl Log {
             state,
             evidence,
             confirmed: None,
+            anchor: None,
             recent: VecDeque::new(),
             recent_files: 0,
             jumped: None,
@@ -137,12 +155,17 @@ impl Log {
             version: self.state.version,
             evidence: self.evidence,
             confirmed: self.confirmed,
+            anchor: self.anchor,
         }
     }
 
     /// The last entry known, or one before it, was the end of the log at `at` or later.
     pub(crate) fn confirm(&mut self, at: Moment) {
         self.confirmed = Some(at);
+        self.anchor = (self.evidence != Evidence::Listing).then_some(Anchor {
+            version: self.state.version,
+            evidence: self.evidence,
+        });
     }
 
     /// Applies the next entry.
@@ -214,16 +237,19 @@ impl Storage {
             .await?
     }
 
-    /// Reads up to `ahead` entries beyond `tail`; if it is due, the tail itself as well.
+    /// Reads up to `ahead` entries beyond `tail`; if it is due, or wanted now, the tail itself as well.
     pub(crate) async fn look(
         &self,
         tail: &Tail,
         ahead: u64,
+        now: bool,
         on_retry: OnRetry<'_>,
     ) -> Result<Look, Error> {
         let (entries, end) = self.read_beyond(tail.version, ahead, on_retry).await?;
         // Judged after the reads: they may have taken long.
-        let checked = tail.is_due(&self.env);
+        // A file costs little to look at.
+        let cheap = self.local.is_some() && !entries.is_empty();
+        let checked = now || cheap || tail.is_due(&self.env);
         if checked && !self.stands(tail, on_retry).await? {
             return Ok(Look::Gone);
         }
@@ -254,14 +280,94 @@ impl Storage {
         Ok((entries, false))
     }
 
-    /// True if the tail is still there, and is what it was.
+    /// True if the tail is still there, and is what it was, in the log that it was in.
     pub(crate) async fn stands(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<bool, Error> {
+        Ok(self.has(tail, on_retry).await? && self.is_anchored(tail, on_retry).await?)
+    }
+
+    /// True if what was the last entry once is there, and each one from there to the last known now, or was cleaned up
+    /// since.
+    async fn is_anchored(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<bool, Error> {
+        let Some(anchor) = tail.anchor.filter(|anchor| anchor.version < tail.version) else {
+            return Ok(true);
+        };
+        let entry = self.hash_of(anchor.version, on_retry).await?;
+        if entry.is_some_and(|found| found != anchor.evidence) {
+            return Ok(false);
+        }
+        let young = |at| self.env.since(at) < CONFIRM_INTERVAL_MAX;
+        if entry.is_some() && tail.confirmed.is_some_and(young) {
+            return Ok(true);
+        }
+        let (entries, checkpoint) = self.list_versions(on_retry).await?;
+        let mut known = anchor.version..=tail.version;
+        Ok(known.all(|version| version < checkpoint || entries.contains(&version)))
+    }
+
+    /// True if `fresh`, which lies where the log with this tail was, is not what became of it: other entries are in
+    /// the place of those known, and not because they were cleaned up before.
+    pub(crate) async fn is_another(
+        &self,
+        tail: &Tail,
+        fresh: &Log,
+        on_retry: OnRetry<'_>,
+    ) -> Result<bool, Error> {
+        let last = Anchor {
+            version: tail.version,
+            evidence: tail.evidence,
+        };
+        let known = [Some(last), tail.anchor].into_iter().flatten();
+        for Anchor { version, evidence } in known.filter(|it| it.evidence != Evidence::Listing) {
+            let found = self.hash_of(version, on_retry).await?;
+            if found.is_none_or(|found| found == evidence) {
+                continue;
+            }
+            if fresh.beginning < version {
+                return Ok(true);
+            }
+            // Before a gap lies what was put after the log was cleaned up there: a few entries at the most.
+            let (entries, _) = self.list_versions(on_retry).await?;
+            let mut between = version..fresh.beginning;
+            if fresh.beginning - version > PHANTOMS_MAX
+                && between.all(|version| entries.contains(&version))
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// What recognizes this entry, if it is there.
+    async fn hash_of(
+        &self,
+        version: u64,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<Evidence>, Error> {
+        let entry = self.get_retrying(&entry_path(version), on_retry).await?;
+        Ok(entry.map(|bytes| Evidence::of_entry(&bytes)))
+    }
+
+    /// The versions of all entries, and that of the newest checkpoint.
+    async fn list_versions(&self, on_retry: OnRetry<'_>) -> Result<(BTreeSet<u64>, u64), Error> {
+        let (mut entries, mut checkpoint) = (BTreeSet::new(), 0);
+        for file in self.list_log(on_retry).await? {
+            match file {
+                LogFile::Entry(version) => {
+                    entries.insert(version);
+                }
+                LogFile::Checkpoint(version) => checkpoint = checkpoint.max(version),
+                _ => {}
+            }
+        }
+        Ok((entries, checkpoint))
+    }
+
+    /// True if the last entry known is there, and is what it was.
+    async fn has(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<bool, Error> {
         match tail.evidence {
             Evidence::Entry(_) => {
-                let bytes = self
-                    .get_retrying(&entry_path(tail.version), on_retry)
-                    .await?;
-                Ok(bytes.is_some_and(|bytes| Evidence::of_entry(&bytes) == tail.evidence))
+                let found = self.hash_of(tail.version, on_retry).await?;
+                Ok(found == Some(tail.evidence))
             }
             Evidence::Listing => {
                 let beyond = self.list_log(on_retry).await?;

@@ -286,10 +286,12 @@ impl Shard {
         let storage = &self.inner().storage;
         let shown = || format!("{}/{path}", storage.url);
         let location = storage.data_location(path)?;
-        storage
-            .get(&location)
-            .await?
-            .ok_or_else(|| Error::MissingFile { path: shown() })
+        if let Some(bytes) = storage.get(&location).await? {
+            return Ok(bytes);
+        }
+        // With the table its files are gone.
+        self.inner().check_table(&Storage::warn_of_retry).await?;
+        Err(Error::MissingFile { path: shown() })
     }
 
     /// Writes a checkpoint now, and returns its version. Commits do this by themselves every so often, and clean

@@ -13,8 +13,9 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 
 use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing};
-use crate::local::Prepared;
+use crate::local::{Prepared, Published};
 use crate::log::entry_path;
+use crate::replay::Tail;
 
 /// How often a deletion is tried again that fails for now: for about a second.
 const DELETE_RETRIES: u32 = 6;
@@ -38,6 +39,8 @@ pub(crate) enum Occupied {
     Now,
     /// This entry: somebody's, or one's own by an attempt that seemed to fail.
     By(Bytes),
+    /// Whoever it is, the slot is none: the entry before it is not there, or is another. This put has put nothing.
+    Unfounded,
 }
 
 impl Storage {
@@ -133,6 +136,9 @@ impl Storage {
 
     /// Writes the object, replacing what is there; one attempt.
     pub(crate) async fn put(&self, path: &Path, bytes: Bytes) -> Result<(), Error> {
+        if let Some(folder) = &self.local {
+            return self.put_local(folder, path, bytes).await;
+        }
         match self.store.put(path, PutPayload::from(bytes)).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.error("write", path, error)),
@@ -159,17 +165,20 @@ impl Storage {
     }
 
     /// Puts `body`, which may be prepared, as log entry `version` if there is none, and returns who has the slot then.
+    /// In a local directory it is put only where `tail`, the entry before it, is.
     ///
     /// A put that fails may have happened, may happen later, or may never happen, and `AlreadyExists` may be about
     /// one's own earlier attempt, or (an HTTP 409) about nothing. So after the first failure that does not prove
     /// that nothing was written, only the log decides: the same slot is tried until it can be read.
     ///
     /// # Errors
-    /// Permanent ones, and only if nothing was and nothing will be written.
+    /// Permanent ones, and only if nothing was and nothing will be written; or [`Error::Replaced`], if the table's
+    /// directory is gone.
     pub(crate) async fn occupy(
         &self,
         version: u64,
         body: &Bytes,
+        tail: Option<&Tail>,
         mut prepared: Option<Prepared>,
         on_retry: OnRetry<'_>,
     ) -> Result<Occupied, Error> {
@@ -177,17 +186,22 @@ impl Storage {
         // An attempt that may still take effect is out there.
         let mut uncertain = false;
         for attempt in 0.. {
-            let put = match prepared.take() {
-                Some(prepared) => prepared.publish().await,
-                None => {
+            let put = match (prepared.take(), &self.local) {
+                (Some(prepared), _) => prepared.publish(tail).await,
+                (None, Some(folder)) => match self.write_entry(folder, version, body).await {
+                    Ok(written) => written.publish(tail).await,
+                    Err(error) => Err(error),
+                },
+                (None, None) => {
                     let create = PutOptions::from(PutMode::Create);
                     let body = PutPayload::from(body.clone());
                     let put = self.store.put_opts(&path, body, create).await;
-                    put.map(|_| ())
+                    put.map(|_| Published::Linked)
                 }
             };
             let failed = match put {
-                Ok(()) => return Ok(Occupied::Now),
+                Ok(Published::Linked) => return Ok(Occupied::Now),
+                Ok(Published::Unfounded) => return Ok(Occupied::Unfounded),
                 Err(error) => error,
             };
             let taken = matches!(
@@ -195,7 +209,11 @@ impl Storage {
                 object_store::Error::AlreadyExists { .. }
                     | object_store::Error::Precondition { .. }
             );
-            let failed = self.error("write", &path, failed);
+            let failed = self.write_error(&path, failed);
+            if matches!(failed, Error::Replaced { .. }) {
+                // An earlier attempt may have been put into what was moved away.
+                return Err(failed);
+            }
             if taken || !failed.is_transient() {
                 match self.get_retrying(&path, on_retry).await {
                     Ok(Some(bytes)) => return Ok(Occupied::By(bytes)),
