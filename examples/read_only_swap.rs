@@ -26,20 +26,22 @@ struct Version {
 }
 
 impl Version {
-    /// Counts words as `spell` spells them, into the target.
+    /// Counts words as `spell` spells them, into the target, from the time `start` on.
     fn new(
         worker: &mut Worker,
         cx: &Context,
         name: &str,
         target: Target,
         spell: fn(String) -> String,
+        start: u64,
     ) -> Result<Self, mvsink::Error> {
         worker.dataflow(|scope| {
             let mut words = InputSession::new();
             let counts = words.to_collection(scope).map(spell).count();
             let counts = counts.map(|(word, count)| Count { word, count });
             let errors = no_errors::<_, String, _>(scope);
-            let sink = persist_sink(cx, name, target, counts, errors, 0)?;
+            let sink = persist_sink(cx, name, target, counts, errors, start)?;
+            words.advance_to(start);
             Ok(Version { sink, words })
         })
     }
@@ -58,6 +60,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let directory = std::env::args().nth(1).unwrap_or("data/swap".into());
     let runtime = tokio::runtime::Runtime::new()?;
     let cx = Context::new(runtime.handle().clone());
+    // Another run goes on where the table ends.
+    let opened = runtime.block_on(cx.client().open_existing(&directory));
+    let start = match opened.map(|shard| shard.progress().upper) {
+        Ok(upper) => upper.time().unwrap_or(0).try_into()?,
+        Err(_) => 0,
+    };
     timely::execute_directly(move |worker| {
         let step = |worker: &mut Worker| worker.step_or_park(Some(Duration::from_millis(10)));
         let until = |worker: &mut Worker, sink: &Handle<u64>, upper| {
@@ -71,14 +79,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // The first version tells "Durable" and "durable" apart.
         let (old_signal, read_only) = watch::channel(false);
         let target = Target::new(&*directory).read_only(read_only);
-        let mut old = Version::new(worker, &cx, "first", target, |word| word)?;
+        let mut old = Version::new(worker, &cx, "first", target, |word| word, start)?;
         old.feed(&words);
-        until(worker, &old.sink, Frontier::At(5));
+        until(worker, &old.sink, Frontier::At(start + 5));
 
         // The second one does not. It gets to where the first one is, and writes nothing.
         let (new_signal, read_only) = watch::channel(true);
         let target = Target::new(&*directory).read_only(read_only);
-        let mut new = Version::new(worker, &cx, "second", target, |word| word.to_lowercase())?;
+        let lower_case = |word: String| word.to_lowercase();
+        let mut new = Version::new(worker, &cx, "second", target, lower_case, start)?;
         new.feed(&words);
         while !new.sink.is_hydrated() && !new.sink.status().is_final() {
             step(worker);
@@ -92,7 +101,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         new_signal.send_replace(false);
         new.feed(&["Sinks"]);
-        until(worker, &new.sink, Frontier::At(6));
+        until(worker, &new.sink, Frontier::At(start + 6));
         Ok::<_, mvsink::Error>(())
     })?;
     Ok(())

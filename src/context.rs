@@ -13,6 +13,7 @@ use crate::corrections::{Directory, Disk};
 use crate::count::{Count, One};
 use crate::dyncfg::ConfigSet;
 use crate::error::Error;
+use crate::share::Shares;
 use crate::status::{Instance, Kind};
 
 /// The surroundings of the sinks and sources of one process: the Tokio runtime for their tasks, the open
@@ -33,6 +34,8 @@ struct Inner {
     /// What the workers of this process share, by the place of the sink in the dataflow, which is the same
     /// on all of them.
     instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, Weak<Instance>>>,
+    /// What each worker has of them.
+    shares: Shares,
     /// What runs for any sink or source.
     running: Count,
     /// When it was built, on the runtime's clock.
@@ -109,6 +112,11 @@ impl Context {
     /// Counts one more thing that runs, until what it gives is dropped.
     pub(crate) fn running(&self) -> One {
         self.inner.running.one()
+    }
+
+    /// The shares of all workers of this process.
+    pub(crate) fn shares(&self) -> &Shares {
+        &self.inner.shares
     }
 
     /// Milliseconds since it was built, on the runtime's clock, which tests move.
@@ -247,6 +255,7 @@ impl ContextBuilder {
                 configs: self.configs,
                 read_only: self.read_only,
                 instances: Default::default(),
+                shares: Shares::default(),
                 running: Count::default(),
                 born,
                 warned_of_runtime: AtomicBool::new(false),

@@ -47,6 +47,16 @@ pub enum Error {
         /// The difference.
         diff: i64,
     },
+    /// A source that a sink's dataflow reads has failed, so the sink's input will never be complete.
+    #[error("the sink {name} cannot go on, since its source {source_name} failed: {error}")]
+    Source {
+        /// The name of the sink.
+        name: String,
+        /// The name of the source.
+        source_name: String,
+        /// Why the source failed.
+        error: std::sync::Arc<Error>,
+    },
     /// The sink failed while it was waited for.
     #[error("the sink {name} failed: {error}")]
     Failed {

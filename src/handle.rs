@@ -1,7 +1,6 @@
 //! The handle of a sink or source on one worker.
 
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 use mvsink_persist::Frontier;
 use tokio::sync::watch;
@@ -44,7 +43,9 @@ pub struct Disputed {
 /// One worker's handle of a sink or source.
 ///
 /// Dropping it cancels this worker's share: its operators let go of their capabilities, its tasks end. No
-/// frontier of a shard passes because of that.
+/// frontier of a shard passes because of that: a source that is dropped before its end lets go only when no sink
+/// in its dataflow, or in a later one of its worker, is live any more. If there is one sink in its dataflow, that is cancelled with
+/// it; if the source fails, that sink fails.
 #[must_use = "dropping the handle stops the sink"]
 #[derive(Debug)]
 pub struct Handle<T: Timestamp> {
@@ -65,15 +66,12 @@ impl<T: Timestamp> Handle<T> {
         &self.worker.instance.name
     }
 
-    /// The upper of the shard, durable, as its log says: the same on every worker. The minimum until the
-    /// shard is open.
+    /// How far the collection is complete. The minimum until the shard is open.
+    ///
+    /// Of a sink the upper of the shard, durable, as its log says: the same on every worker. Of a source the same, as far
+    /// as the workers of this process have given the rows before it to their dataflows.
     pub fn frontier(&self) -> Frontier<T> {
-        let upper = self
-            .worker
-            .instance
-            .shard
-            .get()
-            .map(|shard| shard.progress().upper);
+        let upper = self.worker.instance.upper();
         // An upper that T cannot hold fails the sink; its status says so.
         upper
             .and_then(|upper| frontier_from_i64(upper).ok())
@@ -83,8 +81,9 @@ impl<T: Timestamp> Handle<T> {
     /// What the sink is doing.
     pub fn status(&self) -> Status {
         let status = self.worker.instance.status().borrow().clone();
-        // The log says so before the last task has noticed.
-        if !status.is_final() && self.frontier().is_empty() {
+        // The log says so before the last task has noticed. A source has still to give what it reads.
+        let sink = !self.worker.instance.is_source();
+        if sink && !status.is_final() && self.frontier().is_empty() {
             Status::Finished
         } else {
             status
@@ -127,17 +126,19 @@ impl<T: Timestamp> Handle<T> {
         self.worker.instance.counters()
     }
 
-    /// Waits until `time` is complete in the shard, durably.
+    /// Waits until `time` is complete: of a sink in the shard, durably; of a source in the dataflow.
     ///
     /// # Errors
     ///
     /// If the sink fails or is cancelled first.
     pub async fn wait_for(&self, time: T) -> Result<(), Error> {
         let instance = &self.worker.instance;
-        let mut status = instance.status();
+        let (mut status, mut given) = (instance.status(), instance.given());
         loop {
-            let mut watcher = instance.shard.get().map(|shard| shard.watch());
+            // What changes after this wakes, whether the look below has seen it or not.
             status.mark_unchanged();
+            given.mark_unchanged();
+            let mut watcher = instance.shard.get().map(|shard| shard.watch());
             if self.frontier().is_complete(&time) {
                 return Ok(());
             }
@@ -162,6 +163,7 @@ impl<T: Timestamp> Handle<T> {
                 biased;
                 moved = moved => moved?,
                 _ = status.changed() => {}
+                _ = given.changed() => {}
             }
         }
     }
@@ -201,6 +203,7 @@ impl<T: Timestamp> Drop for Handle<T> {
             Frontier::Empty => self.worker.instance.finished(),
             Frontier::At(_) => self.worker.instance.cancelled(),
         }
-        Arc::clone(&self.worker.stop).stop();
+        self.worker.share.dropped();
+        self.worker.stop.stop();
     }
 }

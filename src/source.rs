@@ -15,7 +15,8 @@
 //! something to compare, [`Mark::Settled`] after all that differs, and [`Mark::Own`] in place of the rows of a commit
 //! whose identity was registered before. A mark comes before the frontier passes its commit's lower.
 //!
-//! Nothing that is torn down lets a frontier pass: a source that fails keeps its capability.
+//! Nothing that is torn down lets a frontier pass: a collection that fails, or is dropped, keeps its capability for as
+//! long as a sink might take it for the end of its input ([`crate::share`]).
 
 mod files;
 mod first;
@@ -39,12 +40,13 @@ use timely::progress::operate::FrontierInterest;
 use tokio::sync::{Semaphore, oneshot};
 
 use self::first::First;
-use crate::bounds::{Data, Diff, Timestamp};
+use crate::bounds::{Data, Diff, Timestamp, frontier_of, frontier_to_i64};
 use crate::context::Context;
 use crate::driver::Output;
 use crate::dyncfg::SOURCE_CREDITS;
 use crate::error::Error;
 use crate::handle::Handle;
+use crate::share::TornDown;
 use crate::signal::{self, Speaker};
 use crate::wake::replies;
 use crate::worker::{Opening, Worker};
@@ -144,7 +146,7 @@ where
         own: OwnCommits::default(),
     };
     let pieces = render(&worker, scope, reading);
-    let (ok, err) = split(scope, name, pieces);
+    let (ok, err) = split(&worker, scope, pieces);
     Ok(Source {
         ok: ok.as_collection(),
         err: err.as_collection(),
@@ -164,21 +166,28 @@ pub struct Source<'s, D: Clone + 'static, E: Clone + 'static, T: Timestamp, R: C
     pub handle: Handle<T>,
 }
 
-/// The rows and the errors, each in a stream of its own.
+/// The rows and the errors, each in a stream of its own; reports how far they have come.
 #[expect(clippy::type_complexity, reason = "two streams")]
 fn split<'s, D: Data, E: Data, T: Timestamp, R: Diff>(
+    worker: &Worker,
     scope: Scope<'s, T>,
-    name: &str,
     pieces: StreamVec<'s, T, Piece<D, E, T, R>>,
 ) -> (StreamVec<'s, T, (D, T, R)>, StreamVec<'s, T, (E, T, R)>) {
-    let mut builder = OperatorBuilder::new(format!("mvsink::split({name})"), scope);
+    let name = format!("mvsink::split({})", worker.instance.name);
+    let mut builder = OperatorBuilder::new(name, scope);
     let mut pieces = builder.new_input(pieces, Pipeline);
-    builder.set_notify_for(0, FrontierInterest::Never);
+    builder.set_notify_for(0, FrontierInterest::Always);
     let (ok_out, ok) = builder.new_output();
     let (err_out, err) = builder.new_output();
     let (mut ok_out, mut err_out) = (Output::from(ok_out), Output::from(err_out));
+    let (instance, index) = (Arc::clone(&worker.instance), worker.index);
+    let mut given = Frontier::At(i64::MIN);
+    instance.gave(index, given);
     builder.build(move |_capabilities| {
-        move |_frontiers| {
+        move |frontiers| {
+            if given.is_empty() {
+                return;
+            }
             pieces.for_each_time(|time, pieces| {
                 let (mut ok, mut err) = (ok_out.activate(), err_out.activate());
                 let mut ok = ok.session_with_builder(&time);
@@ -191,6 +200,12 @@ fn split<'s, D: Data, E: Data, T: Timestamp, R: Diff>(
                     }
                 }
             });
+            // A time that no shard can hold says nothing of what a shard holds.
+            let now = frontier_to_i64(frontier_of(&frontiers[0])).unwrap_or(given);
+            if given < now {
+                given = now;
+                instance.gave(index, now);
+            }
         }
     });
     (ok, err)
@@ -255,6 +270,7 @@ where
             .zip(capabilities.drain(1..).next())
             .map(|(output, capability)| Speaker::new(&worker, output, capability));
         let mut capability = capabilities.pop();
+        let mut torn_down = TornDown::default();
         if let (Some(capability), Some(as_of)) = (&mut capability, &as_of) {
             capability.downgrade(as_of);
         }
@@ -269,12 +285,16 @@ where
                     None => heard = Some((input, hear)),
                 }
             }
-            if internal && worker.stop.is_stopped(&awake) {
-                // The sink's own read-back: its write has stopped with it and sends no part any more.
-                capability = None;
-            }
             if let Some(speaker) = &mut speaker {
                 speaker.alarm();
+            }
+            // Of a sink's own read-back the write has stopped with it, and sends no part any more.
+            if worker.stop.is_stopped(&awake)
+                && capability.is_some()
+                && (internal || torn_down.may_let_go(worker.cx.shares(), &worker.share, &waker))
+            {
+                capability = None;
+                speaker = None;
             }
             inbox.drain(&awake, |message| {
                 let Some(held) = &mut capability else {

@@ -12,12 +12,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use mvsink_persist::Shard;
+use mvsink_persist::{Frontier, Shard};
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
 use crate::counters::{Counters, Metrics};
 use crate::error::Error;
+use crate::given::Given;
 use crate::holding::Slot;
 use crate::mint::Role;
 use crate::stop::Stop;
@@ -146,6 +147,8 @@ pub(crate) struct Instance {
     pub(crate) meter: Arc<Meter>,
     /// What it counts.
     pub(crate) metrics: Arc<Metrics>,
+    /// How far a source has given its collection to the dataflow.
+    given: Given,
     /// The hold on what its read-back, or the source, has still to read.
     pub(crate) holding: Slot,
     status: watch::Sender<Status>,
@@ -196,6 +199,7 @@ impl Instance {
             meter: Arc::default(),
             metrics: Arc::default(),
             holding: Slot::default(),
+            given: Given::default(),
             status: watch::Sender::new(Status::Starting),
             inner: Mutex::new(inner),
         })
@@ -242,6 +246,38 @@ impl Instance {
         self.status.subscribe()
     }
 
+    /// The upper of the shard as far as the dataflow has been given what is before it; `None` until the shard is open.
+    pub(crate) fn upper(&self) -> Option<Frontier<i64>> {
+        let upper = self.shard.get()?.progress().upper;
+        match self.kind {
+            Kind::Sink => Some(upper),
+            Kind::Source => self.given.least().map(|given| upper.min(given)),
+        }
+    }
+
+    /// Every change of what a source has given.
+    pub(crate) fn given(&self) -> watch::Receiver<Option<Frontier<i64>>> {
+        self.given.watch()
+    }
+
+    /// A worker of a source, by its index, has given all before `frontier` to the dataflow; at the end of all workers the
+    /// source is finished.
+    pub(crate) fn gave(&self, worker: usize, frontier: Frontier<i64>) {
+        // Frontiers that pass as a source is torn down prove nothing.
+        let torn = matches!(
+            *self.status.borrow(),
+            Status::Cancelled | Status::Failed { .. }
+        );
+        if !torn && self.given.passed(worker, frontier) {
+            self.finished();
+        }
+    }
+
+    /// True of a source.
+    pub(crate) fn is_source(&self) -> bool {
+        self.kind == Kind::Source
+    }
+
     /// The error that stopped the sink, if one has.
     pub(crate) fn failure(&self) -> Option<Arc<Error>> {
         self.lock().failure.clone()
@@ -272,6 +308,19 @@ impl Instance {
         for stop in stops.iter().filter_map(Weak::upgrade) {
             stop.stop();
         }
+    }
+
+    /// Stops the sink on all workers of this process as if its handles had been dropped.
+    pub(crate) fn cut_off(&self) {
+        self.cancelled();
+        for stop in self.stops() {
+            stop.stop();
+        }
+    }
+
+    /// The stops of the workers of this process.
+    fn stops(&self) -> Vec<Arc<Stop>> {
+        self.lock().stops.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The shard is open.
@@ -374,15 +423,21 @@ impl Instance {
     }
 
     fn end(&self, status: Status) {
-        // Under the lock, so that a refresh that is under way does not undo it.
-        let _inner = self.lock();
-        self.status.send_if_modified(|current| {
-            let ends = !current.is_final();
-            if ends {
-                *current = status;
-            }
-            ends
-        });
+        let ended = {
+            // Under the lock, so that a refresh that is under way does not undo it.
+            let _inner = self.lock();
+            self.status.send_if_modified(|current| {
+                let ends = !current.is_final();
+                if ends {
+                    *current = status;
+                }
+                ends
+            })
+        };
+        if ended {
+            // Sources may wait for the end of a sink.
+            self.stops().iter().for_each(|stop| stop.wake_all());
+        }
     }
 
     fn refresh(&self, inner: &Inner) {

@@ -35,6 +35,11 @@ impl Stop {
     /// Stops: operators drop their capabilities as they run next, tasks end at their next wait.
     pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
+        self.wake_all();
+    }
+
+    /// Wakes all operators that a stop wakes.
+    pub(crate) fn wake_all(&self) {
         for waker in self
             .wakers
             .lock()
@@ -47,6 +52,11 @@ impl Stop {
 
     /// True once stopped; asked by an operator that has begun to run, so that it misses no stop.
     pub(crate) fn is_stopped(&self, _: &Awake) -> bool {
+        *self.stopped.borrow()
+    }
+
+    /// True once stopped; for who is woken by the stop of another sink.
+    pub(crate) fn has_stopped(&self) -> bool {
         *self.stopped.borrow()
     }
 

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::dyncfg::STALL_AFTER_MS;
 use crate::error::Error;
 use crate::maintenance;
 use crate::read_only::ReadOnly;
+use crate::share::{Place, Share};
 use crate::status::{Instance, Kind};
 use crate::stop::Stop;
 use crate::wake::Waker;
@@ -39,6 +41,8 @@ pub(crate) struct Worker {
     pub(crate) stop: Arc<Stop>,
     pub(crate) index: usize,
     pub(crate) peers: usize,
+    /// What others of this worker see of it.
+    pub(crate) share: Arc<Share>,
     opening: Arc<Opening>,
     count: Count,
 }
@@ -61,12 +65,19 @@ impl Worker {
             None => Kind::Source,
         };
         let worker = (scope.index(), scope.peers());
+        let at = Place {
+            // What is scheduled next is a list of the worker's own.
+            worker: Rc::as_ptr(&scope.activations()).addr(),
+            dataflow: place[0],
+        };
         let instance = cx.instance(place, worker, name, kind, &opening.url);
         let stop = instance.stop();
+        let share = cx.shares().add(at, kind, &instance, &stop);
         Worker {
             cx: cx.clone(),
             instance,
             stop,
+            share,
             index: scope.index(),
             peers: scope.peers(),
             opening: Arc::new(opening),

@@ -232,7 +232,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             };
             self.pass(entry.upper)?;
         }
-        self.worker.instance.finished();
+        if self.share != Share::Files {
+            // A collection is finished when its operators have given it to the dataflow.
+            self.worker.instance.finished();
+        }
         Ok(())
     }
 

@@ -32,6 +32,7 @@ mod cluster;
 mod counters;
 mod drivers;
 mod end_to_end;
+mod endings;
 mod faults;
 mod idle;
 mod lifecycle;

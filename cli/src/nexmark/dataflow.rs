@@ -5,7 +5,7 @@
 //! so it sees only what is definite, whoever wrote it.
 //!
 //! Inputs advance over whole milliseconds whose events are all in, and never close: a worker that leaves drops
-//! its sinks and dataflows first, so that no frontier passes because of it.
+//! its sinks first, so that no frontier passes because of it. Their dataflows end with their inputs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -126,7 +126,8 @@ fn report_failure(job: &Job, control: &Arc<Control>, handle: &Handle<u64>) {
 }
 
 /// Ends the sinks and sources of this worker. Their dataflows are stepped until all workers' are settled, so
-/// that what was being staged gets to its appender; then they go, before their inputs do.
+/// that what was being staged gets to its appender. They end when their inputs do; where the store does not answer,
+/// nobody waits for that.
 fn leave(worker: &mut Worker, job: &Job, installed: Vec<Installed>) {
     let mut dataflows = Vec::new();
     for Installed { dataflow, handles } in installed {
@@ -139,9 +140,9 @@ fn leave(worker: &mut Worker, job: &Job, installed: Vec<Installed>) {
     }
     if !job.cx.is_settled() {
         tracing::warn!("the store does not answer; staged files may be left behind");
-    }
-    for dataflow in dataflows {
-        worker.drop_dataflow(dataflow);
+        for dataflow in dataflows {
+            worker.drop_dataflow(dataflow);
+        }
     }
 }
 
