@@ -23,9 +23,9 @@
 //!   not before any upper drained to. So updates that the since has made equal in time are in one area, and cancel.
 //! - *whole drain*: a drain to an upper not before all earlier ones takes the due area as a whole.
 //!
-//! Differences add up in `i64`, wrapping. Addition modulo 2^64 is associative, so an overflow on the way cancels out,
-//! and every sum that fits is exact in whatever order its parts came; wider sums would cost a third more memory for
-//! each entry to guard against a multiplicity that no shard can store.
+//! Differences are `i64`, as a shard stores them, and sums are exact: one that an `i64` does not hold stays in several
+//! entries, and is drained as so many updates of the same row and time. Wider sums would cost a third more memory for each
+//! entry, for multiplicities that only other programs write.
 //!
 //! Cost: inserting is a hash and an append for each row, and now and then the consolidation of one partition, which
 //! is bounded (some tens of thousands of entries). Draining and forced consolidation are work for a CPU pool.
@@ -135,7 +135,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         self.insert_signed(container, 1, hash);
     }
 
-    /// Takes updates away: adds them with their differences negated.
+    /// Takes updates away: adds them with their differences negated. None of these is [`i64::MIN`], whose negation is none.
     pub fn insert_negated(&mut self, container: Vec<(D, T, R)>) {
         self.insert_signed(container, -1, |_| None);
     }
@@ -219,7 +219,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
         let sign = if stretch.negated { -1 } else { 1 };
         let start = stretch.rows.start as usize;
         let hash_of = |row: usize| hashes[row - start];
-        let diff_of = |_, diff: &R| diff.to_i64().wrapping_mul(sign);
+        let diff_of = |_, diff: &R| signed(diff.to_i64(), sign);
         let range = start..stretch.rows.end as usize;
         self.enter(&rows, stretch.container, range, hash_of, diff_of);
     }
@@ -404,7 +404,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> Corrections<D, T, R, H> {
             let rows = Arc::clone(self.payload.rows(container));
             let sign = if stretch.negated { -1 } else { 1 };
             for (row, hash) in stretch.rows.clone().zip(hashes) {
-                let diff = rows[row as usize].2.to_i64().wrapping_mul(sign);
+                let diff = signed(rows[row as usize].2.to_i64(), sign);
                 let place = payload::Place { container, row };
                 let hash = *hash;
                 if diff == 0 {
@@ -569,6 +569,13 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64> CorrectionStore<D, T, R>
     fn len(&self) -> usize {
         self.len()
     }
+}
+
+/// The difference with this sign, 1 or -1.
+#[inline]
+fn signed(diff: i64, sign: i64) -> i64 {
+    debug_assert!(sign > 0 || diff != i64::MIN, "it can be negated");
+    diff.wrapping_mul(sign)
 }
 
 /// Spreads a hash over its high bits, by which areas are partitioned. Injective, so that equality is kept; needed

@@ -81,14 +81,6 @@ pub enum Error {
         /// How many different ones there are.
         count: usize,
     },
-    /// A row is there more often than can be said.
-    #[error("a row of {url} is there {diff} times, which no bigint holds")]
-    TooMany {
-        /// The address of the shard.
-        url: String,
-        /// How often.
-        diff: i128,
-    },
     /// A data file is not what the log says of it.
     #[error("{url} is not what its log says: {file}: {why}{}", and_more(*count))]
     Differs {

@@ -93,14 +93,6 @@ pub enum Error {
         /// Which option does not fit, and why.
         why: String,
     },
-    /// The diffs of one row add up to more than a bigint holds.
-    #[error("the updates of one row in the shard {url} add up to {sum}, which no bigint can hold")]
-    DiffOverflow {
-        /// The address of the shard.
-        url: String,
-        /// The sum.
-        sum: i128,
-    },
     /// A property of the table is not what its user expects.
     #[error(
         "the shard {url} was created with {name} = {}, not {expected}",

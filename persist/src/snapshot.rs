@@ -4,8 +4,9 @@
 //!   snapshot(t) = { (row, d) | d = Σ diff of row over the updates with time ≤ t, d ≠ 0 },    since ≤ t < upper
 //! ```
 //!
-//! in the order of the rows' hashes, in bounded memory (see [`crate::merge`]). The files are those of the version
-//! that was known when the reader was made: whatever is committed meanwhile changes nothing.
+//! in the order of the rows' hashes, in bounded memory (see [`crate::merge`]). A d that no bigint holds is in as many
+//! rows as it takes. The files are those of the version that was known when the reader was made: whatever is committed
+//! meanwhile changes nothing.
 
 use std::sync::Arc;
 
@@ -42,7 +43,8 @@ impl SnapshotReader {
         self.progress
     }
 
-    /// The next rows, each row of the snapshot once, with how often it is there in `mv_diff`. `None` at the end:
+    /// The next rows, each row of the snapshot once, with how often it is there in `mv_diff`; a row that is there more
+    /// often than a bigint says comes several times, with diffs that add up to that. `None` at the end:
     /// then all rows were read and found to be what their writers wrote.
     ///
     /// Errors that may pass are retried for ever, with a warning each. Dropping the future loses nothing.

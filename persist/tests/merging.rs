@@ -4,7 +4,7 @@ mod rows;
 mod support;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::{Arc, Mutex};
 
 use arrow_array::{Int64Array, RecordBatch, UInt64Array, cast::AsArray, types::Int64Type};
@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use mvsink_persist::{
-    Change, Comparison, EncodedFile, Error, FileMeta, Filter, Frontier, Literal, Open, Predicate,
-    ReadOptions, ReadProgress, Shard, hash_data,
+    Change, CompactOptions, Comparison, EncodedFile, Error, FileMeta, Filter, Frontier, Literal,
+    Open, Predicate, ReadOptions, ReadProgress, Shard, hash_data,
 };
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -581,23 +581,44 @@ fn what_other_programs_write_counts() {
 }
 
 #[test]
-fn diffs_that_no_bigint_holds_are_an_error() {
+fn diffs_that_no_bigint_holds_come_in_parts() {
     run(async {
-        let most = |diff| (vec![(Ok((1, None)), 3, diff)], true);
-        let shard = filled(&[most(i64::MAX), most(1)]).await;
-        let error = snapshot(&shard, 5, ReadOptions::default())
-            .await
-            .unwrap_err();
-        assert!(matches!(error, Error::DiffOverflow { sum, .. } if sum == i64::MAX as i128 + 1));
-        // On the way they may be beyond.
-        let shard = filled(&[most(i64::MAX), most(1), most(-1)]).await;
-        assert_eq!(
-            snapshot(&shard, 5, ReadOptions::default())
+        const MOST: i64 = i64::MAX;
+        let many = |diff| (vec![(Ok((1, None)), 3, diff)], true);
+        for (diffs, parts) in [
+            (&[MOST, 1][..], &[1, MOST][..]),
+            (&[MOST, MOST, MOST], &[MOST; 3]),
+            (&[i64::MIN, i64::MIN], &[-MOST, -MOST, -2]),
+            (&[i64::MIN], &[i64::MIN]),
+            // On the way they may be beyond.
+            (&[MOST, 1, -1], &[MOST]),
+            (&[MOST, MOST, -MOST, -MOST], &[]),
+        ] {
+            let files: Vec<_> = diffs.iter().map(|diff| many(*diff)).collect();
+            let shard = filled(&files).await;
+            let found = |batches: Vec<RecordBatch>| {
+                let diffs = |batch: &RecordBatch| {
+                    let diffs = batch.column_by_name("mv_diff").unwrap();
+                    diffs.as_primitive::<Int64Type>().values().to_vec()
+                };
+                let mut found: Vec<i64> = batches.iter().flat_map(diffs).collect();
+                found.sort_unstable();
+                found
+            };
+            let read = snapshot(&shard, 5, ReadOptions::default()).await.unwrap();
+            assert_eq!(found(read.0), parts, "{diffs:?}");
+            let mut options = CompactOptions::default();
+            options.full = true;
+            let report = shard
+                .compact(&options, &|_| ControlFlow::Continue(()))
                 .await
-                .unwrap()
-                .0
-                .len(),
-            1
-        );
+                .unwrap();
+            // One that is in order already stays.
+            let rows = if diffs.len() == 1 { 0 } else { parts.len() };
+            assert_eq!(report.rows_out, rows as u64, "{diffs:?}");
+            assert!(shard.verify(&|_| ()).await.unwrap().is_clean());
+            let read = snapshot(&shard, 5, ReadOptions::default()).await.unwrap();
+            assert_eq!(found(read.0), parts, "{diffs:?}, compacted");
+        }
     });
 }

@@ -43,7 +43,7 @@ use super::future::{Future, offset};
 use super::heap::sampled;
 use super::parts::Part;
 use super::run::{Forgotten, Format, Run, Window, Writer, windows};
-use super::taken::{Taken, load, typed};
+use super::taken::{Taken, load, rows_of, typed};
 use crate::comparison::Buckets;
 use crate::error::Error;
 use crate::time::{Diff, Time};
@@ -212,9 +212,19 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
             .extend(spilled.map(|run| (run.without(forgotten), 0)));
     }
 
-    /// Takes updates away: adds them with their differences negated, in memory.
-    pub(crate) fn insert_negated(&mut self, container: Vec<(D, T, R)>) {
-        self.memory.insert_negated(container);
+    /// Takes updates away, as a shard stores them: adds them with their differences negated, in memory. None of these is
+    /// [`i64::MIN`].
+    pub(crate) fn remove_stored(&mut self, rows: Vec<(D, T, i64)>) {
+        if rows.iter().all(|(.., diff)| R::from_i64(*diff).is_some()) {
+            self.memory.insert_negated(rows_of(rows));
+            return;
+        }
+        let (rows, mut diffs) = typed(rows);
+        diffs.iter_mut().for_each(|diff| {
+            debug_assert_ne!(*diff, i64::MIN, "it can be negated");
+            *diff = diff.wrapping_neg();
+        });
+        self.memory.insert_sums(rows, &diffs);
     }
 
     /// Adds updates as a shard stores them, in memory.

@@ -10,7 +10,7 @@ use crate::time::{Diff, Time};
 /// A [`CorrectionStore`] that anybody can see to be right.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Model<D, T> {
-    held: BTreeMap<(D, T), i64>,
+    held: BTreeMap<(D, T), i128>,
     since: Option<T>,
 }
 
@@ -22,26 +22,26 @@ impl<D: Ord + Clone, T: Time> Model<D, T> {
         }
     }
 
-    fn add(&mut self, data: D, time: T, diff: i64) {
+    fn add(&mut self, data: D, time: T, diff: i128) {
         let time = self.since.map_or(time, |since| since.max(time));
         let held = self.held.entry((data, time)).or_default();
-        *held = held.wrapping_add(diff);
+        *held += diff;
         self.held.retain(|_, diff| *diff != 0);
     }
 }
 
 impl<D: Ord + Clone, T: Time, R: Diff> CorrectionStore<D, T, R> for Model<D, T> {
-    type Drained = BTreeMap<(D, T), i64>;
+    type Drained = BTreeMap<(D, T), i128>;
 
     fn insert(&mut self, container: Vec<(D, T, R)>) {
         for (data, time, diff) in container {
-            self.add(data, time, diff.to_i64());
+            self.add(data, time, diff.to_i64().into());
         }
     }
 
     fn insert_negated(&mut self, container: Vec<(D, T, R)>) {
         for (data, time, diff) in container {
-            self.add(data, time, diff.to_i64().wrapping_neg());
+            self.add(data, time, -i128::from(diff.to_i64()));
         }
     }
 
@@ -74,6 +74,12 @@ impl<D: Ord + Clone, T: Time, R: Diff> CorrectionStore<D, T, R> for Model<D, T> 
     fn consolidate(&mut self) {}
 
     fn len(&self) -> usize {
-        self.held.len()
+        self.held.values().map(|diff| updates(*diff)).sum()
     }
+}
+
+/// How many updates it takes to say this sum.
+pub(crate) fn updates(sum: i128) -> usize {
+    let most = i128::from(if sum < 0 { i64::MIN } else { i64::MAX });
+    usize::try_from(sum.unsigned_abs().div_ceil(most.unsigned_abs())).expect("few")
 }

@@ -6,6 +6,8 @@
 //!
 //! - *prefix*: a partition of depth d holds the entries of one d-bit prefix, and all of them.
 //! - *sorted*: the first `sorted` entries of a partition are in hash order, and were consolidated together.
+//! - *whole sums*: the entries of one row and one time add up exactly. A sum that an `i64` does not hold is in as many
+//!   entries as it takes, each of a row that came with a part of it.
 //! - *doubling*: a partition is consolidated when it holds twice what the last consolidation left, so each entry is
 //!   passed over an amortised constant number of times.
 
@@ -159,6 +161,8 @@ fn merge_run<D: Ord, T: Time, R: Diff>(
     }
     let first = kept;
     let mut kept = kept;
+    // A sum did not fit one entry.
+    let mut wide = false;
     for index in start..end {
         let entry = entries[index];
         // Sorted runs have equal ones side by side, so only the last kept one can match.
@@ -168,16 +172,26 @@ fn merge_run<D: Ord, T: Time, R: Diff>(
             kept.max(first + 1) - 1
         };
         match (candidates..kept).find(|at| equal(payload, &entries[*at], &entry)) {
-            Some(at) => {
-                entries[at].diff = entries[at].diff.wrapping_add(entry.diff);
-                payload.alter(entries[at].place.container);
-                payload.release(entry.place.container);
-            }
+            Some(at) => match entries[at].diff.checked_add(entry.diff) {
+                Some(sum) => {
+                    entries[at].diff = sum;
+                    payload.alter(entries[at].place.container);
+                    payload.release(entry.place.container);
+                }
+                None => {
+                    wide = true;
+                    entries[kept] = entry;
+                    kept += 1;
+                }
+            },
             None => {
                 entries[kept] = entry;
                 kept += 1;
             }
         }
+    }
+    if wide {
+        spread_sums(&mut entries[first..kept], payload, equal);
     }
     let mut nonzero = first;
     for index in first..kept {
@@ -190,6 +204,33 @@ fn merge_run<D: Ord, T: Time, R: Diff>(
         }
     }
     nonzero
+}
+
+/// Gives the sum of equal updates, which one entry may not hold, to as few of their entries as hold it. The others get zero.
+#[cold]
+fn spread_sums<D: Ord, T: Time, R: Diff>(
+    entries: &mut [Entry],
+    payload: &mut Payload<D, T, R>,
+    equal: impl Fn(&Payload<D, T, R>, &Entry, &Entry) -> bool,
+) {
+    let mut spread = vec![false; entries.len()];
+    for first in 0..entries.len() {
+        if spread[first] {
+            continue;
+        }
+        let same: Vec<usize> = (first..entries.len())
+            .filter(|at| equal(payload, &entries[first], &entries[*at]))
+            .collect();
+        let mut rest: i128 = same.iter().map(|at| i128::from(entries[*at].diff)).sum();
+        for at in same {
+            let part = rest.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+            rest -= part;
+            entries[at].diff = part as i64;
+            payload.alter(entries[at].place.container);
+            spread[at] = true;
+        }
+        debug_assert_eq!(rest, 0, "whole sums");
+    }
 }
 
 /// A multiset of entries, partitioned by hash prefix.

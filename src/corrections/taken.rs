@@ -153,11 +153,14 @@ pub(super) fn load<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone>(
 
 /// Rows as memory keeps them. What a difference's type cannot hold is told apart from its row.
 pub(super) fn typed<D, T, R: Diff>(rows: Vec<(D, T, i64)>) -> (Vec<(D, T, R)>, Vec<i64>) {
-    let zero = || R::from_i64(0).expect("every type of difference holds 0");
     let diffs: Vec<i64> = rows.iter().map(|(.., diff)| *diff).collect();
-    let rows = rows
-        .into_iter()
+    (rows_of(rows), diffs)
+}
+
+/// Rows as memory keeps them, with zero for a difference that its type cannot hold.
+pub(super) fn rows_of<D, T, R: Diff>(rows: Vec<(D, T, i64)>) -> Vec<(D, T, R)> {
+    let zero = || R::from_i64(0).expect("every type of difference holds 0");
+    rows.into_iter()
         .map(|(data, time, diff)| (data, time, R::from_i64(diff).unwrap_or_else(zero)))
-        .collect();
-    (rows, diffs)
+        .collect()
 }

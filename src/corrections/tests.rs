@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mvsink_persist::Frontier;
 use proptest::prelude::*;
 
-use super::model::Model;
+use super::model::{self, Model};
 use super::{CorrectionStore, Corrections, Drained};
 
 pub(super) type Data = (u32, String);
@@ -27,18 +27,35 @@ fn corrections() -> Store<fn(&Data) -> u64> {
     Corrections::new(hash as fn(&Data) -> u64)
 }
 
-/// The drained updates as a map; fails if one occurs twice or comes to nothing.
-fn contents(drained: &Drained<Data, u64, i64>) -> BTreeMap<(Data, u64), i64> {
-    let mut map = BTreeMap::new();
-    for (data, time, diff) in drained.iter() {
+/// Drained updates as a map.
+#[derive(Default)]
+pub(super) struct Contents(BTreeMap<(Data, u64), i128>);
+
+impl Contents {
+    /// Adds one; fails if it comes to nothing, or was to be one with another of its row and time.
+    pub(super) fn add(&mut self, data: &Data, time: u64, diff: i64) {
         assert_ne!(diff, 0, "a drained update comes to nothing");
-        assert_eq!(
-            map.insert((data.clone(), time), diff),
-            None,
+        let sum = self.0.entry((data.clone(), time)).or_default();
+        let both = *sum + i128::from(diff);
+        assert!(
+            *sum == 0 || i64::try_from(both).is_err(),
             "a drained update is there twice"
         );
+        *sum = both;
     }
-    map
+
+    pub(super) fn map(self) -> BTreeMap<(Data, u64), i128> {
+        self.0
+    }
+}
+
+/// The drained updates as a map; fails if one occurs more often than its sum takes, or comes to nothing.
+fn contents(drained: &Drained<Data, u64, i64>) -> BTreeMap<(Data, u64), i128> {
+    let mut contents = Contents::default();
+    for (data, time, diff) in drained.iter() {
+        contents.add(data, time, diff);
+    }
+    contents.map()
 }
 
 /// The invariants that the modules state, checked from outside.
@@ -92,7 +109,8 @@ pub(super) fn frontier() -> impl Strategy<Value = Frontier<u64>> {
 }
 
 pub(super) fn updates() -> impl Strategy<Value = Vec<(u32, u64, i64)>> {
-    let update = || (0..12u32, time(), -2..3i64);
+    let diff = || prop_oneof![30 => -2..3i64, 1 => Just(i64::MAX), 1 => Just(-i64::MAX)];
+    let update = move || (0..12u32, time(), diff());
     prop_oneof![
         6 => prop::collection::vec(update(), 0..8),
         2 => prop::collection::vec(update(), 0..200),
@@ -121,7 +139,7 @@ pub(super) fn rows(updates: &[(u32, u64, i64)]) -> Vec<(Data, u64, i64)> {
         .collect()
 }
 
-type ModelDrained = BTreeMap<(Data, u64), i64>;
+type ModelDrained = BTreeMap<(Data, u64), i128>;
 
 /// Drives both and compares what they drain, at each step and at the end.
 fn drive<H: Fn(&Data) -> u64>(mut store: Store<H>, ops: &[Op]) {
@@ -169,7 +187,8 @@ fn drive<H: Fn(&Data) -> u64>(mut store: Store<H>, ops: &[Op]) {
         }
         check(&store);
         for (drained, expected) in &in_flight {
-            assert_eq!(drained.len(), expected.len());
+            let expected = expected.values().map(|diff| model::updates(*diff));
+            assert_eq!(drained.len(), expected.sum::<usize>());
         }
     }
     store.consolidate();
@@ -562,15 +581,45 @@ fn ranges_cover_a_drained_batch_piece_by_piece() {
 }
 
 #[test]
-fn differences_wrap_on_the_way_to_an_exact_sum() {
-    let mut store = corrections();
-    store.insert(vec![(data(1), 0, i64::MAX), (data(1), 0, i64::MAX)]);
-    store.consolidate();
-    store.insert_negated(vec![(data(1), 0, i64::MAX), (data(1), 0, i64::MAX - 1)]);
-    assert_eq!(
-        contents(&store.drain(Frontier::Empty)),
-        BTreeMap::from([((data(1), 0), 1)])
-    );
+fn sums_beyond_i64_come_out_exactly_in_as_many_updates_as_they_take() {
+    const MAX: i64 = i64::MAX;
+    let many = |diffs: &[i64]| diffs.iter().map(|diff| (data(1), 0, *diff)).collect();
+    let sum = |diffs: &[i64]| diffs.iter().map(|diff| i128::from(*diff)).sum::<i128>();
+    for (added, taken, updates) in [
+        (&[MAX, MAX][..], &[][..], 2),
+        (&[MAX, MAX], &[MAX, MAX - 1], 1),
+        (&[MAX, MAX], &[MAX, MAX], 0),
+        (&[MAX; 5], &[MAX; 3], 2),
+        (&[MAX; 20], &[MAX; 18], 2),
+        (&[], &[MAX, MAX, 7], 3),
+        (&[i64::MIN, i64::MIN], &[], 2),
+        (&[i64::MIN], &[1], 2),
+        (&[i64::MIN, MAX, 1], &[], 0),
+    ] {
+        for consolidate in [false, true] {
+            let mut store = corrections();
+            store.insert(many(added));
+            if consolidate {
+                store.consolidate();
+                check(&store);
+            }
+            store.insert_negated(many(taken));
+            let drained = store.drain(Frontier::Empty);
+            assert_eq!(drained.len(), updates, "{added:?} - {taken:?}");
+            let expected = sum(added) - sum(taken);
+            let expected = (expected != 0).then_some(((data(1), 0), expected));
+            assert_eq!(contents(&drained), expected.into_iter().collect());
+            // Its loss is undone as exactly.
+            store.give_back(drained);
+            store.insert(many(taken));
+            store.consolidate();
+            check(&store);
+            let expected = sum(added);
+            let expected = (expected != 0).then_some(((data(1), 0), expected));
+            let drained = store.drain(Frontier::Empty);
+            assert_eq!(contents(&drained), expected.into_iter().collect());
+        }
+    }
 }
 
 #[test]

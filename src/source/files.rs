@@ -50,9 +50,14 @@ impl Wanted {
         let Some((min, max)) = file.times else {
             return false;
         };
-        let early = max < self.from;
-        let count_as_one = min >= self.from && upper.is_complete(&max);
-        !early && (!count_as_one || self.buckets.meet(file.sums))
+        let may = |buckets: Buckets, from: i64| {
+            let count_as_one = min >= from && upper.is_complete(&max);
+            max >= from && (!count_as_one || buckets.meet(file.sums))
+        };
+        let none = Buckets::default();
+        let and = self.and.filter(|(buckets, _)| *buckets != none);
+        self.buckets != none && may(self.buckets, self.from)
+            || and.is_some_and(|(buckets, after)| max > after && may(buckets, after + 1))
     }
 }
 
@@ -76,8 +81,6 @@ pub(super) struct Taking {
 pub(super) struct Taken<D, E, T, R> {
     pub(super) rows: Vec<(D, T, R)>,
     pub(super) errors: Vec<(E, T, R)>,
-    /// The latest of their times.
-    pub(super) last: i64,
 }
 
 impl Taking {
@@ -88,30 +91,38 @@ impl Taking {
         batch: &RecordBatch,
     ) -> Result<Taken<D, E, T, R>, Error> {
         let updates = codec.decode(batch)?;
-        let mut last = i64::MIN;
-        let rows = self.typed(updates.ok, hash_data, &mut last)?;
-        let errors = self.typed(updates.err, hash_error, &mut last)?;
-        Ok(Taken { rows, errors, last })
+        let rows = self.typed(updates.ok, hash_data)?;
+        let errors = self.typed(updates.err, hash_error)?;
+        Ok(Taken { rows, errors })
     }
 
-    fn typed<D, T: Timestamp, R: Diff>(
+    fn typed<D: Clone, T: Timestamp, R: Diff>(
         &self,
         updates: Vec<(D, i64, i64)>,
         hash: impl Fn(&D) -> u64,
-        last: &mut i64,
     ) -> Result<Vec<(D, T, R)>, Error> {
-        let update = |(data, time, diff): (D, i64, i64)| {
-            *last = time.max(*last);
-            let time: T = time_from_i64(time.max(self.floor))?;
+        let signed = |diff: i64| {
             let signed = match self.sign {
-                Sign::Plus => Some(diff),
-                Sign::Minus => diff.checked_neg(),
+                Sign::Plus => diff,
+                Sign::Minus => -diff,
             };
-            let diff = signed.and_then(R::from_i64).ok_or(Error::Diff { diff })?;
-            Ok((data, time, diff))
+            R::from_i64(signed).ok_or(Error::Diff { diff })
         };
-        let wanted = |(data, time, _): &(D, i64, i64)| self.wanted.is_wanted(|| hash(data), *time);
-        updates.into_iter().filter(wanted).map(update).collect()
+        let mut typed = Vec::with_capacity(updates.len());
+        for (data, time, diff) in updates {
+            if !self.wanted.is_wanted(|| hash(&data), time) {
+                continue;
+            }
+            let time: T = time_from_i64(time.max(self.floor))?;
+            if diff == i64::MIN {
+                // It has no negation, which whoever takes these away needs: so it comes in two.
+                typed.push((data.clone(), time, signed(-1)?));
+                typed.push((data, time, signed(diff + 1)?));
+            } else {
+                typed.push((data, time, signed(diff)?));
+            }
+        }
+        Ok(typed)
     }
 }
 
@@ -195,5 +206,18 @@ mod tests {
         assert!(matters(of(others, 3), (2, 9)));
         assert!(!matters(of(others, 2), (2, 9)));
         assert!(!matters(of(mine, 10), (2, 9)));
+        // Some of all times, and others of late ones.
+        let both = |buckets, and, after| Wanted {
+            and: Some((and, after)),
+            ..Wanted::of(buckets)
+        };
+        let none = Buckets::default();
+        assert!(matters(both(mine, none, 5), (2, 9)));
+        assert!(matters(both(none, mine, 5), (2, 9)));
+        assert!(!matters(both(none, mine, 9), (2, 9)));
+        assert!(matters(both(others, others, 5), (2, 9)));
+        assert!(!matters(both(others, others, 5), (6, 9)));
+        assert!(matters(both(none, mine, i64::MAX - 1), (2, i64::MAX)));
+        assert!(!matters(both(none, none, 5), (2, 10)));
     }
 }

@@ -9,8 +9,9 @@ use crate::route::Routed;
 pub(crate) struct Batch<D, E, T, R> {
     pub(crate) desired_ok: Vec<Routed<D, T, R>>,
     pub(crate) desired_err: Vec<Routed<E, T, R>>,
-    pub(crate) persist_ok: Vec<Vec<(D, T, R)>>,
-    pub(crate) persist_err: Vec<Vec<(E, T, R)>>,
+    /// What was read back, with the differences that the shard stores: sums of many of R, or of another program.
+    pub(crate) persist_ok: Vec<Vec<(D, T, i64)>>,
+    pub(crate) persist_err: Vec<Vec<(E, T, i64)>>,
     /// What became of the batch in flight.
     pub(crate) settle: Option<Settle>,
     /// What was staged ahead is to be taken back.

@@ -30,7 +30,7 @@ use crate::worker::Worker;
 /// What write takes in.
 pub(crate) struct Inputs<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) minted: Minted<'s, D, E, T, R>,
-    pub(crate) persist: StreamVec<'s, T, Piece<D, E, T, R>>,
+    pub(crate) persist: StreamVec<'s, T, Piece<D, E, T, i64>>,
     /// The identities that the read-back replaces by marks.
     pub(crate) own: OwnCommits,
     /// A view's end of the comparison that its read-back begins with.
@@ -44,7 +44,7 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     notices_in: ExchangedInput<T, (usize, Notice<T>)>,
     desired_ok: ExchangedInput<T, Routed<D, T, R>>,
     desired_err: ExchangedInput<T, Routed<E, T, R>>,
-    persist_in: LocalInput<T, Piece<D, E, T, R>>,
+    persist_in: LocalInput<T, Piece<D, E, T, i64>>,
     parts_out: Output<T, Part<T, StagedFile>>,
     as_of: Frontier<T>,
     hydrated: bool,

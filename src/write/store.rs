@@ -279,10 +279,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                 take_in(&mut self.err, errors, comparing, fingerprint_error);
             } else if let Some(rows) = batch.persist_ok.pop() {
                 self.foreign |= !rows.is_empty();
-                self.ok.insert_negated(rows);
+                self.ok.remove_stored(rows);
             } else if let Some(errors) = batch.persist_err.pop() {
                 self.foreign |= !errors.is_empty();
-                self.err.insert_negated(errors);
+                self.err.remove_stored(errors);
             } else {
                 self.check_rival(batch.check_rival.take());
                 self.advance(batch.advance.take());

@@ -380,17 +380,15 @@ impl Core {
         self.group
             .consolidate(&self.hasher, |slot| chunk(slots, slot))?;
         for update in self.group.updates() {
-            let diff = i64::try_from(update.diff).map_err(|_| Error::DiffOverflow {
-                url: self.recipe.url.to_string(),
-                sum: update.diff,
-            })?;
-            self.written.add(hash, diff);
-            self.out.push((update.chunk, update.row));
-            self.out_times.push(update.time);
-            self.out_diffs.push(diff);
-            if let Some(slot) = &mut slots[update.chunk] {
-                slot.used = true;
-                self.out_bytes += slot.chunk.bytes() / slot.chunk.rows().max(1);
+            for diff in update.parts() {
+                self.written.add(hash, diff);
+                self.out.push((update.chunk, update.row));
+                self.out_times.push(update.time);
+                self.out_diffs.push(diff);
+                if let Some(slot) = &mut slots[update.chunk] {
+                    slot.used = true;
+                    self.out_bytes += slot.chunk.bytes() / slot.chunk.rows().max(1);
+                }
             }
         }
         self.group.clear();

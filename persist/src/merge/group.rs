@@ -22,6 +22,22 @@ pub(crate) struct Update {
     which: usize,
 }
 
+impl Update {
+    /// The diff in parts that a bigint holds each, as few as there can be.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = i64> + use<> {
+        let mut rest = self.diff;
+        std::iter::from_fn(move || {
+            if rest == 0 {
+                return None;
+            }
+            // The least one has no negation, which other readers may want.
+            let part = i64::try_from(rest).unwrap_or(if rest < 0 { -i64::MAX } else { i64::MAX });
+            rest -= i128::from(part);
+            Some(part)
+        })
+    }
+}
+
 /// Updates of rows with the same hash.
 #[derive(Default)]
 pub(crate) struct Group {
@@ -168,5 +184,28 @@ mod tests {
             panic!("{:?}", group.updates());
         };
         assert_eq!(update.diff, 1);
+    }
+
+    #[test]
+    fn diffs_come_out_in_as_few_parts_as_hold_them() {
+        let (hasher, chunk) = colliding();
+        const MAX: i64 = i64::MAX;
+        for (diffs, parts) in [
+            (&[5][..], &[5][..]),
+            (&[i64::MIN], &[i64::MIN]),
+            (&[MAX, MAX, MAX], &[MAX, MAX, MAX]),
+            (&[i64::MIN, i64::MIN], &[-MAX, -MAX, -2]),
+            (&[MAX, 1], &[MAX, 1]),
+        ] {
+            let mut group = Group::default();
+            for diff in diffs {
+                group.push(0, 0, 3, *diff);
+            }
+            group.consolidate(&hasher, |_| &chunk).unwrap();
+            let [update] = group.updates() else {
+                panic!("{:?}", group.updates());
+            };
+            assert!(update.parts().eq(parts.iter().copied()), "{diffs:?}");
+        }
     }
 }

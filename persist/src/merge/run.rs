@@ -209,7 +209,7 @@ impl RunBuilder {
             }
             group.consolidate(hasher, |chunk| &chunks[chunk])?;
             for update in group.updates() {
-                // A sum that is too large for one row is left to the end, where it is reported or has cancelled.
+                // A sum that is too large for one row is left to the end, where it comes out in parts or has cancelled.
                 let Ok(diff) = i64::try_from(update.diff) else {
                     sums.clear();
                     sums.extend(equal.iter().map(|place| (place.chunk(), place.row(), None)));
