@@ -41,7 +41,7 @@ pub enum Error {
     },
     /// A difference that the type cannot hold.
     #[error(
-        "the shard holds a difference of {diff}, which does not fit the type of the collection"
+        "the shard holds a difference of {diff}, which the collection's type cannot hold: read it with differences of i64"
     )]
     Diff {
         /// The difference.
@@ -56,6 +56,17 @@ pub enum Error {
         source_name: String,
         /// Why the source failed.
         error: std::sync::Arc<Error>,
+    },
+    /// The log was cleaned up beyond what was read, and so were files that tell what has changed since.
+    #[error(
+        "what has changed in {url} since version {version} is not known any more, since that was cleaned up: \
+         start again, which reads it anew"
+    )]
+    Behind {
+        /// The address of the shard.
+        url: String,
+        /// The last version that was read.
+        version: u64,
     },
     /// The sink failed while it was waited for.
     #[error("the sink {name} failed: {error}")]

@@ -22,6 +22,7 @@ mod files;
 mod first;
 
 pub(crate) use files::OpenFile;
+mod seen;
 mod start;
 mod task;
 

@@ -301,15 +301,26 @@ impl Shard {
             if inner.tail().is_due(env) {
                 inner.catch_up(on_retry).await?;
             }
-            let (tail, plan, table) = {
+            let (tail, plan, table, review) = {
                 let log = lock(&inner.log);
                 let table = log.state.metadata().id.clone();
-                (log.tail(), plan(&log.state), table)
+                let plan = plan(&log.state);
+                let review = match &plan {
+                    Plan::Put(commit) => log.state.review(commit),
+                    Plan::Done(_) => None,
+                };
+                (log.tail(), plan, table, review)
             };
             let mut commit = match plan {
                 Plan::Put(commit) => *commit,
                 Plan::Done(done) => return Ok(Outcome::Done(done)),
             };
+            let reviewed = review.into_iter().flatten().map(|(app_id, version)| Txn {
+                app_id: app_id.to_owned(),
+                version,
+                last_updated: Some(env.now_ms()),
+            });
+            commit.txns.extend(reviewed);
             if let Some(info) = &mut commit.info {
                 info.table = Some(table);
             }

@@ -150,6 +150,8 @@ impl Inner {
                 .map(|remove| Arc::new(DataFile::from_remove(remove)))
                 .collect(),
             foreign: is_foreign(&commit),
+            // A sink adds what is new, and takes nothing away.
+            exact: !is_foreign(&commit),
         })
     }
 

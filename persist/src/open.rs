@@ -17,7 +17,7 @@ use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protoco
 use crate::log::checkpoint::{
     self, LastCheckpoint, LogFile, checkpoint_path, last_checkpoint_path,
 };
-use crate::log::state::{FORMAT, FORMAT_PROPERTY, SINCE, State, UPPER};
+use crate::log::state::{FORMAT, FORMAT_PROPERTY, REVIEWED, REVIEWED_FILES, SINCE, State, UPPER};
 use crate::log::{entry_path, folder};
 use crate::replay::{Evidence, Log};
 use crate::schema::to_delta;
@@ -222,7 +222,13 @@ impl Storage {
                 configuration,
                 ..Metadata::default()
             }),
-            txns: vec![txn(UPPER, Frontier::At(0)), txn(SINCE, open.since)],
+            txns: vec![
+                txn(UPPER, Frontier::At(0)),
+                txn(SINCE, open.since),
+                // Nobody has edited anything, and there are no files, whose hash is 0.
+                txn(REVIEWED, Frontier::At(0)),
+                txn(REVIEWED_FILES, Frontier::At(0)),
+            ],
             ..Commit::default()
         };
         // Checked before it is written: what would be refused must not be created.

@@ -80,7 +80,48 @@ pub struct Pinned {
     _registration: Arc<Registration>,
 }
 
+/// The files of a version, which this does not keep: what their log said of them stays known all the same.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct FileSet {
+    /// The version.
+    pub version: u64,
+    files: Files,
+}
+
+impl FileSet {
+    pub(crate) fn of(state: &State) -> Self {
+        FileSet {
+            version: state.progress().version,
+            files: state.files(),
+        }
+    }
+
+    /// What `later` has and this set has not, and what this has and `later` has not, in the order of their paths. A path
+    /// whose file has another size is among both.
+    pub fn changes_to(&self, later: &FileSet) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
+        let same = |a: &Arc<DataFile>, b: &Arc<DataFile>| Arc::ptr_eq(a, b) || a.size == b.size;
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        for (before, after) in self.files.differences(&later.files, same) {
+            removed.extend(before.cloned());
+            added.extend(after.cloned());
+        }
+        for files in [&mut added, &mut removed] {
+            files.sort_unstable_by(|a: &Arc<DataFile>, b| a.path.cmp(&b.path));
+        }
+        (added, removed)
+    }
+}
+
 impl Pinned {
+    /// The files alone, which stay known when the pin is gone.
+    pub fn file_set(&self) -> FileSet {
+        FileSet {
+            version: self.progress.version,
+            files: self.files.clone(),
+        }
+    }
+
     /// The files whose rows add up to the collection, in the order of their paths.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Arc<DataFile>> {
         let mut files: Vec<_> = self.files.values().collect();

@@ -260,7 +260,7 @@ impl Storage {
         })
     }
 
-    async fn read_beyond(
+    pub(crate) async fn read_beyond(
         &self,
         version: u64,
         ahead: u64,
@@ -416,7 +416,10 @@ impl Storage {
                 Err(error) => return Err(error),
             };
             let beginning = log.tail();
-            let read = self.read_on(&mut log, on_retry).await;
+            let read = match self.review(&mut log, on_retry).await {
+                Ok(()) => self.read_on(&mut log, on_retry).await,
+                failed => failed,
+            };
             if matches!(read, Err(Error::Shutdown)) {
                 return Err(Error::Shutdown);
             }

@@ -18,7 +18,7 @@ use crate::history::Attempts;
 use crate::lock;
 use crate::log::action::Commit;
 use crate::log::state::{Entry, Progress, State};
-use crate::pinned::{Pinned, Pins};
+use crate::pinned::{FileSet, Pinned, Pins};
 use crate::replay::{Evidence, Log, Tail};
 use crate::schema::{check_order, check_schema};
 use crate::staging::Staging;
@@ -246,9 +246,14 @@ impl Shard {
         inner.with_state(|state| inner.pins.pin(&inner.storage.url, state))
     }
 
+    /// The live files at the last version known, as [`Shard::pin`] has them, without keeping them.
+    pub fn file_set(&self) -> FileSet {
+        self.inner().with_state(FileSet::of)
+    }
+
     /// The version in which another program last edited the data, as far as this process knows, until the since has
-    /// come to where the upper was then: earlier contents are not what they were. (What a checkpoint holds is not
-    /// known to be an edit.)
+    /// come to where the upper was then: earlier contents are not what they were. An edit that this process did not see,
+    /// because a checkpoint covers it, is known by what the last commit of a sink says in the log.
     pub fn edited(&self) -> Option<u64> {
         let edit = self.inner().with_state(State::edited);
         edit.map(|edit| edit.version)

@@ -75,7 +75,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 
     /// The sums of a file that the log knows none of, or whose rows do not all count.
-    async fn totals(&self, file: &Arc<DataFile>, at: i64) -> Result<Totals, Error> {
+    pub(super) async fn totals(&self, file: &Arc<DataFile>, at: i64) -> Result<Totals, Error> {
         let mine = self.mine();
         let mut totals = Totals::new();
         let mut open = OpenFile::read(&self.worker, &self.shard, &file.path).await?;

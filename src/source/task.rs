@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mvsink_persist::{
     Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Shard, Summed,
@@ -11,9 +11,10 @@ use tokio::sync::{Semaphore, oneshot};
 
 use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
 use super::first::{Agreement, First};
+use super::seen::{Changed, Seen};
 use super::{Mark, Message, OwnCommits, Piece};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
-use crate::comparison::{Buckets, HeldEnd};
+use crate::comparison::{Buckets, HeldEnd, Totals};
 use crate::dyncfg::CHUNK_ROWS;
 use crate::dyncfg::FULL_READ_BACK;
 use crate::error::Error;
@@ -78,8 +79,8 @@ pub(super) struct Task<D, E, T, R> {
     share: Share,
     /// Earlier times count as this.
     floor: i64,
-    /// The latest time of a row that was read.
-    last: AtomicI64,
+    /// What was read, where that tells how to go on from a later version.
+    seen: Option<Seen>,
     /// How many updates were read.
     read: AtomicU64,
     holding: Option<Holding>,
@@ -122,7 +123,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
                 Purpose::Ingest => Share::Nothing,
             },
             floor,
-            last: AtomicI64::new(i64::MIN),
+            seen: None,
             read: AtomicU64::new(0),
             holding: None,
             credits,
@@ -148,6 +149,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.hold().await?;
         let pinned = self.shard.pin();
         let mut progress = pinned.progress;
+        self.seen = self
+            .shares_no_files()
+            .then(|| Seen::all_of(pinned.file_set()));
         match purpose {
             Purpose::Collection { .. } => {
                 pinned.check_readable(self.floor)?;
@@ -205,6 +209,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let version = progress.version + 1;
             // What an idle task waits for takes no more room than that.
             let entry = match Box::pin(self.shard.entry(version)).await {
+                // What it names may have been there before, or not at all.
+                Ok(entry) if !entry.exact && self.seen.is_some() => {
+                    progress = Box::pin(self.jump(progress)).await?;
+                    continue;
+                }
                 Ok(entry) => entry,
                 Err(ShardError::EntryGone { .. }) => {
                     progress = Box::pin(self.jump(progress)).await?;
@@ -224,6 +233,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                     continue;
                 }
                 taken => taken?,
+            }
+            if let Some(seen) = &mut self.seen {
+                seen.entry(&entry, self.shard.file_set());
             }
             progress = Progress {
                 version,
@@ -253,6 +265,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 false => Ok(()),
             };
         }
+        self.check_overwritten(&entry.adds, &entry.removes, entry.version)?;
         for file in &entry.adds {
             let taking = self.all(Sign::Plus, entry.lower);
             self.read(file, entry.upper, taking).await?;
@@ -270,42 +283,125 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         ShardError::ForeignEdit { url, version }.into()
     }
 
-    /// Goes on from the newest version, since the log, or the next file, was cleaned up beyond what was read: takes all rows at or
-    /// beyond the upper that was passed. There are no marks for what is skipped: a sink's own rows come as anybody's.
-    async fn jump(&self, passed: Progress) -> Result<Progress, Error> {
+    /// Goes on from the newest version, since the log, or the next file, was cleaned up beyond what was read: takes what
+    /// the files that are there now hold beyond those that were read. There are no marks for what is skipped: a sink's
+    /// own rows come as anybody's.
+    async fn jump(&mut self, passed: Progress) -> Result<Progress, Error> {
         let pinned = self.shard.pin();
         let progress = pinned.progress;
         let from = passed.upper.time().unwrap_or(i64::MAX);
-        // At a since of `from` itself, what was read before may have been moved there.
-        pinned.check_readable((from - 1).max(0))?;
-        // Rows that another program has put beyond the upper were read, and would be again.
-        let ahead = self.last.load(Ordering::Relaxed) >= from;
-        if ahead || !self.shares_no_files() {
-            return Err(ShardError::EntryGone {
-                url: self.shard.url().to_owned(),
-                version: passed.version + 1,
-            }
-            .into());
+        if self.share == Share::Files {
+            // At a since of `from` itself, what was read before may have been moved there.
+            pinned.check_readable((from - 1).max(0))?;
         }
+        let behind = || Error::Behind {
+            url: self.shard.url().to_owned(),
+            version: passed.version,
+        };
+        let files = pinned.file_set();
+        let changed = self.seen.as_ref().and_then(|seen| seen.changes_to(&files));
+        let changed = changed.ok_or_else(behind)?;
         tracing::info!(
             shard = self.shard.url(),
             version = progress.version,
             from,
             "what comes next was cleaned up, reading on from a snapshot"
         );
-        let all = self.all(Sign::Plus, Frontier::At(0));
-        let taking = Taking {
-            wanted: Wanted { from, ..all.wanted },
-            ..all
-        };
-        for file in pinned.files() {
-            if file.max_time.is_none_or(|max| max >= from) {
-                self.read(file, progress.upper, taking).await?;
+        if self.share == Share::Nothing {
+            // An edit that was answered meanwhile was another's to report.
+            if let Some(version) = self.shard.edited() {
+                return Err(self.foreign_edit(version));
+            }
+        } else {
+            self.check_overwritten(&changed.added, &changed.removed, progress.version)?;
+            match self
+                .take_changed(&changed, passed.upper, progress.upper)
+                .await
+            {
+                Err(Error::Shard(ShardError::MissingFile { path }))
+                    if changed
+                        .removed
+                        .iter()
+                        .any(|file| path.ends_with(&file.path)) =>
+                {
+                    return Err(behind());
+                }
+                taken => taken?,
             }
         }
         drop(pinned);
+        self.seen = Some(Seen::all_of(files));
         self.pass(progress.upper)?;
         Ok(progress)
+    }
+
+    /// Takes the rows by which two versions differ. Rows at times from `from` on are new; below, they were read, but for
+    /// those that another program has added or removed. Where the sums say that there are none of these, because files
+    /// were merged and no more, the rows below are not read.
+    async fn take_changed(
+        &self,
+        Changed { added, removed }: &Changed,
+        from: Frontier<i64>,
+        upper: Frontier<i64>,
+    ) -> Result<(), Error> {
+        let last = from.time().map_or(i64::MAX, |from| from.saturating_sub(1));
+        let (now, before) = (
+            self.below(added, last).await?,
+            self.below(removed, last).await?,
+        );
+        let edited = now.differing(&before, self.mine());
+        for (files, sign) in [(added, Sign::Plus), (removed, Sign::Minus)] {
+            let all = self.all(sign, from);
+            let wanted = Wanted {
+                and: Some((all.wanted.buckets, last)),
+                ..Wanted::of(edited)
+            };
+            for file in files {
+                self.read(file, upper, Taking { wanted, ..all }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The sums of the rows of these files at times up to `last`, in the buckets of this worker at least.
+    async fn below(&self, files: &[Arc<DataFile>], last: i64) -> Result<Totals, Error> {
+        let mut totals = Totals::new();
+        for file in files {
+            match self.summed(file) {
+                Some(Summed { times: None, .. }) => {}
+                Some(Summed {
+                    sums,
+                    times: Some((_, max)),
+                }) if max <= last => totals.add_sums(sums),
+                Some(Summed {
+                    times: Some((min, _)),
+                    ..
+                }) if min > last => {}
+                _ => totals.merge(&self.totals(file, last).await?),
+            }
+        }
+        Ok(totals)
+    }
+
+    /// A file that another program has put in the place of one of the same path: what that held is gone.
+    fn check_overwritten(
+        &self,
+        added: &[Arc<DataFile>],
+        removed: &[Arc<DataFile>],
+        version: u64,
+    ) -> Result<(), Error> {
+        let is_removed = |file: &&Arc<DataFile>| removed.iter().any(|old| old.path == file.path);
+        match added.iter().find(is_removed) {
+            None => Ok(()),
+            Some(file) => Err(ShardError::Corrupt {
+                path: format!("{}/{}", self.shard.url(), file.path),
+                why: format!(
+                    "another file was put in its place by version {version}, and what it held is not \
+                     known any more: start again to compare anew"
+                ),
+            }
+            .into()),
+        }
     }
 
     /// True if no other worker may have read from a file what lies in another one in a later version.
@@ -390,8 +486,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let codec = self.codec.clone();
             let taken = open.next(move |batch| taking.take(&codec, &batch)).await?;
             let Some(taken) = taken else { return Ok(()) };
-            let Taken { rows, errors, last } = taken;
-            self.last.fetch_max(last, Ordering::Relaxed);
+            let Taken { rows, errors } = taken;
             let updates = (rows.len() + errors.len()) as u64;
             self.worker.instance.metrics.rows_read_back.add(updates);
             self.read.fetch_add(updates, Ordering::Relaxed);

@@ -31,6 +31,7 @@ mod cleaned;
 mod cluster;
 mod counters;
 mod drivers;
+mod edits;
 mod end_to_end;
 mod endings;
 mod faults;

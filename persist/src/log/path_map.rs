@@ -38,8 +38,9 @@ fn index(path: &str) -> usize {
 }
 
 impl<V: Clone> PathMap<V> {
-    pub(crate) fn insert(&mut self, path: String, value: V) {
-        self.segment(&path).insert(path, value);
+    /// Returns what was there.
+    pub(crate) fn insert(&mut self, path: String, value: V) -> Option<V> {
+        self.segment(&path).insert(path, value)
     }
 
     pub(crate) fn remove(&mut self, path: &str) -> Option<V> {
@@ -79,6 +80,30 @@ impl<V> PathMap<V> {
 
     pub(crate) fn get(&self, path: &str) -> Option<&V> {
         self.segments[index(path)].get(path)
+    }
+
+    /// The paths with other values in the two maps, by `same`, in no order: what this one has of each, and the other.
+    /// What both share is passed over at once.
+    pub(crate) fn differences<'a>(
+        &'a self,
+        other: &'a Self,
+        same: impl Fn(&V, &V) -> bool,
+    ) -> Vec<(Option<&'a V>, Option<&'a V>)> {
+        let mut found = Vec::new();
+        for (mine, theirs) in self.segments.iter().zip(other.segments.iter()) {
+            if Arc::ptr_eq(mine, theirs) {
+                continue;
+            }
+            for (path, value) in mine.iter() {
+                match theirs.get(path) {
+                    Some(their) if same(value, their) => {}
+                    their => found.push((Some(value), their)),
+                }
+            }
+            let only_theirs = theirs.iter().filter(|(path, _)| !mine.contains_key(*path));
+            found.extend(only_theirs.map(|(_, their)| (None, Some(their))));
+        }
+        found
     }
 
     /// The values, in an order that depends on the paths alone.

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -27,6 +28,11 @@ use crate::schema::{check_order, check_schema, from_delta};
 pub(crate) const UPPER: &str = "mvsink.upper";
 /// The `txn` action that holds the shard's since.
 pub(crate) const SINCE: &str = "mvsink.since";
+/// The `txn` action that says up to which version the edits of other programs are answered: the since is where the upper
+/// was. A checkpoint holds it, whoever writes that, and not which entries were edits.
+pub(crate) const REVIEWED: &str = "mvsink.reviewed";
+/// The `txn` action with a hash of the paths that were live in that version.
+pub(crate) const REVIEWED_FILES: &str = "mvsink.reviewed.files";
 /// The table property with the version of the format.
 pub(crate) const FORMAT_PROPERTY: &str = "mvsink.format";
 /// The version of the format that this version of the crate writes, and the newest that it reads.
@@ -64,6 +70,9 @@ pub struct Entry {
     pub removes: Vec<Arc<DataFile>>,
     /// True if another program changed the data. Rows then count from [`Entry::lower`] on, whatever their times.
     pub foreign: bool,
+    /// False if it is not known which of the files it names were in the table before it: it was read again, long after.
+    /// Some may then bring nothing, or take nothing.
+    pub exact: bool,
 }
 
 /// The live data files by path.
@@ -83,6 +92,8 @@ pub(crate) struct State {
     /// program left them, and not as they were.
     edited: Option<Edit>,
     files: Files,
+    /// A hash of the paths of the live files, whatever their order.
+    paths_hash: u64,
     tombstones: PathMap<Tombstone>,
     holds: Holds,
     /// The last uppers beside the empty one, ascending: those seen since the checkpoint that this began with.
@@ -149,6 +160,7 @@ impl State {
             since,
             edited: None,
             files: Files::default(),
+            paths_hash: 0,
             tombstones: PathMap::default(),
             holds: Holds::default(),
             uppers: upper.time().into_iter().collect(),
@@ -258,17 +270,26 @@ impl State {
             adds,
             removes,
             foreign,
+            exact: true,
         })
     }
 
-    /// Removes, then adds; returns the files that bring data, and those that take data away.
+    /// Removes, then adds; returns the files that bring data, and those that take data away. A path is one file: one that
+    /// was live before and is after brings nothing, however often it is named, but if it has another size.
     fn change_files(&mut self, commit: &Commit) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
-        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        // By path, what was live before; of those that change data.
+        let mut changed: BTreeMap<&str, Option<Arc<DataFile>>> = BTreeMap::new();
+        let removes = commit.removes.iter();
+        let removes = removes.map(|remove| (remove.path.as_str(), remove.data_change));
+        let adds = commit.adds.iter();
+        let adds = adds.map(|add| (add.path.as_str(), add.data_change));
+        for (path, _) in removes.chain(adds).filter(|(_, change)| *change) {
+            let before = || self.files.get(path).cloned();
+            changed.entry(path).or_insert_with(before);
+        }
         for remove in &commit.removes {
-            if let Some(file) = self.files.remove(&remove.path)
-                && remove.data_change
-            {
-                removed.push(file);
+            if self.files.remove(&remove.path).is_some() {
+                self.paths_hash ^= path_hash(&remove.path);
             }
             let tombstone = Tombstone {
                 remove: remove.clone(),
@@ -277,14 +298,64 @@ impl State {
             self.tombstones.insert(remove.path.clone(), tombstone);
         }
         for add in &commit.adds {
-            let file = Arc::new(DataFile::from_add(add));
             self.tombstones.remove(&add.path);
-            if add.data_change {
-                added.push(Arc::clone(&file));
+            let file = Arc::new(DataFile::from_add(add));
+            if self.files.insert(add.path.clone(), file).is_none() {
+                self.paths_hash ^= path_hash(&add.path);
             }
-            self.files.insert(add.path.clone(), file);
+        }
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        for (path, before) in changed {
+            let after = self.files.get(path);
+            if let (Some(before), Some(after)) = (&before, after)
+                && before.size == after.size
+            {
+                continue;
+            }
+            added.extend(after.cloned());
+            removed.extend(before);
         }
         (added, removed)
+    }
+
+    /// What the next entry says of the edits of other programs, if it is this commit of ours: `None` if one is still to be
+    /// answered after it.
+    pub(crate) fn review(&self, commit: &Commit) -> Option<[(&'static str, i64); 2]> {
+        let since = commit.txns.iter().filter(|txn| txn.app_id == SINCE);
+        let since = since.map(|txn| Frontier::from_version(txn.version));
+        let since = since.fold(self.since, Frontier::max);
+        if self.edited.is_some_and(|edit| edit.upper > since) {
+            return None;
+        }
+        let mut hash = self.paths_hash;
+        let goes = |remove: &&Remove| self.files.contains(&remove.path);
+        for remove in commit.removes.iter().filter(goes) {
+            hash ^= path_hash(&remove.path);
+        }
+        for add in &commit.adds {
+            hash ^= path_hash(&add.path);
+        }
+        let version = i64::try_from(self.version + 1).ok()?;
+        Some([(REVIEWED, version), (REVIEWED_FILES, txn_hash(hash))])
+    }
+
+    /// The last version of which it is known that all edits up to it are answered, if any later one may hold one that is
+    /// not: this was read from a checkpoint, which does not say.
+    pub(crate) fn unreviewed(&self) -> Option<u64> {
+        let reviewed = u64::try_from(self.txns.get(REVIEWED)?.version).ok()?;
+        (reviewed < self.version && self.upper > self.since).then_some(reviewed)
+    }
+
+    /// True if the files are those of the version that was reviewed last.
+    pub(crate) fn has_reviewed_files(&self) -> bool {
+        let known = self.txns.get(REVIEWED_FILES).map(|txn| txn.version);
+        known == Some(txn_hash(self.paths_hash))
+    }
+
+    /// Another program edited the data in this version, at or before that of this state.
+    pub(crate) fn set_edited(&mut self, version: u64) {
+        let upper = self.upper;
+        self.edited = Some(Edit { version, upper }).filter(|edit| edit.upper > self.since);
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -341,10 +412,12 @@ impl State {
         &self.uppers
     }
 
-    /// Takes over from an earlier state of the same log what is not in the log: when its holds were seen, and the
-    /// uppers before those known here.
+    /// Takes over from an earlier state of the same log what is not in the log: when its holds were seen, an edit that is
+    /// not answered, and the uppers before those known here.
     pub(crate) fn go_on_from(&mut self, earlier: &State) {
         self.holds.go_on_from(&earlier.holds);
+        let pending = earlier.edited.filter(|edit| edit.upper > self.since);
+        self.edited = self.edited.or(pending);
         let first = self.uppers.front().copied().unwrap_or(i64::MAX);
         for time in earlier.uppers.iter().rev().filter(|time| **time < first) {
             if self.uppers.len() < UPPERS_MAX {
@@ -399,6 +472,15 @@ pub(crate) fn is_foreign(commit: &Commit) -> bool {
     let changes = commit.adds.iter().any(|add| add.data_change)
         || commit.removes.iter().any(|remove| remove.data_change);
     changes && !ours
+}
+
+fn path_hash(path: &str) -> u64 {
+    xxh3_64(path.as_bytes())
+}
+
+/// A hash as a `txn` holds it: not negative, and never the greatest version.
+fn txn_hash(hash: u64) -> i64 {
+    (hash >> 2) as i64
 }
 
 fn unsupported(url: &str, why: impl Into<String>) -> Error {

@@ -1,0 +1,48 @@
+//! Whether another program has edited the data before the version that a checkpoint is of.
+//!
+//! A checkpoint says which files there are, and not who put them there. So every commit of ours says in a `txn`, which
+//! checkpoints keep, whoever writes them, up to which version all edits are answered: up to its own, unless one is still
+//! to be. With that,
+//!
+//! ```text
+//!   an entry beyond, up to the checkpoint, is an edit                ⇒  there is an edit to be answered
+//!   such entries are cleaned up, and there are other files now       ⇒  there is taken to be one
+//! ```
+//!
+//! The second may be mistaken: another program may have merged files, whose entry told so. A view is then read where it
+//! need not be.
+
+use crate::error::Error;
+use crate::log::state::is_foreign;
+use crate::replay::{Log, next_ahead};
+use crate::storage::{OnRetry, Storage};
+
+impl Storage {
+    /// Finds out whether a log that was just read from a checkpoint has an edit that is not answered.
+    pub(crate) async fn review(&self, log: &mut Log, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let Some(reviewed) = log.state.unreviewed() else {
+            return Ok(());
+        };
+        let last = log.state.progress().version;
+        let (mut version, mut ahead) = (reviewed, 1);
+        while version < last {
+            let ahead_now = ahead.min(last - version);
+            let (entries, end) = self.read_beyond(version, ahead_now, on_retry).await?;
+            for (found, bytes) in entries {
+                if is_foreign(&self.parse(found, bytes).await?) {
+                    log.state.set_edited(found);
+                    return Ok(());
+                }
+                version = found;
+            }
+            if end {
+                if !log.state.has_reviewed_files() {
+                    log.state.set_edited(version + 1);
+                }
+                return Ok(());
+            }
+            ahead = next_ahead(ahead);
+        }
+        Ok(())
+    }
+}
