@@ -228,7 +228,7 @@ fn r24_a_path_that_is_named_again_counts_once(driver: Driver) {
         edit(&path, &[remove(name), add(name, *size)]);
         edit(&path, &[remove("bogus.parquet")]);
         edit(&path, &[remove("bogus.parquet"), remove("bogus.parquet")]);
-        edit(&path, &[bogus.clone()]);
+        edit(&path, std::slice::from_ref(&bogus));
         edit(&path, &[bogus]);
     });
     assert_is_view(&cx, &shard);
