@@ -1,0 +1,166 @@
+#!/usr/bin/env python3
+"""What another tool, or a person, may do to a view's table, and how mvsink answers.
+
+    situations.py [--check]     writes docs/other-tools.md, or checks that it is what this file says
+
+`engines.py` brings each of these about, at rest and some of them beside a run, and checks the answer. The edits are in
+`edits.py`.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import edits
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs/other-tools.md"
+
+# The view's next commit makes the table what it was to be.
+REPAIRS = "repairs"
+# Nothing that a reader sees has changed, and the view goes on.
+FOLLOWS = "follows"
+# One line says what is wrong and what to do, and nothing is written.
+REFUSES = "refuses"
+
+
+@dataclass
+class Situation:
+    """An edit, and the answer to it."""
+
+    edit: str
+    answer: str
+    how: str
+    # What the error says, where the answer is one.
+    error: str = ""
+    # The edit that ends the situation: the view goes on after it.
+    undo: str = ""
+    # The command that ends it; `{}` is the table.
+    command: str = ""
+    # Whether `mvsink verify` finds it, where the answer is an error: the table itself is sound if not.
+    damage: bool = True
+    # Whether older releases of the writer make the edit too.
+    old_writers: bool = False
+    # Whether it is made beside a run as well, and what that run then says if it ends.
+    beside: bool = False
+    ends: str = ""
+    # Tests beside `engines.py`.
+    tests: str = ""
+
+    @property
+    def what(self):
+        return edits.EDITS[self.edit].__doc__.splitlines()[0].rstrip(".")
+
+
+GROUPS = {
+    "Rows": [
+        Situation("append", REPAIRS, "retracts the rows", old_writers=True, beside=True),
+        Situation("append_by_polars", REPAIRS, "retracts the rows"),
+        Situation("append_by_duckdb", REPAIRS, "retracts the rows"),
+        Situation("append_without_times", REPAIRS, "takes them as rows at the upper, once each, and retracts them"),
+        Situation("append_of_the_first_time", REPAIRS, "takes them as rows at the upper, and retracts them"),
+        Situation("append_of_the_last_time", REPAIRS, "retracts the rows", beside=True),
+        Situation("delete", REPAIRS, "writes the rows again", old_writers=True, beside=True),
+        Situation("delete_everything", REPAIRS, "writes the rows again"),
+        Situation("update", REPAIRS, "takes the difference back", old_writers=True),
+        Situation("merge", REPAIRS, "writes the rows again"),
+        Situation("overwrite", REPAIRS, "writes the rows again", old_writers=True, beside=True),
+        Situation("largest_multiplicities", REPAIRS, "retracts them, in as many rows as it takes", beside=True),
+        Situation("least_multiplicity", REPAIRS, "retracts it, in as many rows as it takes"),
+        Situation("null_where_none_is_meant", REPAIRS, "removes the rows without decoding them", beside=True),
+        Situation("only_some_columns", REPAIRS, "removes the rows without decoding them"),
+        Situation("an_error_of_another_form", REPAIRS, "removes the rows without decoding them"),
+        Situation("other_codecs", REPAIRS, "reads every codec of the format, and retracts the rows", beside=True),
+    ],
+    "Columns": [
+        Situation("another_column", REPAIRS, "retracts the rows; the column stays, null in the view's own rows"),
+        Situation("another_case", REPAIRS, "takes the columns by their names in any case, and retracts the rows"),
+        Situation("a_column_renamed", REFUSES, "names the column", error="column", damage=False),
+        Situation("a_column_dropped", REFUSES, "names the column", error="column", damage=False),
+        Situation("a_column_of_another_type", REFUSES, "names the column and both types", error="id", damage=False),
+    ],
+    "Upkeep": [
+        Situation("optimize", FOLLOWS, "the contents are the same", old_writers=True, beside=True),
+        Situation("z_order", FOLLOWS, "the contents are the same"),
+        Situation("vacuum", FOLLOWS, "the contents are the same", old_writers=True, beside=True),
+        Situation("vacuum_of_everything", FOLLOWS, "the contents are the same"),
+        Situation("checkpoint", FOLLOWS, "opens from it", old_writers=True, beside=True),
+        Situation("checkpoint_and_clean", FOLLOWS, "opens from it", old_writers=True),
+        Situation("append_checkpoint", REPAIRS, "finds the rows in the checkpoint, and retracts them", old_writers=True, beside=True),
+        Situation("restore", REPAIRS, "writes again what is missing; the frontiers stay"),
+    ],
+    "Features and properties": [
+        Situation("deletion_vectors", REFUSES, "names the feature", error="deletionVectors"),
+        Situation("change_data_feed", REFUSES, "names what the writer would have to keep", error="writer"),
+        Situation("constraint", REFUSES, "names what the writer would have to keep", error="writer"),
+        Situation("append_only", FOLLOWS, "appends; it deletes no rows of others then"),
+        Situation("property_of_theirs", FOLLOWS, "keeps it"),
+    ],
+    "The log": [
+        Situation("hint_with_parts", FOLLOWS, "the checkpoint that is there decides"),
+        Situation("hint_to_nothing", FOLLOWS, "the entries that are there decide"),
+        Situation("hint_damaged", FOLLOWS, "the entries that are there decide"),
+        Situation("odd_entries", FOLLOWS, "reads only what it needs"),
+        Situation("paths_of_another_form", REPAIRS, "retracts the rows"),
+        Situation("live_file_added_again", FOLLOWS, "a file is live once", beside=True),
+        Situation("absent_file_removed", FOLLOWS, "nothing is subtracted", beside=True),
+        Situation("entry_lost", REFUSES, "names the gap; the entry can be put back", error="missing|gap", undo="entry_found"),
+        Situation("entry_damaged", REFUSES, "names the entry", error="damaged|JSON", undo="entry_mended"),
+        Situation("first_entries_lost", REFUSES, "names the gap", error="missing|gap|gone", undo="first_entries_found"),
+        Situation("last_entries_lost", REPAIRS, "writes again what is missing"),
+    ],
+    "Files and folders": [
+        Situation("data_file_lost", REPAIRS, "drops the reference, and writes the rows again"),
+        Situation("data_file_cut_short", REFUSES, "names the file; `mvsink repair` drops the reference", error="repair", command="repair {}"),
+        Situation("data_file_of_the_future", FOLLOWS, "one file does not move the time of the store", beside=True),
+        Situation("files_of_others", FOLLOWS, "leaves them where they are"),
+        Situation("moved", REPAIRS, "makes the table anew; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone"),
+        Situation("moved_and_back", FOLLOWS, "goes on"),
+        Situation("deleted", REPAIRS, "makes the table anew; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone"),
+        Situation("older_copy", REPAIRS, "goes on from the older upper; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone|older"),
+        Situation("another_table_of_the_kind", REPAIRS, "compares it with the view, and writes the differences"),
+        Situation("another_table", REFUSES, "names the columns that differ", error="column", damage=False),
+    ],
+}
+
+HEAD = """\
+# What other tools may do to a table
+
+<!-- Written by `.ci/situations.py`, which `.ci/engines.py` holds true. Edit that file, not this one. -->
+
+A view's table is an ordinary Delta table, and other tools may write to it. mvsink **repairs** an edit (the view's next
+commit makes the table what it was to be), **follows** it (readers see the same contents, and the view goes on), or
+**refuses** (one line says what is wrong and what to do; nothing is written). An ingest table has nothing to compare itself
+with: there an edit of rows is an error that names the edit.
+
+`.ci/engines.py` brings each situation about on the demo's tables, between two runs and, where the third column says so,
+beside one that is under way; then the view must equal one that nobody has edited.
+"""
+
+
+def document():
+    lines = [HEAD]
+    for group, situations in GROUPS.items():
+        lines.append(f"## {group}\n")
+        lines.append("| somebody may … | mvsink | also beside a run | more tests |")
+        lines.append("|---|---|---|---|")
+        for situation in situations:
+            what = situation.what[0].lower() + situation.what[1:]
+            how = f"**{situation.answer}**: {situation.how}"
+            beside = "yes" if situation.beside else ""
+            lines.append(f"| {what} (`{situation.edit}`) | {how} | {beside} | {situation.tests} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main():
+    if sys.argv[1:] == ["--check"]:
+        if DOCUMENT.read_text() != document():
+            sys.exit(f"{DOCUMENT.name} is not what situations.py says: run it")
+    elif sys.argv[1:]:
+        sys.exit("usage: situations.py [--check]")
+    else:
+        DOCUMENT.write_text(document())
+
+
+if __name__ == "__main__":
+    main()
