@@ -4,7 +4,7 @@
     edits.py NAME TABLE         makes the edit NAME, with whichever packages are first on PYTHONPATH
 
 Each function below is an edit of that name; its first line says what somebody does to the table. `situations.py` says
-how mvsink answers, and `engines.py` makes them with several released versions of the writers.
+how mvsink answers, and `answers.py` makes them with several released versions of the writers.
 """
 
 import json

@@ -3,7 +3,7 @@
 
     situations.py [--check]     writes docs/other-tools.md, or checks that it is what this file says
 
-`engines.py` brings each of these about, at rest and some of them beside a run, and checks the answer. The edits are in
+`answers.py` brings each of these about, at rest and some of them beside a run, and checks the answer. The edits are in
 `edits.py`.
 """
 
@@ -38,6 +38,8 @@ class Situation:
     command: str = ""
     # Whether `mvsink verify` finds it, where the answer is an error: the table itself is sound if not.
     damage: bool = True
+    # Whether the answer is still to be built: it is tried by name only.
+    pending: bool = False
     # Whether older releases of the writer make the edit too.
     old_writers: bool = False
     # Whether it is made beside a run as well, and what that run then says if it ends.
@@ -58,7 +60,7 @@ GROUPS = {
         Situation("append_by_duckdb", REPAIRS, "retracts the rows"),
         Situation("append_without_times", REPAIRS, "takes them as rows at the upper, once each, and retracts them"),
         Situation("append_of_the_first_time", REPAIRS, "takes them as rows at the upper, and retracts them"),
-        Situation("append_of_the_last_time", REPAIRS, "retracts the rows", beside=True),
+        Situation("append_of_the_last_time", REPAIRS, "retracts the rows", beside=True, pending=True),
         Situation("delete", REPAIRS, "writes the rows again", old_writers=True, beside=True),
         Situation("delete_everything", REPAIRS, "writes the rows again"),
         Situation("update", REPAIRS, "takes the difference back", old_writers=True),
@@ -66,14 +68,14 @@ GROUPS = {
         Situation("overwrite", REPAIRS, "writes the rows again", old_writers=True, beside=True),
         Situation("largest_multiplicities", REPAIRS, "retracts them, in as many rows as it takes", beside=True),
         Situation("least_multiplicity", REPAIRS, "retracts it, in as many rows as it takes"),
-        Situation("null_where_none_is_meant", REPAIRS, "removes the rows without decoding them", beside=True),
-        Situation("only_some_columns", REPAIRS, "removes the rows without decoding them"),
-        Situation("an_error_of_another_form", REPAIRS, "removes the rows without decoding them"),
-        Situation("other_codecs", REPAIRS, "reads every codec of the format, and retracts the rows", beside=True),
+        Situation("null_where_none_is_meant", REPAIRS, "removes the rows without decoding them", beside=True, pending=True),
+        Situation("only_some_columns", REPAIRS, "removes the rows without decoding them", pending=True),
+        Situation("an_error_of_another_form", REPAIRS, "removes the rows without decoding them", pending=True),
+        Situation("other_codecs", REPAIRS, "reads every codec of the format, and retracts the rows", beside=True, pending=True),
     ],
     "Columns": [
         Situation("another_column", REPAIRS, "retracts the rows; the column stays, null in the view's own rows"),
-        Situation("another_case", REPAIRS, "takes the columns by their names in any case, and retracts the rows"),
+        Situation("another_case", REPAIRS, "takes the columns by their names in any case, and retracts the rows", pending=True),
         Situation("a_column_renamed", REFUSES, "names the column", error="column", damage=False),
         Situation("a_column_dropped", REFUSES, "names the column", error="column", damage=False),
         Situation("a_column_of_another_type", REFUSES, "names the column and both types", error="id", damage=False),
@@ -83,9 +85,9 @@ GROUPS = {
         Situation("z_order", FOLLOWS, "the contents are the same"),
         Situation("vacuum", FOLLOWS, "the contents are the same", old_writers=True, beside=True),
         Situation("vacuum_of_everything", FOLLOWS, "the contents are the same"),
-        Situation("checkpoint", FOLLOWS, "opens from it", old_writers=True, beside=True),
-        Situation("checkpoint_and_clean", FOLLOWS, "opens from it", old_writers=True),
-        Situation("append_checkpoint", REPAIRS, "finds the rows in the checkpoint, and retracts them", old_writers=True, beside=True),
+        Situation("checkpoint", FOLLOWS, "opens from it", beside=True),
+        Situation("checkpoint_and_clean", FOLLOWS, "opens from it"),
+        Situation("append_checkpoint", REPAIRS, "finds the rows in the checkpoint, and retracts them", beside=True),
         Situation("restore", REPAIRS, "writes again what is missing; the frontiers stay"),
     ],
     "Features and properties": [
@@ -96,21 +98,21 @@ GROUPS = {
         Situation("property_of_theirs", FOLLOWS, "keeps it"),
     ],
     "The log": [
-        Situation("hint_with_parts", FOLLOWS, "the checkpoint that is there decides"),
-        Situation("hint_to_nothing", FOLLOWS, "the entries that are there decide"),
+        Situation("hint_with_parts", FOLLOWS, "the checkpoint that is there decides", pending=True),
+        Situation("hint_to_nothing", FOLLOWS, "the entries that are there decide", pending=True),
         Situation("hint_damaged", FOLLOWS, "the entries that are there decide"),
-        Situation("odd_entries", FOLLOWS, "reads only what it needs"),
-        Situation("paths_of_another_form", REPAIRS, "retracts the rows"),
+        Situation("odd_entries", FOLLOWS, "reads only what it needs", pending=True),
+        Situation("paths_of_another_form", REPAIRS, "retracts the rows", pending=True),
         Situation("live_file_added_again", FOLLOWS, "a file is live once", beside=True),
         Situation("absent_file_removed", FOLLOWS, "nothing is subtracted", beside=True),
-        Situation("entry_lost", REFUSES, "names the gap; the entry can be put back", error="missing|gap", undo="entry_found"),
+        Situation("entry_lost", REFUSES, "names the gap; the entry can be put back", error="missing|gap", undo="entry_found", pending=True),
         Situation("entry_damaged", REFUSES, "names the entry", error="damaged|JSON", undo="entry_mended"),
-        Situation("first_entries_lost", REFUSES, "names the gap", error="missing|gap|gone", undo="first_entries_found"),
+        Situation("first_entries_lost", REFUSES, "names the gap", error="missing|gap|gone", undo="first_entries_found", pending=True),
         Situation("last_entries_lost", REPAIRS, "writes again what is missing"),
     ],
     "Files and folders": [
-        Situation("data_file_lost", REPAIRS, "drops the reference, and writes the rows again"),
-        Situation("data_file_cut_short", REFUSES, "names the file; `mvsink repair` drops the reference", error="repair", command="repair {}"),
+        Situation("data_file_lost", REPAIRS, "drops the reference, and writes the rows again", pending=True),
+        Situation("data_file_cut_short", REFUSES, "names the file; `mvsink repair` drops the reference", error="repair", command="repair {}", pending=True),
         Situation("data_file_of_the_future", FOLLOWS, "one file does not move the time of the store", beside=True),
         Situation("files_of_others", FOLLOWS, "leaves them where they are"),
         Situation("moved", REPAIRS, "makes the table anew; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone"),
@@ -125,14 +127,14 @@ GROUPS = {
 HEAD = """\
 # What other tools may do to a table
 
-<!-- Written by `.ci/situations.py`, which `.ci/engines.py` holds true. Edit that file, not this one. -->
+<!-- Written by `.ci/situations.py`, which `.ci/answers.py` holds true. Edit that file, not this one. -->
 
 A view's table is an ordinary Delta table, and other tools may write to it. mvsink **repairs** an edit (the view's next
 commit makes the table what it was to be), **follows** it (readers see the same contents, and the view goes on), or
-**refuses** (one line says what is wrong and what to do; nothing is written). An ingest table has nothing to compare itself
+**refuses** (one line says what is wrong; nothing is written). An ingest table has nothing to compare itself
 with: there an edit of rows is an error that names the edit.
 
-`.ci/engines.py` brings each situation about on the demo's tables, between two runs and, where the third column says so,
+`.ci/answers.py` brings each situation about on the demo's tables, between two runs and, where the third column says so,
 beside one that is under way; then the view must equal one that nobody has edited.
 """
 
@@ -146,6 +148,8 @@ def document():
         for situation in situations:
             what = situation.what[0].lower() + situation.what[1:]
             how = f"**{situation.answer}**: {situation.how}"
+            if situation.pending:
+                how = f"**not yet** (is to be: {situation.answer}, {situation.how})"
             beside = "yes" if situation.beside else ""
             lines.append(f"| {what} (`{situation.edit}`) | {how} | {beside} | {situation.tests} |")
         lines.append("")
