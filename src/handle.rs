@@ -81,9 +81,8 @@ impl<T: Timestamp> Handle<T> {
     /// What the sink is doing.
     pub fn status(&self) -> Status {
         let status = self.worker.instance.status().borrow().clone();
-        // The log says so before the last task has noticed. A source has still to give what it reads.
-        let sink = !self.worker.instance.is_source();
-        if sink && !status.is_final() && self.frontier().is_empty() {
+        // The frontier says so before the last task, or another worker, has noted it in the status.
+        if !status.is_final() && self.frontier().is_empty() {
             Status::Finished
         } else {
             status

@@ -273,11 +273,6 @@ impl Instance {
         }
     }
 
-    /// True of a source.
-    pub(crate) fn is_source(&self) -> bool {
-        self.kind == Kind::Source
-    }
-
     /// The error that stopped the sink, if one has.
     pub(crate) fn failure(&self) -> Option<Arc<Error>> {
         self.lock().failure.clone()
