@@ -44,8 +44,8 @@ pub struct Disputed {
 ///
 /// Dropping it cancels this worker's share: its operators let go of their capabilities, its tasks end. No
 /// frontier of a shard passes because of that: a source that is dropped before its end lets go only when no sink
-/// in its dataflow, or in a later one of its worker, is live any more. If there is one sink in its dataflow, that is cancelled with
-/// it; if the source fails, that sink fails.
+/// in its dataflow, or in a later one of its worker, is live any more. If its dataflow has one sink, the source
+/// cancels that sink with itself; if the source fails, that sink fails.
 #[must_use = "dropping the handle stops the sink"]
 #[derive(Debug)]
 pub struct Handle<T: Timestamp> {

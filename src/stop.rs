@@ -52,10 +52,10 @@ impl Stop {
 
     /// True once stopped; asked by an operator that has begun to run, so that it misses no stop.
     pub(crate) fn is_stopped(&self, _: &Awake) -> bool {
-        *self.stopped.borrow()
+        self.has_stopped()
     }
 
-    /// True once stopped; for who is woken by the stop of another sink.
+    /// True once stopped; for an operator that another sink's stop wakes.
     pub(crate) fn has_stopped(&self) -> bool {
         *self.stopped.borrow()
     }

@@ -5,7 +5,7 @@
 //! [`ClientOptions::poll_min`] and [`poll_max`](ClientOptions::poll_max). Commits of this process need no
 //! reading: they are applied when they succeed.
 //!
-//! An idle follower looks every half a minute whether the last entry known still is what it was, since a log that
+//! An idle follower looks every twenty seconds whether the last entry known still is what it was, since a log that
 //! was cleaned up beyond it looks as if nothing had happened ([`crate::replay`]). If it is not, the log is read
 //! again from its newest checkpoint.
 //!

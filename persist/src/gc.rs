@@ -74,7 +74,7 @@ impl Shard {
         progress: &(dyn Fn(GcProgress) + Send + Sync),
     ) -> Result<GcReport, Error> {
         let mut report = GcReport::default();
-        // What has taken the table's place is not judged by its log.
+        // This table's log says nothing of the files of another table in its place.
         self.inner().check_table(&Storage::warn_of_retry).await?;
         if !options.dry_run {
             report.released_holds = self.release_lapsed().await?;

@@ -50,7 +50,7 @@ pub(crate) struct Prepared {
     written: Option<PathBuf>,
 }
 
-/// What became of an entry that was to be linked into the log.
+/// The outcome of [`Prepared::publish`].
 pub(crate) enum Published {
     /// It is in the log, safely.
     Linked,

@@ -17,10 +17,10 @@
 //! A [`Tail`] is an entry that was the last, with what is needed to recognize it: a table that was deleted and
 //! created again has another one there.
 //!
-//! What was put by oneself proves nothing: it lies where it was put, in whatever has taken the table's place. So each
-//! tail has an *anchor*, the entry that was the last when the log was looked at last. It must be there too, with all
-//! from there on, unless they were cleaned up: then there is a checkpoint beyond them, and nobody writes one whose own
-//! anchor is not there.
+//! A process's own entries prove nothing: another table that has taken the place of this one holds them as well. So
+//! each tail has an *anchor*, the last entry of the log at the previous check. The anchor and all entries after it must
+//! still be there, unless they were cleaned up: then a checkpoint lies beyond them, and no process writes a checkpoint
+//! without finding its own anchor.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -81,7 +81,7 @@ pub(crate) struct Tail {
     pub(crate) evidence: Evidence,
     /// When it, or an entry before it, was known to be the last one of the log.
     pub(crate) confirmed: Option<Moment>,
-    /// What was the last entry then.
+    /// The last entry at that time.
     pub(crate) anchor: Option<Anchor>,
 }
 
@@ -285,8 +285,7 @@ impl Storage {
         Ok(self.has(tail, on_retry).await? && self.is_anchored(tail, on_retry).await?)
     }
 
-    /// True if what was the last entry once is there, and each one from there to the last known now, or was cleaned up
-    /// since.
+    /// True if the anchor is there, and each entry from it to the last known one is there or was cleaned up since.
     async fn is_anchored(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<bool, Error> {
         let Some(anchor) = tail.anchor.filter(|anchor| anchor.version < tail.version) else {
             return Ok(true);

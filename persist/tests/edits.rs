@@ -157,13 +157,7 @@ fn clean_up(dir: &Path, last: u64) {
 /// checkpoint or not.
 async fn reopened(dir: &Path, actions: &[Value], cleaned: bool) -> Shard {
     let shard = filled(dir, 2).await;
-    put_entry(dir, actions);
-    shard.refresh().await.unwrap();
-    let version = shard.checkpoint().await.unwrap();
-    if cleaned {
-        clean_up(dir, version);
-    }
-    open(dir).await
+    reopened_after(dir, &shard, actions, cleaned).await
 }
 
 #[test]
@@ -203,6 +197,7 @@ fn a_removal_in_a_checkpoint_is_an_edit_too() {
     }
 }
 
+/// The same, of a shard that is there.
 async fn reopened_after(dir: &Path, shard: &Shard, actions: &[Value], cleaned: bool) -> Shard {
     put_entry(dir, actions);
     shard.refresh().await.unwrap();

@@ -1,5 +1,6 @@
 //! The task of a source: follows the log, reads and decodes the files that fall to its worker.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -390,7 +391,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         removed: &[Arc<DataFile>],
         version: u64,
     ) -> Result<(), Error> {
-        let is_removed = |file: &&Arc<DataFile>| removed.iter().any(|old| old.path == file.path);
+        let removed: BTreeSet<&str> = removed.iter().map(|file| file.path.as_str()).collect();
+        let is_removed = |file: &&Arc<DataFile>| removed.contains(file.path.as_str());
         match added.iter().find(is_removed) {
             None => Ok(()),
             Some(file) => Err(ShardError::Corrupt {

@@ -11,8 +11,8 @@ use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, Data, persist_source};
 use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{
-    Append, Appended, Client, ClientOptions, Codec, CommitId, CompactOptions, FileEncoder,
-    FileMeta, Frontier, GcOptions, Open, Shard,
+    Client, ClientOptions, Codec, CompactOptions, FileEncoder, FileMeta, Frontier, GcOptions, Open,
+    Shard,
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
@@ -44,18 +44,7 @@ async fn append<D: Data>(shard: &Shard, time: i64, updates: &[(D, i64)]) {
         ..FileMeta::default()
     };
     let staged = shard.put_file(file.bytes, meta, &|_| ()).await.unwrap();
-    let append = Append {
-        id: CommitId {
-            nonce: 5,
-            seq: u64::try_from(time).unwrap(),
-        },
-        lower: Frontier::At(time),
-        upper: Frontier::At(time + 1),
-        files: vec![staged],
-        since: None,
-    };
-    let appended = shard.append(append, &|_| ()).await.unwrap();
-    assert!(matches!(appended, Appended::Committed { .. }));
+    support::append_file(shard, time, staged).await;
 }
 
 fn row(number: u64) -> Row {

@@ -9,8 +9,7 @@ use differential_dataflow::input::InputSession;
 use mvsink::{Context, Mode, Status, Target};
 use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{
-    Append, Appended, Client, ClientOptions, Codec, CommitId, CompactOptions, FileEncoder,
-    FileMeta, Frontier, GcOptions, Shard,
+    Client, ClientOptions, Codec, CompactOptions, FileEncoder, FileMeta, Frontier, GcOptions, Shard,
 };
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -250,18 +249,7 @@ async fn append_bogus(shard: &Shard, number: i64) {
     let encoded = encoder.finish().unwrap();
     let meta = FileMeta::from(&encoded);
     let staged = shard.put_file(encoded.bytes, meta, &|_| ()).await.unwrap();
-    let append = Append {
-        id: CommitId {
-            nonce: 5,
-            seq: u64::try_from(time).unwrap(),
-        },
-        lower: Frontier::At(time),
-        upper: Frontier::At(time + 1),
-        files: vec![staged],
-        since: None,
-    };
-    let appended = shard.append(append, &|_| ()).await.unwrap();
-    assert!(matches!(appended, Appended::Committed { .. }));
+    support::append_file(shard, time, staged).await;
 }
 
 /// What happens to the log while a view does not look.

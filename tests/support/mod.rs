@@ -14,7 +14,7 @@ use futures::FutureExt;
 use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
 use mvsink_persist::testing::Hold;
-use mvsink_persist::{Codec, Shard, decode_file};
+use mvsink_persist::{Append, Appended, Codec, CommitId, Shard, StagedFile, decode_file};
 use timely::Config;
 use timely::worker::Worker;
 
@@ -373,6 +373,22 @@ pub fn feed_ticks(
         input.flush();
         step_until(worker, handle, Frontier::At(tick + 1));
     }
+}
+
+/// Appends a staged file, of rows at this time, which is the shard's upper, as a rival does.
+pub async fn append_file(shard: &Shard, time: i64, staged: StagedFile) {
+    let append = Append {
+        id: CommitId {
+            nonce: 5,
+            seq: u64::try_from(time).unwrap(),
+        },
+        lower: Frontier::At(time),
+        upper: Frontier::At(time + 1),
+        files: vec![staged],
+        since: None,
+    };
+    let appended = shard.append(append, &|_| ()).await.unwrap();
+    assert!(matches!(appended, Appended::Committed { .. }));
 }
 
 /// True of the path of a data file.

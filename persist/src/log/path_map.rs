@@ -83,7 +83,7 @@ impl<V> PathMap<V> {
     }
 
     /// The paths with other values in the two maps, by `same`, in no order: what this one has of each, and the other.
-    /// What both share is passed over at once.
+    /// Segments that both maps share are skipped whole.
     pub(crate) fn differences<'a>(
         &'a self,
         other: &'a Self,

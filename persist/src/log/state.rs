@@ -318,8 +318,8 @@ impl State {
         (added, removed)
     }
 
-    /// What the next entry says of the edits of other programs, if it is this commit of ours: `None` if one is still to be
-    /// answered after it.
+    /// The review that this commit of ours carries as the next entry: all edits by other programs are answered up to its
+    /// version. `None` if an edit is still unanswered after it.
     pub(crate) fn review(&self, commit: &Commit) -> Option<[(&'static str, i64); 2]> {
         let since = commit.txns.iter().filter(|txn| txn.app_id == SINCE);
         let since = since.map(|txn| Frontier::from_version(txn.version));
