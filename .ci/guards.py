@@ -154,10 +154,9 @@ GUARDS = [
     ),
     Guard(
         "R12", "the frontier is the shard's, whatever was read back", "src/handle.rs",
-        """            .map(|shard| shard.progress().upper);
+        """        let upper = self.worker.instance.upper();
         // An upper""",
-        """            .filter(|_| self.is_hydrated())
-            .map(|shard| shard.progress().upper);
+        """        let upper = self.worker.instance.upper().filter(|_| self.is_hydrated());
         // An upper""",
         "--test sink", "r12_",
     ),
