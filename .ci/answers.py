@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet
@@ -218,6 +219,23 @@ def install():
             (INSTALLED / f"{name}.new").rename(INSTALLED / name)
 
 
+def tried(case):
+    """Tries one case and prints how it went; its name if the answer was wrong."""
+    situation, label, function, writer = case
+    name = f"{situation.edit} {label}"
+    directory = DIR / re.sub("[^a-z0-9.]+", "-", name)
+    begun = time.monotonic()
+    try:
+        function(situation, directory, writer)
+    # Another reader that cannot read the table is as wrong as one that finds other rows.
+    except Exception as error:
+        print(f"{name}: {situation.answer}  WRONG: {type(error).__name__}: {error}", flush=True)
+        return name
+    print(f"{name}: {situation.answer}  {time.monotonic() - begun:.1f} s  ok", flush=True)
+    shutil.rmtree(directory)
+    return None
+
+
 def run(binary, directory, names=()):
     global MVSINK, DIR, INSTALLED, BASE, OLDER, OTHER, WHOLE
     MVSINK, DIR = str(Path(binary).resolve()), Path(directory).resolve()
@@ -232,30 +250,21 @@ def run(binary, directory, names=()):
         must(*demo(BASE, events))
     must(*demo(OTHER, BEGUN))
     must(*demo(WHOLE, BESIDE + 20_000))
-    wrong, tried = [], 0
-    for situations in GROUPS.values():
-        for situation in situations:
-            wanted = any(name in situation.edit for name in names) if names else not situation.pending
-            if not wanted:
-                continue
-            cases = [("at rest", at_rest, None)]
-            cases += [(f"at rest, by {writer}", at_rest, writer) for writer in WRITERS
-                      if situation.old_writers and writer.startswith("deltalake")]
-            if situation.beside:
-                cases.append(("beside a run", beside, None))
-            for label, case, writer in cases:
-                directory = DIR / re.sub("[^a-z0-9.]+", "-", f"{situation.edit} {label}")
-                tried += 1
-                begun = time.monotonic()
-                try:
-                    case(situation, directory, writer)
-                    print(f"{situation.edit} {label}: {situation.answer}  {time.monotonic() - begun:.1f} s  ok", flush=True)
-                    shutil.rmtree(directory)
-                # Another reader that cannot read the table is as wrong as one that finds other rows.
-                except Exception as error:
-                    wrong.append(f"{situation.edit} {label}")
-                    print(f"{situation.edit} {label}: {situation.answer}  WRONG: {type(error).__name__}: {error}", flush=True)
-    print(f"answers.py: {tried - len(wrong)} of {tried} answers as expected")
+    cases = []
+    for situation in (situation for situations in GROUPS.values() for situation in situations):
+        wanted = any(name in situation.edit for name in names) if names else not situation.pending
+        if not wanted:
+            continue
+        cases.append((situation, "at rest", at_rest, None))
+        cases += [(situation, f"at rest, by {writer}", at_rest, writer) for writer in WRITERS
+                  if situation.old_writers and writer.startswith("deltalake")]
+        if situation.beside:
+            cases.append((situation, "beside a run", beside, None))
+    # Those beside a run mostly wait for it, so as many as there are cores go on at once.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        wrong = [name for name in pool.map(tried, cases) if name]
+    tries = len(cases)
+    print(f"answers.py: {tries - len(wrong)} of {tries} answers as expected")
     if wrong:
         sys.exit("answers.py: wrong: " + ", ".join(wrong))
 
