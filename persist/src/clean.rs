@@ -69,7 +69,6 @@ impl Storage {
             .try_collect()
             .await
             .map_err(|source| self.error("list", &folder(), source))?;
-        let hint = hint.map(|hint| hint.version);
         let doomed = doomed(objects, hint, self.env.options.log_min_age);
         if !dry_run {
             for object in &doomed {

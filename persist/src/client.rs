@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::location::Stores;
 use crate::lock;
+use crate::log::table_root::TableRoot;
 use crate::retry::RetryPolicy;
 use crate::shard::{Owner, Shard};
 use crate::storage::{OnRetry, Storage};
@@ -414,6 +415,7 @@ impl Client {
             }
         }
         let storage = Storage {
+            root: Arc::new(TableRoot::new(&location.url, location.local.as_ref())),
             url: location.url.into(),
             store: location.store,
             local: location.local,

@@ -9,6 +9,9 @@
 //! is there, [`Appended::Lost`] only after every slot that was tried has been seen to hold somebody else's. Each
 //! slot is decided before the next is tried ([`Storage::occupy`]), so a commit is never in the log twice.
 //!
+//! Before a put the entry beyond its slot is looked for, while the files are being written: if that is there, the slot
+//! is taken or is a gap, which no put may fill ([`crate::beyond`]).
+//!
 //! An entry is put when the files that it adds are safe in the store, and not before; it may be written beside them
 //! ([`crate::local`]).
 //!
@@ -18,7 +21,7 @@
 
 use std::time::Duration;
 
-use futures::future::join;
+use futures::future::join3;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 
@@ -297,6 +300,8 @@ impl Shard {
         let inner = self.inner();
         let storage = &inner.storage;
         let env = &storage.env;
+        // The slot beyond which something lies that is not of this log.
+        let mut known_beyond = None;
         loop {
             if inner.tail().is_due(env) {
                 inner.catch_up(on_retry).await?;
@@ -332,8 +337,20 @@ impl Shard {
                     false => None,
                 }
             };
-            let (prepared, written) = join(prepare, self.written(files)).await;
+            let beyond = async {
+                match known_beyond == Some(slot) {
+                    true => Ok(false),
+                    false => storage.exists(&entry_path(slot + 1), on_retry).await,
+                }
+            };
+            let (prepared, written, beyond) = join3(prepare, self.written(files), beyond).await;
             written?;
+            if beyond? {
+                // Rivals have gone on, or the slot is a gap, which nobody fills.
+                known_beyond = Some(slot);
+                inner.catch_up(on_retry).await?;
+                continue;
+            }
             inner.attempts.put(id, slot, env.moment());
             let occupied = storage.occupy(slot, &body, Some(&tail), prepared, on_retry);
             let (commit, evidence, ours) = match occupied.await? {

@@ -63,6 +63,23 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
+    /// Entries of the log are missing below one that is there: a copy or a restore is not complete, or they were
+    /// deleted by hand. Nobody writes into such a log.
+    #[error(
+        "the log of the shard {url} has a gap: {} missing, and entry {next} is there; nothing was written. \
+         Put back what is missing, or wait for a copy that is under way; `mvsink repair` goes on without it",
+        entries(*first, *last)
+    )]
+    LogGap {
+        /// The address of the shard.
+        url: String,
+        /// The first entry that is missing.
+        first: u64,
+        /// The last entry before `next` that is missing.
+        last: u64,
+        /// The first entry beyond that is there.
+        next: u64,
+    },
     /// A file that the log refers to is not there.
     #[error("{path} is missing, though the log of the shard refers to it")]
     MissingFile {
@@ -233,6 +250,13 @@ impl Error {
             Error::Shared(error) => error.is_transient(),
             _ => false,
         }
+    }
+}
+
+fn entries(first: u64, last: u64) -> String {
+    match first == last {
+        true => format!("entry {first} is"),
+        false => format!("entries {first} to {last} are"),
     }
 }
 

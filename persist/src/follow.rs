@@ -7,7 +7,7 @@
 //!
 //! An idle follower looks every twenty seconds whether the last entry known still is what it was, since a log that
 //! was cleaned up beyond it looks as if nothing had happened ([`crate::replay`]). If it is not, the log is read
-//! again from its newest checkpoint.
+//! again from its newest checkpoint. It lists what lies beyond then, too: after a gap there is no next entry to see.
 //!
 //! What cannot be read for now is tried again for ever; what fails for good ends the task, and every watcher is
 //! told why. The next watcher starts it again.
@@ -90,22 +90,39 @@ impl Shard {
 }
 
 impl Inner {
-    /// Reads the log to its end, and makes sure that it is the end.
+    /// Reads the log to its end, and makes sure that it is the end: by a look at the entry after the next, or by a
+    /// listing if that is due.
+    ///
+    /// # Errors
+    /// [`Error::LogGap`] if later entries are there; otherwise permanent ones of the store and the log.
     pub(crate) async fn catch_up(&self, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
-        self.read_to_end(false, on_retry).await
+        self.read_to_end(false, true, on_retry).await
     }
 
     /// The same, and makes sure now that it is the log that was opened.
     ///
     /// # Errors
-    /// [`Error::Replaced`] if it is not.
+    /// [`Error::Replaced`] if it is not; otherwise as [`Inner::catch_up`].
     pub(crate) async fn check_table(&self, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
-        self.read_to_end(true, on_retry).await
+        self.read_to_end(true, true, on_retry).await
     }
 
-    async fn read_to_end(&self, now: bool, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
+    /// The same for a follower, which looks often and writes nothing: without the look at the entry after the next.
+    async fn poll(&self, on_retry: OnRetry<'_>) -> Result<Progress, Error> {
+        self.read_to_end(false, false, on_retry).await
+    }
+
+    /// `now`: the tail is checked whether or not that is due. `probe`: the entry after the next is looked for.
+    async fn read_to_end(
+        &self,
+        now: bool,
+        probe: bool,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Progress, Error> {
         let storage = &self.storage;
         let mut ahead = 1;
+        // The last version that was seen, once it was looked for beyond the end.
+        let mut seen: Option<u64> = None;
         loop {
             let started = storage.env.moment();
             let tail = self.tail();
@@ -129,14 +146,39 @@ impl Inner {
                 ahead = 1;
                 continue;
             }
-            if end {
-                let mut log = lock(&self.log);
-                if checked {
-                    log.confirm(started);
-                }
-                return Ok(log.state.progress());
+            if !end {
+                ahead = next_ahead(ahead);
+                continue;
             }
-            ahead = next_ahead(ahead);
+            let tail = self.tail();
+            let listing = checked && lock(&self.log).is_listing_due(&storage.env);
+            match seen {
+                None if listing || probe => {
+                    let last = storage.last_beyond(tail.version, listing, on_retry).await?;
+                    if listing && last.is_none() {
+                        lock(&self.log).listed(started);
+                    }
+                    seen = Some(last.unwrap_or(tail.version));
+                    if last.is_some() {
+                        // Entries may just have been put: look at the next one again.
+                        continue;
+                    }
+                }
+                Some(last) if last > tail.version => {
+                    // An opener tells whether there is a gap, and goes on beyond it if there is a way.
+                    self.reload(&tail, on_retry).await?;
+                    if self.tail().version > tail.version {
+                        (seen, ahead) = (None, 1);
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            let mut log = lock(&self.log);
+            if checked {
+                log.confirm(started);
+            }
+            return Ok(log.state.progress());
         }
     }
 
@@ -159,6 +201,15 @@ impl Inner {
             Err(error @ (Error::Corrupt { .. } | Error::MissingFile { .. })) => {
                 let gone = format!("entries of its log are gone that were there ({error})");
                 return Err(replaced(&gone));
+            }
+            Err(gap @ Error::LogGap { .. }) => {
+                // What was read here is there still, or it is gone.
+                let stands = self.storage.stands(gone, on_retry).await?;
+                let why = || format!("entries of its log are gone that were there ({gap})");
+                return Err(match stands {
+                    true => gap,
+                    false => replaced(&why()),
+                });
             }
             read => read?,
         };
@@ -186,6 +237,10 @@ impl Inner {
         }
         if found.upper < known.upper || found.since < known.since {
             return Err(replaced("its frontiers have gone back"));
+        }
+        if found.version == known.version && fresh.tail().evidence == log.tail().evidence {
+            // There was nothing to go on from: this is what is known already.
+            return Ok(());
         }
         tracing::info!(
             shard = %self.storage.url, from = known.version, to = found.version,
@@ -244,7 +299,7 @@ async fn follow(inner: Arc<Inner>) {
     let mut idle = 0_u32;
     loop {
         let before = inner.progress().version;
-        match inner.catch_up(&Storage::warn_of_retry).await {
+        match inner.poll(&Storage::warn_of_retry).await {
             Ok(progress) if progress.version > before => idle = 0,
             Ok(_) => idle = idle.saturating_add(1),
             Err(error) => {

@@ -143,6 +143,7 @@
 //! # }
 //! ```
 
+mod beyond;
 mod changes;
 mod clean;
 mod client;

@@ -25,7 +25,7 @@ use url::Url;
 
 use crate::error::Error;
 use crate::lock;
-use bucket::Bucket;
+pub(crate) use bucket::Bucket;
 
 /// The stores of a process, by the beginning of an address.
 pub(crate) struct Stores {

@@ -6,8 +6,10 @@
 pub(crate) mod action;
 pub(crate) mod checkpoint;
 pub(crate) mod holds;
+pub(crate) mod lenient;
 pub(crate) mod path_map;
 pub(crate) mod state;
+pub(crate) mod table_root;
 
 use object_store::path::Path;
 

@@ -1,10 +1,12 @@
 //! Opening: from what lies in the store to the state of a log, or the first entry of a new one.
 //!
 //! The newest checkpoint is found by `_last_checkpoint`; the entries after it are read one by one until one is
-//! not there. Only if that pointer is missing or points to nothing whole is the log listed, once: then the
-//! newest checkpoint that can be read is taken, or the first entry.
+//! not there, and what lies beyond is listed ([`crate::beyond`]). The pointer is a hint and no more: if it is missing
+//! or leads to no checkpoint that can be read, the whole log is listed, and the newest checkpoint that can be read is
+//! taken, or the first entry.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -14,9 +16,7 @@ use crate::client::{Moment, Open};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protocol, Txn};
-use crate::log::checkpoint::{
-    self, LastCheckpoint, LogFile, checkpoint_path, last_checkpoint_path,
-};
+use crate::log::checkpoint::{self, LogFile, checkpoint_path, last_checkpoint_path};
 use crate::log::state::{FORMAT, FORMAT_PROPERTY, REVIEWED, REVIEWED_FILES, SINCE, State, UPPER};
 use crate::log::{entry_path, folder};
 use crate::replay::{Evidence, Log};
@@ -36,13 +36,11 @@ impl Storage {
             true => self.last_checkpoint(on_retry).await?,
             false => None,
         };
-        if let Some(hint) = &hint {
-            if hint.parts.is_some() || hint.v2_checkpoint.is_some() {
-                return Err(self.unsupported_checkpoint(hint.version));
-            }
-            match self.load_checkpoint(hint.version, on_retry).await {
+        // Whatever else the pointer says: what is found decides.
+        if let Some(version) = hint {
+            match self.load_checkpoint(version, on_retry).await {
                 Ok(log) => return Ok(Some(log)),
-                Err(error) => failed = Some(recoverable(error)?),
+                Err(error) => failed = Some(error.into_unusable()?),
             }
         }
         let files = self.list_log(on_retry).await?;
@@ -52,13 +50,13 @@ impl Storage {
                 LogFile::Checkpoint(version) => Some(*version),
                 _ => None,
             })
-            .filter(|version| hint.as_ref().is_none_or(|hint| hint.version != *version))
+            .filter(|version| hint != Some(*version))
             .collect();
         checkpoints.sort_unstable();
         for version in checkpoints.into_iter().rev() {
             match self.load_checkpoint(version, on_retry).await {
                 Ok(log) => return Ok(Some(log)),
-                Err(error) => failed = Some(recoverable(error)?),
+                Err(error) => failed = Some(error.into_unusable()?),
             }
         }
         // A listing is no snapshot: it may have missed the first entry of a shard that was just being created, and
@@ -69,49 +67,75 @@ impl Storage {
                 loaded => return loaded.map(Some),
             }
         }
-        for file in &files {
-            if let LogFile::OtherCheckpoint(version) = file {
-                return Err(self.unsupported_checkpoint(*version));
-            }
+        let other = files.iter().rev().find_map(|file| match file {
+            LogFile::OtherCheckpoint(version) => Some(*version),
+            _ => None,
+        });
+        if let Some(version) = other {
+            return Err(self.unsupported_checkpoint(version));
         }
-        match failed {
-            Some(error) => Err(error),
-            None if files.is_empty() => Ok(None),
-            None => Err(Error::Corrupt {
-                path: self.show(&folder()),
-                why: "its first entries are gone and there is no checkpoint".into(),
-            }),
+        let entries = files.iter().filter_map(|file| match file {
+            LogFile::Entry(version) => Some(*version),
+            _ => None,
+        });
+        match (failed, entries.min()) {
+            (None | Some(Error::MissingFile { .. }), Some(next)) if next > 0 => {
+                Err(Error::LogGap {
+                    url: self.url.to_string(),
+                    first: 0,
+                    last: next - 1,
+                    next,
+                })
+            }
+            (Some(error), _) => Err(error),
+            (None, None) if files.is_empty() => {
+                match self.exists(&last_checkpoint_path(), on_retry).await? {
+                    false => Ok(None),
+                    true => Err(self.without_beginning()),
+                }
+            }
+            (None, _) => Err(self.without_beginning()),
         }
     }
 
-    fn unsupported_checkpoint(&self, version: u64) -> Error {
+    fn without_beginning(&self) -> Error {
+        Error::Corrupt {
+            path: self.show(&folder()),
+            why: "its first entries are gone and there is no checkpoint".into(),
+        }
+    }
+
+    pub(crate) fn unsupported_checkpoint(&self, version: u64) -> Error {
         Error::Unsupported {
             url: self.url.to_string(),
             why: format!(
-                "its checkpoint of version {version} is in several parts or of the second form"
+                "its checkpoint of version {version} is in several parts or of the second form, \
+                 and what lies before it in the log is gone"
             ),
         }
     }
 
-    /// What `_last_checkpoint` says; it is only a hint, so a damaged one is as good as none.
+    /// The version that `_last_checkpoint` points to; it is only a hint, so a damaged one is as good as none.
     pub(crate) async fn last_checkpoint(
         &self,
         on_retry: OnRetry<'_>,
-    ) -> Result<Option<LastCheckpoint>, Error> {
+    ) -> Result<Option<u64>, Error> {
         let path = last_checkpoint_path();
         let Some(bytes) = self.get_retrying(&path, on_retry).await? else {
             return Ok(None);
         };
-        match serde_json::from_slice(&bytes) {
-            Ok(hint) => Ok(Some(hint)),
-            Err(error) => {
-                tracing::warn!(path = %self.show(&path), %error, "ignoring a damaged pointer to the checkpoint");
-                Ok(None)
-            }
+        let version = checkpoint::pointed_to(&bytes);
+        if version.is_none() {
+            tracing::warn!(path = %self.show(&path), "ignoring a damaged pointer to the checkpoint");
         }
+        Ok(version)
     }
 
-    async fn load_checkpoint(&self, version: u64, on_retry: OnRetry<'_>) -> Result<Log, Error> {
+    pub(crate) async fn load_checkpoint(
+        &self,
+        version: u64,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Log, CheckpointError> {
         let path = checkpoint_path(version);
         let shown = self.show(&path);
         let entry = entry_path(version);
@@ -120,7 +144,7 @@ impl Storage {
             self.get_retrying(&entry, on_retry)
         );
         let (bytes, entry) = (bytes?, entry?);
-        let url = self.url.clone();
+        let root = Arc::clone(&self.root);
         let evidence = entry.map_or(Evidence::Listing, |entry| Evidence::of_entry(&entry));
         let state = self
             .env
@@ -129,14 +153,19 @@ impl Storage {
                 if let Some(expected) = checkpoint::entry_hash(&bytes, &shown)?
                     && matches!(evidence, Evidence::Entry(found) if found != expected)
                 {
-                    return Err(Error::Corrupt {
+                    return Err(CheckpointError::Unusable(Error::Corrupt {
                         path: shown,
                         why: "the log was cleaned up there, and another entry was put in its place"
                             .into(),
-                    });
+                    }));
                 }
-                let commit = checkpoint::decode(bytes, &url, &shown)?;
-                State::first(&url, &shown, version, &commit)
+                let commit = match checkpoint::decode(bytes, root.url(), &shown) {
+                    Err(form @ Error::Unsupported { .. }) => {
+                        return Err(CheckpointError::Unusable(form));
+                    }
+                    decoded => decoded?,
+                };
+                Ok(State::first(&root, &shown, version, &commit)?)
             })
             .await??;
         Ok(Log::new(state, evidence))
@@ -149,7 +178,7 @@ impl Storage {
 
     fn first_entry(&self, bytes: &Bytes) -> Result<Log, Error> {
         let shown = self.show(&entry_path(0));
-        let state = State::first(&self.url, &shown, 0, &Commit::parse(bytes, &shown)?)?;
+        let state = State::first(&self.root, &shown, 0, &Commit::parse(bytes, &shown)?)?;
         Ok(Log::new(state, Evidence::of_entry(bytes)))
     }
 
@@ -233,7 +262,7 @@ impl Storage {
         };
         // Checked before it is written: what would be refused must not be created.
         let path = self.show(&entry_path(0));
-        State::first(&self.url, &path, 0, &commit)?;
+        State::first(&self.root, &path, 0, &commit)?;
         let body = commit.to_bytes();
         let started = self.env.moment();
         self.retry(on_retry, || self.create_folders()).await?;
@@ -277,13 +306,32 @@ impl Storage {
     }
 }
 
-/// Whether another checkpoint may serve instead.
-fn recoverable(error: Error) -> Result<Error, Error> {
-    match error {
-        Error::Corrupt { .. } | Error::MissingFile { .. } => {
-            tracing::warn!(%error, "a checkpoint cannot be read, looking for another");
-            Ok(error)
+/// Why a checkpoint cannot be used.
+pub(crate) enum CheckpointError {
+    /// It is missing, damaged or of a form that is not read: another one may serve instead.
+    Unusable(Error),
+    /// What it says is refused, or the store fails.
+    Fatal(Error),
+}
+
+impl From<Error> for CheckpointError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Corrupt { .. } | Error::MissingFile { .. } => CheckpointError::Unusable(error),
+            error => CheckpointError::Fatal(error),
         }
-        other => Err(other),
+    }
+}
+
+impl CheckpointError {
+    /// The error, if another checkpoint may serve instead.
+    pub(crate) fn into_unusable(self) -> Result<Error, Error> {
+        match self {
+            CheckpointError::Unusable(error) => {
+                tracing::warn!(%error, "a checkpoint cannot be read, looking for another");
+                Ok(error)
+            }
+            CheckpointError::Fatal(error) => Err(error),
+        }
     }
 }

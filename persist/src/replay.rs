@@ -1,7 +1,8 @@
 //! Reading the log to its end, and knowing that it is the end.
 //!
-//! That entry `n + 1` is not there means one of two things: it is still to come, or the log was checkpointed and
-//! cleaned beyond it. A put onto such a slot succeeds, and an entry found there may be such a put: nobody who opens
+//! That entry `n + 1` is not there means one of three things: it is still to come, it is lost ([`crate::beyond`]), or
+//! the log was checkpointed and cleaned beyond it. A put onto such a slot succeeds, and an entry found there may be
+//! such a put: nobody who opens
 //! the shard sees either. What tells them apart:
 //!
 //! - *clean-up deletes in ascending order*: if entry `v` is gone, so is every older one. So if entry `n` is found
@@ -30,6 +31,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::beyond::{Beyond, Bridge};
 use crate::client::{Environment, Moment};
 use crate::error::Error;
 use crate::log::action::Commit;
@@ -126,6 +128,8 @@ pub(crate) struct Log {
     evidence: Evidence,
     confirmed: Option<Moment>,
     anchor: Option<Anchor>,
+    /// When what lies beyond the last entry was listed.
+    listed: Option<Moment>,
     /// The last entries, without gaps, ending at the state's version.
     recent: VecDeque<Arc<Entry>>,
     recent_files: usize,
@@ -144,6 +148,7 @@ impl Log {
             evidence,
             confirmed: None,
             anchor: None,
+            listed: None,
             recent: VecDeque::new(),
             recent_files: 0,
             jumped: None,
@@ -166,6 +171,17 @@ impl Log {
             version: self.state.version,
             evidence: self.evidence,
         });
+    }
+
+    /// What lay beyond the last entry at `at` was listed, and was nothing.
+    pub(crate) fn listed(&mut self, at: Moment) {
+        self.listed = Some(at);
+    }
+
+    /// True if it is time to list what lies beyond the last entry.
+    pub(crate) fn is_listing_due(&self, env: &Environment) -> bool {
+        self.listed
+            .is_none_or(|at| env.since(at) >= CONFIRM_INTERVAL_MAX)
     }
 
     /// Applies the next entry.
@@ -394,39 +410,49 @@ impl Storage {
     /// Reads the log to its end, from the newest checkpoint on; `None` if there is none.
     pub(crate) async fn replay(&self, on_retry: OnRetry<'_>) -> Result<Option<Log>, Error> {
         let (mut failure, mut again) = (String::new(), 0);
+        let mut by_pointer = true;
         for attempt in 0..RESTARTS_MAX {
             let started = self.env.moment();
-            // If the pointer led astray, a listing does not.
-            let mut log = match self.load(attempt == 0, on_retry).await {
-                Ok(Some(log)) => log,
+            let failed = match self.load(by_pointer, on_retry).await {
+                Ok(Some(mut log)) => {
+                    let mut beginning = log.tail();
+                    let read = self.read_on(&mut log, &mut beginning, on_retry).await;
+                    if matches!(read, Err(Error::Shutdown)) {
+                        return Err(Error::Shutdown);
+                    }
+                    // The beginning is there after all the rest was read: so that is what there is.
+                    let stands = self.stands(&beginning, on_retry).await?;
+                    match read {
+                        Ok(()) if stands => {
+                            log.confirm(started);
+                            log.listed(started);
+                            return Ok(Some(log));
+                        }
+                        // Without an entry at its beginning, nothing but the gap itself can tell.
+                        Err(gap @ Error::LogGap { .. }) => Some(gap),
+                        Err(error) if stands => return Err(error),
+                        _ => None,
+                    }
+                }
                 Ok(None) => return Ok(None),
                 // Maybe cleaned up between being found and being read.
-                Err(error @ (Error::MissingFile { .. } | Error::Corrupt { .. })) => {
-                    let told = error.to_string();
-                    again = if told == failure { again + 1 } else { 0 };
-                    if again == LOADS_AGAIN_MAX {
-                        return Err(error);
-                    }
-                    failure = told;
-                    tracing::debug!(%error, "looking for it again");
-                    self.env.wait(attempt).await;
-                    continue;
-                }
+                Err(
+                    error @ (Error::MissingFile { .. }
+                    | Error::Corrupt { .. }
+                    | Error::LogGap { .. }),
+                ) => Some(error),
                 Err(error) => return Err(error),
             };
-            let beginning = log.tail();
-            let read = match self.review(&mut log, on_retry).await {
-                Ok(()) => self.read_on(&mut log, on_retry).await,
-                failed => failed,
-            };
-            if matches!(read, Err(Error::Shutdown)) {
-                return Err(Error::Shutdown);
-            }
-            // The beginning is there after all the rest was read: so that is what there is.
-            if self.stands(&beginning, on_retry).await? {
-                read?;
-                log.confirm(started);
-                return Ok(Some(log));
+            // If the pointer led astray, a listing does not; to a gap every way leads.
+            by_pointer &= matches!(failed, Some(Error::LogGap { .. }));
+            if let Some(error) = failed {
+                let told = error.to_string();
+                again = if told == failure { again + 1 } else { 0 };
+                if again == LOADS_AGAIN_MAX {
+                    return Err(error);
+                }
+                failure = told;
+                tracing::debug!(%error, "looking for it again");
             }
             self.env.wait(attempt).await;
         }
@@ -436,7 +462,42 @@ impl Storage {
         })
     }
 
-    async fn read_on(&self, log: &mut Log, on_retry: OnRetry<'_>) -> Result<(), Error> {
+    /// Reads on to the end of the log, and lists what lies beyond, once. `beginning` is what the reading began with: it
+    /// changes where a later checkpoint bridges a gap.
+    async fn read_on(
+        &self,
+        log: &mut Log,
+        beginning: &mut Tail,
+        on_retry: OnRetry<'_>,
+    ) -> Result<(), Error> {
+        let mut listed: Option<Beyond> = None;
+        self.review(log, on_retry).await?;
+        loop {
+            self.read_entries(log, on_retry).await?;
+            let version = log.state.version;
+            match &listed {
+                None => {
+                    let beyond = self.list_beyond(version, on_retry).await?;
+                    if beyond.last().is_none() {
+                        return Ok(());
+                    }
+                    // Entries may just have been put: look at the next one again.
+                    listed = Some(beyond);
+                }
+                Some(beyond) if beyond.last() <= Some(version) => return Ok(()),
+                Some(beyond) => match self.bridge(&log.state, beyond, on_retry).await? {
+                    Bridge::Checkpoint(later) => {
+                        *log = *later;
+                        *beginning = log.tail();
+                        self.review(log, on_retry).await?;
+                    }
+                    Bridge::End => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn read_entries(&self, log: &mut Log, on_retry: OnRetry<'_>) -> Result<(), Error> {
         let mut ahead = 1;
         loop {
             let version = log.state.version;

@@ -15,6 +15,7 @@ use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing};
 use crate::local::{Prepared, Published};
 use crate::log::entry_path;
+use crate::log::table_root::TableRoot;
 use crate::replay::Tail;
 
 /// How often a deletion is tried again that fails for now: for about a second.
@@ -27,6 +28,7 @@ pub type OnRetry<'a> = &'a (dyn Fn(&Error) + Send + Sync);
 #[derive(Clone)]
 pub(crate) struct Storage {
     pub(crate) url: Arc<str>,
+    pub(crate) root: Arc<TableRoot>,
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The directory, if the objects are files.
     pub(crate) local: Option<PathBuf>,

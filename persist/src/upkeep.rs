@@ -79,18 +79,15 @@ impl Inner {
             tracing::debug!(shard = %storage.url, version, "a checkpoint came too late");
             return Ok(version);
         }
-        // Never point back: another process may have been faster with a newer one.
-        let newer = storage
-            .last_checkpoint(&Storage::warn_of_retry)
-            .await?
-            .is_some_and(|last| last.version >= version);
+        // Never point back: another process may have been faster with a newer one. A pointer to nothing is no newer one.
+        let newer = match storage.last_checkpoint(on_retry).await? {
+            Some(last) if last > version => {
+                storage.exists(&checkpoint_path(last), on_retry).await?
+            }
+            _ => false,
+        };
         if !newer {
-            let last = LastCheckpoint {
-                version,
-                size,
-                parts: None,
-                v2_checkpoint: None,
-            };
+            let last = LastCheckpoint { version, size };
             let bytes = serde_json::to_vec(&last).unwrap_or_default();
             storage.put(&last_checkpoint_path(), bytes.into()).await?;
         }

@@ -465,21 +465,23 @@ fn r23_the_upper_survives_checkpoints_and_log_clean_up() {
             .unwrap_err();
         assert!(matches!(error, Error::Corrupt { .. }), "{error}");
         fs::remove_file(&checkpoint).unwrap();
-        let error = plain()
-            .open_or_create(url, Open::new(schema()))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
-        fs::write(
-            log.join("_last_checkpoint"),
-            r#"{"version":12,"size":3,"parts":2}"#,
-        )
-        .unwrap();
-        let error = plain()
-            .open_or_create(url, Open::new(schema()))
-            .await
-            .unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        let hint = r#"{"version":12,"size":3,"parts":2}"#;
+        for hint in [None, Some(hint)] {
+            if let Some(hint) = hint {
+                fs::write(log.join("_last_checkpoint"), hint).unwrap();
+            }
+            let error = plain()
+                .open_or_create(url, Open::new(schema()))
+                .await
+                .unwrap_err();
+            let gap = |error: &Error| match error {
+                Error::LogGap {
+                    first, last, next, ..
+                } => Some((*first, *last, *next)),
+                _ => None,
+            };
+            assert_eq!(gap(&error), Some((0, 12, 13)), "{error}");
+        }
     });
 }
 

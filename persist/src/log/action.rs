@@ -2,7 +2,8 @@
 //! "Actions": one JSON object a line, with the kind of the action as its only key.
 //!
 //! Kinds and fields that are unknown here are skipped when read, as the protocol asks: what must be understood
-//! is announced in `protocol` and checked by the gates in [`super::state`]. Entries of ours say in `commitInfo`
+//! is announced in `protocol` and checked by the gates in [`super::state`]. What is known may be written in other
+//! ways than ours ([`super::lenient`]). Entries of ours say in `commitInfo`
 //! how many lines they have, so that one cut off at the end of a line is noticed too.
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::lenient;
 use crate::error::Error;
 
 /// The identity of a commit: who made it, and its how-manieth.
@@ -155,17 +157,17 @@ pub(crate) struct Remove {
     pub(crate) size: Option<i64>,
 }
 
-/// What `commitInfo` holds of ours; everybody's is free-form.
+/// What `commitInfo` holds of ours; everybody's is free-form, so that nothing else of it is read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct CommitInfo {
-    #[serde(default)]
+    #[serde(skip_deserializing)]
     pub(crate) timestamp: Value,
-    #[serde(default)]
+    #[serde(skip_deserializing)]
     pub(crate) operation: Value,
-    #[serde(default)]
+    #[serde(skip_deserializing)]
     pub(crate) operation_parameters: Value,
-    #[serde(default)]
+    #[serde(skip_deserializing)]
     pub(crate) engine_info: Value,
     #[serde(default, rename = "mvsink.id", skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<CommitId>,
@@ -269,15 +271,22 @@ impl Commit {
         };
         let mut commit = Commit::default();
         let mut lines = 0;
-        for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
+        let all = lenient::without_bom(bytes).split(|byte| *byte == b'\n');
+        for (index, line) in all.enumerate() {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
             lines += 1;
-            let action = serde_json::from_slice(line).map_err(|error| {
-                corrupt(format!("line {} is not an action: {error}", index + 1))
-            })?;
-            commit.push(action);
+            // Most lines are as expected, and the rest takes longer.
+            let action = serde_json::from_slice(line).or_else(|error| {
+                lenient::action(line).map_err(|why| {
+                    corrupt(format!(
+                        "line {} is not an action: {error}; {why}",
+                        index + 1
+                    ))
+                })
+            });
+            commit.push(action?);
         }
         if lines == 0 {
             return Err(corrupt("it is empty".into()));

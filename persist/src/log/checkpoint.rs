@@ -15,11 +15,12 @@ use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::Error;
 use crate::file::guard;
 use crate::log::action::{Action, Commit};
+use crate::log::lenient;
 use crate::pages;
 
 /// Rows that are turned into a record batch at once: bounds the memory beside the state itself, and for how long a processor is
@@ -29,16 +30,20 @@ const ROWS_AT_ONCE: usize = 256;
 /// The key of the file's metadata that holds the hash of the entry.
 const ENTRY_KEY: &str = "mvsink.entry";
 
-/// The contents of `_last_checkpoint`, as far as they matter here.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The contents of `_last_checkpoint`.
+#[derive(Serialize)]
 pub(crate) struct LastCheckpoint {
     pub(crate) version: u64,
     pub(crate) size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) parts: Option<u64>,
-    #[serde(default, skip_serializing)]
-    pub(crate) v2_checkpoint: Option<serde_json::Value>,
+}
+
+/// The version that the contents of a `_last_checkpoint` name. Other writers say more: the form of the checkpoint,
+/// numbers of parts, sums. Some of it has been wrong in released versions, and a file under the plain name is a plain
+/// checkpoint whatever the pointer says of it.
+pub(crate) fn pointed_to(bytes: &[u8]) -> Option<u64> {
+    let fields = lenient::fields(lenient::without_bom(bytes))?;
+    let version = lenient::last(&fields, "version")?;
+    u64::try_from(lenient::integer(version)?).ok()
 }
 
 /// The object that points to the newest checkpoint.

@@ -6,11 +6,16 @@
 //!
 //! A reader that pins a version holds a clone. The next change copies the one segment that it falls in, not the
 //! map: a commit beside a pin costs the files of one segment in 256, and not all that the shard has.
+//!
+//! All spellings of one path are the same key ([`TableRoot::key`]).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::table_root::TableRoot;
 
 /// Doubling it halves what a change copies, and makes every clone 8 times that many bytes larger.
 const SEGMENTS: u64 = 256;
@@ -20,33 +25,49 @@ type Segment<V> = BTreeMap<String, V>;
 /// A map from paths; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct PathMap<V> {
+    root: Arc<TableRoot>,
     segments: Arc<[Arc<Segment<V>>]>,
 }
 
 impl<V> Default for PathMap<V> {
     fn default() -> Self {
+        PathMap::new(Arc::default())
+    }
+}
+
+impl<V> PathMap<V> {
+    /// An empty map of paths in the log of the table there.
+    pub(crate) fn new(root: Arc<TableRoot>) -> Self {
         let empty = Arc::new(Segment::new());
         PathMap {
+            root,
             segments: (0..SEGMENTS).map(|_| Arc::clone(&empty)).collect(),
         }
     }
 }
 
-fn index(path: &str) -> usize {
+fn index(key: &str) -> usize {
     // Below SEGMENTS, so it fits.
-    (xxh3_64(path.as_bytes()) % SEGMENTS) as usize
+    (xxh3_64(key.as_bytes()) % SEGMENTS) as usize
 }
 
 impl<V: Clone> PathMap<V> {
-    /// Returns what was there.
+    /// Returns what was there, under whatever spelling.
     pub(crate) fn insert(&mut self, path: String, value: V) -> Option<V> {
-        self.segment(&path).insert(path, value)
+        let spelled = match self.root.key(&path) {
+            Cow::Owned(key) => Some(key),
+            Cow::Borrowed(_) => None,
+        };
+        let key = spelled.unwrap_or(path);
+        self.segment(&key).insert(key, value)
     }
 
     pub(crate) fn remove(&mut self, path: &str) -> Option<V> {
         // Looked up first: a segment is not copied for nothing.
-        if self.contains(path) {
-            self.segment(path).remove(path)
+        let root = Arc::clone(&self.root);
+        let key = root.key(path);
+        if self.segments[index(&key)].contains_key(&*key) {
+            self.segment(&key).remove(&*key)
         } else {
             None
         }
@@ -64,22 +85,28 @@ impl<V: Clone> PathMap<V> {
         }
     }
 
-    fn segment(&mut self, path: &str) -> &mut Segment<V> {
-        Arc::make_mut(&mut Arc::make_mut(&mut self.segments)[index(path)])
+    fn segment(&mut self, key: &str) -> &mut Segment<V> {
+        Arc::make_mut(&mut Arc::make_mut(&mut self.segments)[index(key)])
     }
 }
 
 impl<V> PathMap<V> {
+    /// The table that its paths are of.
+    pub(crate) fn root(&self) -> &Arc<TableRoot> {
+        &self.root
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.segments.iter().map(|segment| segment.len()).sum()
     }
 
     pub(crate) fn contains(&self, path: &str) -> bool {
-        self.segments[index(path)].contains_key(path)
+        self.get(path).is_some()
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<&V> {
-        self.segments[index(path)].get(path)
+        let key = self.root.key(path);
+        self.segments[index(&key)].get(&*key)
     }
 
     /// The paths with other values in the two maps, by `same`, in no order: what this one has of each, and the other.

@@ -9,7 +9,8 @@
 //! - *one schema*: no column goes or changes its type or place; some that allow nulls may come at the end;
 //! - *gates*: every protocol and table property in force is one that this version understands.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -22,6 +23,7 @@ use crate::log::action::{Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
 use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
+use crate::log::table_root::TableRoot;
 use crate::schema::{check_order, check_schema, from_delta};
 
 /// The `txn` action that holds the shard's upper.
@@ -120,11 +122,12 @@ pub(crate) struct Tombstone {
 impl State {
     /// The state of a log's first entry, or of a checkpoint at `version`; `path` is what was read.
     pub(crate) fn first(
-        url: &str,
+        root: &Arc<TableRoot>,
         path: &str,
         version: u64,
         commit: &Commit,
     ) -> Result<Self, Error> {
+        let url = root.url();
         let corrupt = |why: &str| Error::Corrupt {
             path: path.to_owned(),
             why: why.to_owned(),
@@ -159,9 +162,9 @@ impl State {
             upper,
             since,
             edited: None,
-            files: Files::default(),
+            files: Files::new(Arc::clone(root)),
             paths_hash: 0,
-            tombstones: PathMap::default(),
+            tombstones: PathMap::new(Arc::clone(root)),
             holds: Holds::default(),
             uppers: upper.time().into_iter().collect(),
         };
@@ -278,18 +281,19 @@ impl State {
     /// was live before and is after brings nothing, however often it is named, but if it has another size.
     fn change_files(&mut self, commit: &Commit) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
         // By path, what was live before; of those that change data.
-        let mut changed: BTreeMap<&str, Option<Arc<DataFile>>> = BTreeMap::new();
+        let root = Arc::clone(self.files.root());
+        let mut changed: BTreeMap<Cow<'_, str>, Option<Arc<DataFile>>> = BTreeMap::new();
         let removes = commit.removes.iter();
         let removes = removes.map(|remove| (remove.path.as_str(), remove.data_change));
         let adds = commit.adds.iter();
         let adds = adds.map(|add| (add.path.as_str(), add.data_change));
         for (path, _) in removes.chain(adds).filter(|(_, change)| *change) {
             let before = || self.files.get(path).cloned();
-            changed.entry(path).or_insert_with(before);
+            changed.entry(root.key(path)).or_insert_with(before);
         }
         for remove in &commit.removes {
-            if self.files.remove(&remove.path).is_some() {
-                self.paths_hash ^= path_hash(&remove.path);
+            if let Some(file) = self.files.remove(&remove.path) {
+                self.paths_hash ^= path_hash(&file.path);
             }
             let tombstone = Tombstone {
                 remove: remove.clone(),
@@ -300,13 +304,14 @@ impl State {
         for add in &commit.adds {
             self.tombstones.remove(&add.path);
             let file = Arc::new(DataFile::from_add(add));
-            if self.files.insert(add.path.clone(), file).is_none() {
-                self.paths_hash ^= path_hash(&add.path);
+            self.paths_hash ^= path_hash(&add.path);
+            if let Some(before) = self.files.insert(add.path.clone(), file) {
+                self.paths_hash ^= path_hash(&before.path);
             }
         }
         let (mut added, mut removed) = (Vec::new(), Vec::new());
         for (path, before) in changed {
-            let after = self.files.get(path);
+            let after = self.files.get(&path);
             if let (Some(before), Some(after)) = (&before, after)
                 && before.size == after.size
             {
@@ -328,12 +333,14 @@ impl State {
             return None;
         }
         let mut hash = self.paths_hash;
-        let goes = |remove: &&Remove| self.files.contains(&remove.path);
-        for remove in commit.removes.iter().filter(goes) {
-            hash ^= path_hash(&remove.path);
-        }
-        for add in &commit.adds {
-            hash ^= path_hash(&add.path);
+        let removes = commit.removes.iter().map(|remove| &remove.path);
+        let adds = commit.adds.iter().map(|add| &add.path);
+        let gone: BTreeSet<_> = removes
+            .chain(adds.clone())
+            .filter_map(|path| Some(&self.files.get(path)?.path))
+            .collect();
+        for path in gone.into_iter().chain(adds) {
+            hash ^= path_hash(path);
         }
         let version = i64::try_from(self.version + 1).ok()?;
         Some([(REVIEWED, version), (REVIEWED_FILES, txn_hash(hash))])

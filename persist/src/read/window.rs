@@ -67,18 +67,18 @@ impl ChunkReader for Window {
 }
 
 impl Storage {
-    /// Where a data file lies, by its path in the log (which is percent-encoded).
+    /// Where a data file lies, by its path in the log (which is percent-encoded, and may be absolute).
     ///
     /// # Errors
     /// If it lies outside of the shard, or is no path.
     pub(crate) fn data_location(&self, path: &str) -> Result<Path, Error> {
-        if path.contains("://") || path.starts_with('/') {
+        let Some(relative) = self.root.relative(path) else {
             return Err(Error::Unsupported {
                 url: self.url.to_string(),
                 why: format!("{path} lies outside of it"),
             });
-        }
-        Path::from_url_path(path).map_err(|error| Error::Corrupt {
+        };
+        Path::parse(relative).map_err(|error| Error::Corrupt {
             path: format!("{}/{path}", self.url),
             why: error.to_string(),
         })

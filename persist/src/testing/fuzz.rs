@@ -4,6 +4,7 @@
 //! `fuzz/` drives them with `cargo fuzz`, and a test with its corpus and random changes of it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -13,6 +14,7 @@ use crate::location;
 use crate::log::action::{Add, Commit, NullableMap};
 use crate::log::checkpoint;
 use crate::log::state::State;
+use crate::log::table_root::TableRoot;
 
 /// A target: its name, which is that of its corpus, and what it does with its input.
 pub type Target = (&'static str, fn(&[u8]));
@@ -50,7 +52,7 @@ pub fn log_entry(data: &[u8]) {
         }
         assert!(again == first, "what was written is read as something else");
     }
-    if let Ok(mut state) = State::first("fuzz", "fuzz", 0, &commit) {
+    if let Ok(mut state) = State::first(&Arc::new(TableRoot::default()), "fuzz", 0, &commit) {
         replay(&mut state, &commit);
     }
 }
@@ -73,7 +75,7 @@ fn replay(state: &mut State, commit: &Commit) {
 /// If there is a bug.
 pub fn checkpoint(data: &[u8]) {
     if let Ok(commit) = checkpoint::decode(Bytes::copy_from_slice(data), "fuzz", "fuzz")
-        && let Ok(mut state) = State::first("fuzz", "fuzz", 3, &commit)
+        && let Ok(mut state) = State::first(&Arc::new(TableRoot::default()), "fuzz", 3, &commit)
     {
         replay(&mut state, &commit);
     }

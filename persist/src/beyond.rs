@@ -1,0 +1,183 @@
+//! Beyond the end: whether what follows the last entry that can be read is nothing, or the rest of a log with a gap.
+//!
+//! Entry `n + 1` is put when entry `n` is there, so entries that are missing below later ones were lost, by an
+//! incomplete copy or restore that may still be under way. Invariant *no gap is filled*: whoever opens a shard lists
+//! what lies beyond its last entry, once; whoever has it open lists that when it checks its tail; and whoever puts an
+//! entry looks for the one after it first.
+//!
+//! ```text
+//!   listed last > n,  then entry n + 1 is read, and not there   ⇒   it was cleaned up, or there is a gap
+//! ```
+//!
+//! It was not cleaned up if the entry that the reading began with is there after that ([`crate::replay`]). A later
+//! checkpoint bridges a gap: its state needs no entry below it. Files that name another table are none of this log.
+
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+
+use crate::error::Error;
+use crate::log::checkpoint::LogFile;
+use crate::log::state::State;
+use crate::log::{entry_path, folder};
+use crate::replay::Log;
+use crate::storage::{OnRetry, Storage};
+
+/// The files of the log beyond one version, ascending.
+pub(crate) struct Beyond {
+    files: Vec<LogFile>,
+}
+
+impl Beyond {
+    /// The greatest version.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.files.last().map(|file| file.version())
+    }
+
+    fn entries(&self) -> impl Iterator<Item = u64> {
+        self.files.iter().filter_map(|file| match file {
+            LogFile::Entry(version) => Some(*version),
+            _ => None,
+        })
+    }
+
+    fn checkpoints(&self) -> impl DoubleEndedIterator<Item = u64> {
+        self.files.iter().filter_map(|file| match file {
+            LogFile::Checkpoint(version) => Some(*version),
+            _ => None,
+        })
+    }
+
+    fn other_checkpoint(&self) -> Option<u64> {
+        self.files.iter().rev().find_map(|file| match file {
+            LogFile::OtherCheckpoint(version) => Some(*version),
+            _ => None,
+        })
+    }
+}
+
+/// Where the reading goes on at a gap.
+pub(crate) enum Bridge {
+    /// From this state, which a later checkpoint holds.
+    Checkpoint(Box<Log>),
+    /// Nowhere: nothing that lies beyond is of this log.
+    End,
+}
+
+impl Storage {
+    /// Lists what lies beyond `version`.
+    pub(crate) async fn list_beyond(
+        &self,
+        version: u64,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Beyond, Error> {
+        let offset = entry_path(version);
+        let list = || async {
+            let listed: Result<Vec<_>, _> = self
+                .store
+                .list_with_offset(Some(&folder()), &offset)
+                .try_filter_map(|object| async move {
+                    Ok(object.location.filename().and_then(LogFile::from_name))
+                })
+                .try_collect()
+                .await;
+            listed.map_err(|source| self.error("list", &folder(), source))
+        };
+        let mut files = self.retry(on_retry, list).await?;
+        files.retain(|file| file.version() > version);
+        files.sort_unstable_by_key(|file| file.version());
+        Ok(Beyond { files })
+    }
+
+    /// The last version beyond `version`, by a listing, or by a look at the entry after the next alone.
+    pub(crate) async fn last_beyond(
+        &self,
+        version: u64,
+        by_listing: bool,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<u64>, Error> {
+        if by_listing {
+            return Ok(self.list_beyond(version, on_retry).await?.last());
+        }
+        let after_next = version + 2;
+        let there = self.exists(&entry_path(after_next), on_retry).await?;
+        Ok(there.then_some(after_next))
+    }
+
+    /// Where to go on from `state`, whose next entry is not there though these files are.
+    ///
+    /// # Errors
+    /// [`Error::LogGap`]; or that of a later checkpoint, if there is one that cannot be read.
+    pub(crate) async fn bridge(
+        &self,
+        state: &State,
+        beyond: &Beyond,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Bridge, Error> {
+        let mut unusable = None;
+        for version in beyond.checkpoints().rev() {
+            if version <= state.version {
+                break;
+            }
+            match self.load_checkpoint(version, on_retry).await {
+                Ok(later) if continues(&later.state, state) => {
+                    tracing::warn!(
+                        shard = %self.url, from = state.version, to = version,
+                        "entries of the log are missing, went on from a later checkpoint"
+                    );
+                    return Ok(Bridge::Checkpoint(Box::new(later)));
+                }
+                Ok(_) => {
+                    tracing::warn!(shard = %self.url, version, "ignoring a checkpoint of another table");
+                }
+                Err(failed) => {
+                    unusable.get_or_insert(failed.into_unusable()?);
+                }
+            }
+        }
+        let next = state.version + 1;
+        for version in beyond.entries().filter(|version| *version > next) {
+            if self.is_foreign_entry(state, version, on_retry).await? {
+                tracing::warn!(shard = %self.url, version, "ignoring a log entry of another table");
+                continue;
+            }
+            return Err(match beyond.other_checkpoint() {
+                Some(other) => self.unsupported_checkpoint(other),
+                None => Error::LogGap {
+                    url: self.url.to_string(),
+                    first: next,
+                    last: version - 1,
+                    next: version,
+                },
+            });
+        }
+        match (unusable, beyond.other_checkpoint()) {
+            (Some(error), _) => Err(error),
+            (None, Some(other)) => Err(self.unsupported_checkpoint(other)),
+            (None, None) => Ok(Bridge::End),
+        }
+    }
+
+    /// True if the entry says that it is of another table, or is not there any more.
+    async fn is_foreign_entry(
+        &self,
+        state: &State,
+        version: u64,
+        on_retry: OnRetry<'_>,
+    ) -> Result<bool, Error> {
+        let Some(bytes) = self.get_retrying(&entry_path(version), on_retry).await? else {
+            return Ok(true);
+        };
+        // A damaged one is not known to be another table's.
+        let commit = self.parse(version, bytes).await.ok();
+        let table = commit.and_then(|commit| commit.info?.table);
+        Ok(table.is_some_and(|table| table != state.metadata().id))
+    }
+}
+
+/// True if one state may have led to the other: the same table, further on.
+fn continues(later: &State, earlier: &State) -> bool {
+    let (before, after) = (earlier.progress(), later.progress());
+    later.metadata().id == earlier.metadata().id
+        && before.upper <= after.upper
+        && before.since <= after.since
+}
