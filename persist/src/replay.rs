@@ -2,8 +2,7 @@
 //!
 //! That entry `n + 1` is not there means one of three things: it is still to come, it is lost ([`crate::beyond`]), or
 //! the log was checkpointed and cleaned beyond it. A put onto such a slot succeeds, and an entry found there may be
-//! such a put: nobody who opens
-//! the shard sees either. What tells them apart:
+//! such a put: nobody who opens the shard sees either. What tells them apart:
 //!
 //! - *clean-up deletes in ascending order*: if entry `v` is gone, so is every older one. So if entry `n` is found
 //!   **after** looking at `n + 1`, then what was seen of `n + 1` and beyond is the truth.

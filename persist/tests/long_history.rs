@@ -120,6 +120,7 @@ fn a_long_history_costs_no_more_than_a_short_one() {
             .sum::<usize>();
         println!("opened {commits} commits with {reads} reads in {elapsed:?}");
         assert_eq!(shard.progress(), expected);
-        assert!(reads <= 5, "{reads} reads");
+        // The pointer, the checkpoint and its entry, the next entry, a listing of what lies beyond, and the entry again.
+        assert!(reads <= 6, "{reads} reads");
     });
 }
