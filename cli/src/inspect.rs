@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::args::Inspect;
 use crate::error::Error;
-use crate::read::with_shard;
+use crate::read::{sum, with_shard};
 
 /// What `--json` prints. Scripts depend on the names; the empty frontier is null.
 #[derive(Debug, Serialize)]
@@ -34,8 +34,8 @@ impl Description {
             holds: shard.holds().iter().map(crate::hold::object).collect(),
             version: pinned.progress.version,
             files: pinned.files().len(),
-            rows: pinned.files().map(|file| file.rows.unwrap_or(0)).sum(),
-            bytes: pinned.files().map(|file| file.size).sum(),
+            rows: sum(pinned.files().filter_map(|file| file.rows)),
+            bytes: sum(pinned.files().map(|file| file.size)),
         }
     }
 }

@@ -134,6 +134,11 @@ impl Reader {
     }
 }
 
+/// What files say of themselves, added up: other programs may say anything.
+pub fn sum(said: impl Iterator<Item = u64>) -> u64 {
+    said.fold(0, u64::saturating_add)
+}
+
 /// That a column of `path` is not what the table's schema says.
 pub fn unfit(path: &str, source: ArrowError) -> Error {
     Error::Column {

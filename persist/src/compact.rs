@@ -29,7 +29,7 @@ use futures::future::join;
 
 use self::plan::{Planned, plan};
 use crate::commit::{Outcome, Plan, our_info};
-use crate::data_file::{DataFile, FileMeta, StagedFile};
+use crate::data_file::{DataFile, FileMeta, StagedFile, bytes_of, rows_of};
 use crate::error::Error;
 use crate::file::{EncodedFile, FileEncoder};
 use crate::frontier::Frontier;
@@ -123,8 +123,8 @@ impl CompactReport {
     fn add_inputs(&mut self, files: &[Arc<DataFile>]) {
         self.merges += 1;
         self.files_in += files.len() as u64;
-        self.rows_in += files.iter().filter_map(|file| file.rows).sum::<u64>();
-        self.bytes_in += files.iter().map(|file| file.size).sum::<u64>();
+        self.rows_in = self.rows_in.saturating_add(rows_of(files));
+        self.bytes_in = self.bytes_in.saturating_add(bytes_of(files));
     }
 
     fn add_outputs(&mut self, files: &[StagedFile]) {
@@ -200,8 +200,8 @@ impl Shard {
         let now = CompactProgress {
             done: report.clone(),
             files: inputs.len() as u64,
-            bytes: inputs.iter().map(|file| file.size).sum(),
-            rows: inputs.iter().filter_map(|file| file.rows).sum(),
+            bytes: bytes_of(&inputs),
+            rows: rows_of(&inputs),
             ..CompactProgress::default()
         };
         let written = run.write(pinned, &inputs, options, now, progress).await;

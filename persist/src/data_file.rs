@@ -4,6 +4,7 @@
 //! Of the statistics that other readers skip files by there is the number of rows; Parquet has those of chunks.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -89,6 +90,19 @@ pub struct Summed<'a> {
     pub sums: &'a Sums,
     /// The least and the greatest of their times; `None` if there are no rows.
     pub times: Option<(i64, i64)>,
+}
+
+/// The rows of files, as far as their writers said how many: at most what a number holds, since other programs may say
+/// anything.
+pub(crate) fn rows_of<'a>(files: impl IntoIterator<Item = &'a Arc<DataFile>>) -> u64 {
+    let rows = files.into_iter().filter_map(|file| file.rows);
+    rows.fold(0, u64::saturating_add)
+}
+
+/// The bytes of files, as their writers said them.
+pub(crate) fn bytes_of<'a>(files: impl IntoIterator<Item = &'a Arc<DataFile>>) -> u64 {
+    let bytes = files.into_iter().map(|file| file.size);
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// The tags that hold the least and the greatest time of a file.

@@ -38,7 +38,7 @@ pub(crate) use self::chunk::{Meter, Recipe, Wanted};
 use self::chunk::{FileCheck, HashRange, Held, Totals};
 use self::core::{BatchLimits, Core, Step};
 use self::run::{Run, RunBuilder};
-use crate::data_file::DataFile;
+use crate::data_file::{DataFile, bytes_of, rows_of};
 use crate::error::Error;
 use crate::file::GROUP_BYTES_MAX;
 use crate::read::file::{FileReader, Request, WHOLE_BYTES_MAX};
@@ -100,7 +100,8 @@ impl Budget {
             }
         };
         let groups = files.iter().map(group).max().unwrap_or(0);
-        usize::try_from(groups).unwrap_or(usize::MAX / 4) + 2 * self.chunk_bytes()
+        let groups = usize::try_from(groups).unwrap_or(usize::MAX / 4);
+        groups.min(usize::MAX / 4) + 2 * self.chunk_bytes()
     }
 }
 
@@ -181,11 +182,11 @@ fn divide(files: Vec<Arc<DataFile>>, budget: &Budget, hashes_apply: bool) -> Div
         streams.push(files);
     }
     // Large ones are the last that one wants to read more than once.
-    let size = |files: &Vec<Arc<DataFile>>| files.iter().map(|file| file.size).sum::<u64>();
+    let size = |files: &Vec<Arc<DataFile>>| bytes_of(files);
     streams.sort_by_key(|files| std::cmp::Reverse(size(files)));
     for files in streams {
         let more = budget.stream_bytes(&files);
-        if divided.stream_bytes + more <= budget.bytes / 2 {
+        if more <= (budget.bytes / 2).saturating_sub(divided.stream_bytes) {
             divided.stream_bytes += more;
             divided.streams.push(files);
         } else {
@@ -228,7 +229,7 @@ impl Merge {
             .collect();
         let progress = MergeProgress {
             files: files.len() as u64,
-            rows: files.iter().filter_map(|file| file.rows).sum(),
+            rows: rows_of(&files),
             ..MergeProgress::default()
         };
         let Division {

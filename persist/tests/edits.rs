@@ -3,9 +3,12 @@
 mod support;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use mvsink_persist::{Appended, Client, Entry, Error, Frontier, Open, Shard};
+use mvsink_persist::{
+    Appended, Client, CompactOptions, Entry, Error, Frontier, Open, ReadOptions, Shard,
+};
 use serde_json::{Value, json};
 use support::{append, client, options, run, schema, stage};
 
@@ -277,6 +280,35 @@ fn a_log_of_an_older_version_is_read_as_it_was() {
         let version = shard.checkpoint().await.unwrap();
         clean_up(dir.path(), version);
         assert_eq!(open(dir.path()).await.edited(), Some(4));
+    });
+}
+
+#[test]
+fn what_other_programs_say_of_their_files_adds_up_to_the_most_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let shard = filled(dir.path(), 1).await;
+        let boast = |path: &str| {
+            json!({"add": {
+                "path": path, "partitionValues": {}, "size": i64::MAX, "modificationTime": 1,
+                "dataChange": true, "stats": format!(r#"{{"numRecords":{}}}"#, u64::MAX),
+            }})
+        };
+        put_entry(dir.path(), &["a", "b", "c"].map(boast));
+        let mut options = CompactOptions::default();
+        (options.full, options.dry_run) = (true, true);
+        let go_on = |_| ControlFlow::Continue(());
+        let report = shard.compact(&options, &go_on).await.unwrap();
+        assert_eq!((report.rows_in, report.bytes_in), (u64::MAX, u64::MAX));
+        options.dry_run = false;
+        let error = shard.compact(&options, &go_on).await.unwrap_err();
+        assert!(!matches!(error, Error::Shutdown), "{error}");
+        let read = shard
+            .snapshot(0, ReadOptions::default())
+            .unwrap()
+            .next()
+            .await;
+        assert!(read.is_err());
     });
 }
 

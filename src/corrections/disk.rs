@@ -9,7 +9,7 @@
 //! behind is deleted by the next one that spills there: a lock ends with its process.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -76,7 +76,9 @@ impl Disk for Directory {
         let path = folder
             .path
             .join(folder.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let file = File::create_new(&path).map_err(failed("create", &path))?;
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true);
+        let file = options.open(&path).map_err(failed("create", &path))?;
         Ok(Box::new(SpillFile {
             shown: path.display().to_string(),
             path,
@@ -156,15 +158,9 @@ impl Spill for SpillFile {
     }
 
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
-        let read = || {
-            // A handle of its own, since the place to read at belongs to the handle.
-            let mut file = File::open(&self.path)?;
-            file.seek(SeekFrom::Start(offset))?;
-            let mut bytes = vec![0; length];
-            file.read_exact(&mut bytes)?;
-            Ok(bytes)
-        };
-        read().map_err(failed("read", &self.path))
+        let mut bytes = vec![0; length];
+        read_exact_at(&self.file, &mut bytes, offset).map_err(failed("read", &self.path))?;
+        Ok(bytes)
     }
 
     fn name(&self) -> &str {
@@ -178,6 +174,27 @@ impl Drop for SpillFile {
             tracing::warn!(path = %self.shown, %error, "left a file behind");
         }
     }
+}
+
+/// Reads from `offset` on, beside others who read the same handle.
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+/// Reads from `offset` on, beside others who read the same handle. Nothing is appended afterwards.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            read => {
+                bytes = &mut bytes[read..];
+                offset += read as u64;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
@@ -241,6 +258,38 @@ mod tests {
         let other = Directory::new(parent.path().to_owned(), || 7);
         other.create().unwrap();
         assert!(live.read(0, 0).is_ok());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_takes_one_descriptor_and_none_to_be_read() {
+        let parent = tempfile::tempdir().unwrap();
+        let descriptors = || {
+            let all = fs::read_dir("/proc/self/fd").unwrap();
+            all.filter(|entry| {
+                let target = fs::read_link(entry.as_ref().unwrap().path());
+                target.is_ok_and(|target| target.starts_with(parent.path()))
+            })
+            .count()
+        };
+        let disk = directory(parent.path());
+        let mut files: Vec<_> = (0..8).map(|_| disk.create().unwrap()).collect();
+        let folder = parent.path().join(&names(parent.path())[0]);
+        for file in &mut files {
+            file.append(b"some rows").unwrap();
+        }
+        let of_the_lock = 1;
+        assert_eq!(descriptors(), files.len() + of_the_lock);
+        // Without a name it can only be read by the descriptor that is there.
+        for name in names(&folder) {
+            fs::rename(folder.join(&name), parent.path().join(name)).unwrap();
+        }
+        for (offset, part) in [(5, b"rows"), (0, b"some")] {
+            assert!(files.iter().all(|file| file.read(offset, 4).unwrap() == part));
+        }
+        assert_eq!(descriptors(), files.len() + of_the_lock);
+        files.clear();
+        assert_eq!(descriptors(), of_the_lock);
     }
 
     #[test]

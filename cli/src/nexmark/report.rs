@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use mvsink::mvsink_persist::{Client, Frontier, Shard};
 
 use crate::error::Error;
-use crate::read::Reader;
+use crate::read::{Reader, sum};
 
 /// What a run has made.
 #[derive(Clone, Copy, Debug)]
@@ -43,9 +43,9 @@ pub async fn survey(client: &Client, shards: &[Shard]) -> Result<Vec<Surveyed>, 
             rows: Reader::new(client.clone(), shard.clone())
                 .sum_of_diffs(&pinned)
                 .await?,
-            updates: pinned.files().map(|file| file.rows.unwrap_or(0)).sum(),
+            updates: sum(pinned.files().filter_map(|file| file.rows)),
             commits: pinned.progress.version,
-            bytes: pinned.files().map(|file| file.size).sum(),
+            bytes: sum(pinned.files().map(|file| file.size)),
             upper: pinned.progress.upper,
         });
     }

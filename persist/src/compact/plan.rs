@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::compact::CompactOptions;
-use crate::data_file::DataFile;
+use crate::data_file::{DataFile, bytes_of};
 use crate::merge::run_of;
 
 /// Files that are to become one run.
@@ -78,10 +78,7 @@ pub(crate) fn plan<'a>(
             Vec::new()
         };
     }
-    let sizes: Vec<u64> = runs
-        .iter()
-        .map(|files| files.iter().map(|file| file.size).sum())
-        .collect();
+    let sizes: Vec<u64> = runs.iter().map(|files| bytes_of(files)).collect();
     due(&sizes, options)
         .into_iter()
         .map(|indices| Planned {
