@@ -182,8 +182,7 @@ fn divide(files: Vec<Arc<DataFile>>, budget: &Budget, hashes_apply: bool) -> Div
         streams.push(files);
     }
     // Large ones are the last that one wants to read more than once.
-    let size = |files: &Vec<Arc<DataFile>>| bytes_of(files);
-    streams.sort_by_key(|files| std::cmp::Reverse(size(files)));
+    streams.sort_by_key(|files| std::cmp::Reverse(bytes_of(files)));
     for files in streams {
         let more = budget.stream_bytes(&files);
         if more <= (budget.bytes / 2).saturating_sub(divided.stream_bytes) {

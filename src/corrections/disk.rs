@@ -285,7 +285,11 @@ mod tests {
             fs::rename(folder.join(&name), parent.path().join(name)).unwrap();
         }
         for (offset, part) in [(5, b"rows"), (0, b"some")] {
-            assert!(files.iter().all(|file| file.read(offset, 4).unwrap() == part));
+            assert!(
+                files
+                    .iter()
+                    .all(|file| file.read(offset, 4).unwrap() == part)
+            );
         }
         assert_eq!(descriptors(), files.len() + of_the_lock);
         files.clear();

@@ -78,7 +78,7 @@ pub(crate) fn plan<'a>(
             Vec::new()
         };
     }
-    let sizes: Vec<u64> = runs.iter().map(|files| bytes_of(files)).collect();
+    let sizes: Vec<u64> = runs.iter().map(bytes_of).collect();
     due(&sizes, options)
         .into_iter()
         .map(|indices| Planned {
