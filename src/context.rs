@@ -2,17 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
 
 use mvsink_persist::{Client, ClientOptions};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::corrections::{Directory, Disk};
 use crate::count::{Count, One};
-use crate::dyncfg::ConfigSet;
+use crate::dyncfg::{ConfigSet, STALL_AFTER_MS};
 use crate::error::Error;
+use crate::runtime::{self, RuntimeFault, Silence};
 use crate::share::Shares;
 use crate::status::{Instance, Kind};
 
@@ -21,6 +23,10 @@ use crate::status::{Instance, Kind};
 ///
 /// Cheap to clone; give every worker thread a clone of the same one. Timely threads are not inside a
 /// runtime, so the handle has to be given.
+///
+/// The runtime needs its clock, and for buckets its I/O: build it with `enable_all`. It must run until the sinks and
+/// sources have ended; a current-thread runtime runs only while a thread blocks on it. [`Context::check`] says whether a
+/// runtime will do. On one that will not, or not any more, sinks and sources fail with [`Error::Runtime`].
 #[derive(Clone)]
 pub struct Context {
     inner: Arc<Inner>,
@@ -40,8 +46,14 @@ struct Inner {
     running: Count,
     /// When it was built, on the runtime's clock.
     born: Instant,
-    warned_of_runtime: AtomicBool,
+    /// The runtime was built without a clock.
+    lacks_clock: bool,
+    /// A thread watches whether somebody drives the runtime.
+    watches_runtime: AtomicBool,
 }
+
+/// How many times as long as for the store a sink waits until somebody drives its runtime.
+const UNDRIVEN_TIMES: u32 = 3;
 
 type InstanceKey = (Vec<usize>, String);
 
@@ -78,6 +90,22 @@ impl Context {
     /// The shards that this process has open.
     pub fn client(&self) -> &Client {
         &self.inner.client
+    }
+
+    /// Whether the runtime can run the tasks of sinks and sources. That nobody drives a current-thread runtime is not seen
+    /// at once: sinks and sources on it are stalled, and fail when that has lasted a while.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Runtime`] if it has shut down, or was built without a clock.
+    pub fn check(&self) -> Result<(), Error> {
+        let shut_down = runtime::has_shut_down(self.client().handle());
+        let why = match (shut_down, self.inner.lacks_clock) {
+            (true, _) => RuntimeFault::ShutDown,
+            (false, true) => RuntimeFault::NoClock,
+            (false, false) => return Ok(()),
+        };
+        Err(Error::Runtime { why })
     }
 
     /// True if nothing runs for any sink or source of this context: no task, and no operator that awaits. A host that
@@ -146,11 +174,8 @@ impl Context {
     ) -> Arc<Instance> {
         // Of an address that is none the sink will say so when it opens the shard.
         let shard = self.client().shard_key(url).unwrap_or(url.to_owned());
-        let mut instances = self
-            .inner
-            .instances
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let instances = self.inner.instances.lock();
+        let mut instances = instances.unwrap_or_else(PoisonError::into_inner);
         instances.retain(|_, instance| instance.strong_count() > 0);
         let key = (place, name.to_owned());
         if let Some(instance) = instances.get(&key).and_then(Weak::upgrade)
@@ -172,15 +197,55 @@ impl Context {
         instance
     }
 
-    /// Says once that tasks cannot run on a current-thread runtime that nobody drives.
-    pub(crate) fn check_runtime(&self) {
-        let handle = self.inner.client.handle();
-        let driven = handle.runtime_flavor() != tokio::runtime::RuntimeFlavor::CurrentThread;
-        if !driven && !self.inner.warned_of_runtime.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "sinks run on a current-thread runtime: they make progress only while something blocks on it"
-            );
+    /// Has a runtime that somebody must drive watched until somebody does.
+    pub(crate) fn watch_runtime(&self) {
+        let client = self.client();
+        let driven = client.handle().runtime_flavor() != RuntimeFlavor::CurrentThread;
+        let stepped = client.options().inline_compute;
+        if driven || stepped || self.inner.watches_runtime.swap(true, Ordering::AcqRel) {
+            return;
         }
+        let patience = Duration::from_millis(STALL_AFTER_MS.get(self.configs()) as u64);
+        let inner = Arc::downgrade(&self.inner);
+        runtime::watch(
+            client.handle(),
+            patience,
+            patience * UNDRIVEN_TIMES,
+            move |silence| {
+                if let Some(inner) = inner.upgrade() {
+                    inner.silent(silence, patience);
+                }
+            },
+        );
+    }
+}
+
+impl Inner {
+    /// The runtime has run no task for so long.
+    fn silent(&self, silence: Silence, patience: Duration) {
+        const TASK: &str = "runtime";
+        let why = RuntimeFault::Undriven;
+        // Before the look at who is there, so that whoever comes later has it watched anew.
+        let over = silence != Silence::Long;
+        if over {
+            self.watches_runtime.store(false, Ordering::Release);
+        }
+        for instance in self.live() {
+            match silence {
+                Silence::Long => {
+                    let ms = patience.as_millis();
+                    instance.stalled(TASK, 0, &format_args!("no task has run for {ms} ms: {why}"));
+                }
+                Silence::Lasting => instance.fail_unended(Error::Runtime { why }),
+                Silence::Over => instance.resumed(TASK, 0),
+            }
+        }
+    }
+
+    /// All sinks and sources that there are.
+    fn live(&self) -> Vec<Arc<Instance>> {
+        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        instances.values().filter_map(Weak::upgrade).collect()
     }
 }
 
@@ -189,7 +254,7 @@ impl Inner {
     /// What each sink and source has counted.
     fn counted(&self) -> Vec<crate::counters::prometheus::Counted> {
         let instances = self.instances.lock();
-        let instances = instances.unwrap_or_else(std::sync::PoisonError::into_inner);
+        let instances = instances.unwrap_or_else(PoisonError::into_inner);
         let counted = instances.iter().filter_map(|((place, name), instance)| {
             let address: Vec<String> = place.iter().map(usize::to_string).collect();
             Some((
@@ -239,12 +304,13 @@ impl ContextBuilder {
         self
     }
 
-    /// The context.
+    /// The context. Whether its runtime will do, [`Context::check`] says.
     pub fn build(self) -> Context {
         let born = {
             let _runtime = self.handle.enter();
             Instant::now()
         };
+        let lacks_clock = runtime::lacks_clock(&self.handle);
         let client = Client::new(self.handle, self.client);
         let names = client.clone();
         let disk = Directory::new(self.spill_directory, move || names.random_u128());
@@ -258,7 +324,8 @@ impl ContextBuilder {
                 shares: Shares::default(),
                 running: Count::default(),
                 born,
-                warned_of_runtime: AtomicBool::new(false),
+                lacks_clock,
+                watches_runtime: AtomicBool::new(false),
             }),
         }
     }

@@ -1,5 +1,7 @@
 //! Why a sink stops.
 
+use crate::runtime::RuntimeFault;
+
 /// An error that ends a sink, or that keeps one from being rendered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -101,6 +103,12 @@ pub enum Error {
         path: String,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The runtime that the host gave its context does not run tasks, or not any more.
+    #[error("the Tokio runtime does not run the tasks of sinks and sources: {why}")]
+    Runtime {
+        /// What it lacks.
+        why: RuntimeFault,
     },
     /// A task of the sink panicked: a bug.
     #[error("a task of the sink {name} panicked: {message}")]

@@ -305,6 +305,14 @@ impl Instance {
         }
     }
 
+    /// Stops the sink on all workers of this process, unless it has ended.
+    pub(crate) fn fail_unended(&self, error: Error) {
+        let ended = self.status.borrow().is_final();
+        if !ended && !self.upper().is_some_and(|upper| upper.is_empty()) {
+            self.fail(error);
+        }
+    }
+
     /// Stops the sink on all workers of this process as if its handles had been dropped.
     pub(crate) fn cut_off(&self) {
         self.cancelled();

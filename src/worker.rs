@@ -11,6 +11,7 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Timestamp;
 use tokio::sync::watch;
+use tokio::task::JoinError;
 
 use crate::context::Context;
 use crate::count::{Count, One};
@@ -18,6 +19,7 @@ use crate::dyncfg::STALL_AFTER_MS;
 use crate::error::Error;
 use crate::maintenance;
 use crate::read_only::ReadOnly;
+use crate::runtime::RuntimeFault;
 use crate::share::{Place, Share};
 use crate::status::{Instance, Kind};
 use crate::stop::Stop;
@@ -55,7 +57,6 @@ impl Worker {
         name: &str,
         opening: Opening,
     ) -> Self {
-        cx.check_runtime();
         // Workers render the same operators in the same order, so the next identifier is the same on all
         // of them, and tells two sinks of one name in one dataflow apart.
         let mut place = scope.addr().to_vec();
@@ -71,6 +72,10 @@ impl Worker {
             dataflow: place[0],
         };
         let instance = cx.instance(place, worker, name, kind, &opening.url);
+        if let Err(error) = cx.check() {
+            instance.fail_unended(error);
+        }
+        cx.watch_runtime();
         let stop = instance.stop();
         let share = cx.shares().add(at, kind, &instance, &stop);
         Worker {
@@ -226,22 +231,22 @@ impl Worker {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let handle = self.cx.client().handle().clone();
-        let worker = self.clone();
-        let running = self.running();
+        let mut watched = Watched {
+            has_ended: false,
+            worker: self.clone(),
+            _running: self.running(),
+        };
         // Not in the task that waits for it, which would keep room for it a second time.
         let task = handle.spawn(task);
         handle.spawn(async move {
-            match task.await {
+            let ended = task.await;
+            let Watched { has_ended, worker, .. } = &mut watched;
+            match ended.map_err(JoinError::try_into_panic) {
                 Ok(ended) => worker.ended(ended),
-                Err(join) => {
-                    if let Ok(panic) = join.try_into_panic() {
-                        worker.panicked(panic.as_ref());
-                    }
-                }
+                Err(Ok(panic)) => worker.panicked(panic.as_ref()),
+                Err(Err(_)) => worker.shut_down(),
             }
-            // Who waits until nothing runs may begin the same again, and must not meet this.
-            drop(worker);
-            drop(running);
+            *has_ended = true;
         });
     }
 
@@ -262,10 +267,15 @@ impl Worker {
     pub(crate) fn ended(&self, ended: Result<(), Error>) {
         match ended {
             Ok(()) => {}
-            // The host's runtime ends, and the sink with it.
-            Err(Error::Shard(ShardError::Shutdown)) => self.instance.cancelled(),
+            Err(Error::Shard(ShardError::Shutdown)) => self.shut_down(),
             Err(error) => self.instance.fail(error),
         }
+    }
+
+    /// The host's runtime has shut down, and with it all that ran for this share.
+    pub(crate) fn shut_down(&self) {
+        let why = RuntimeFault::ShutDown;
+        self.instance.fail_unended(Error::Runtime { why });
     }
 
     /// Something that ran for this share has panicked.
@@ -274,6 +284,23 @@ impl Worker {
             name: self.instance.name.clone(),
             message: panic_message(panic),
         });
+    }
+}
+
+/// A task of a share, and what it means that it is gone.
+struct Watched {
+    has_ended: bool,
+    worker: Worker,
+    /// Dropped last: who waits until nothing runs may begin the same again, and must not meet this.
+    _running: Running,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // Nobody aborts tasks but a runtime that shuts down.
+        if !self.has_ended {
+            self.worker.shut_down();
+        }
     }
 }
 

@@ -17,11 +17,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake};
 
-use mvsink_persist::{Error as ShardError, Frontier};
+use mvsink_persist::Frontier;
 use timely::progress::frontier::MutableAntichain;
 
 use crate::bounds::{Timestamp, frontier_of};
 use crate::error::Error;
+use crate::runtime::has_shut_down;
 use crate::wake::Waker;
 use crate::worker::{Running, Worker};
 
@@ -147,19 +148,12 @@ impl<T: Timestamp> Body<T> {
             Ok(Poll::Pending) => return !now.idle.get(),
             Ok(Poll::Ready(ended)) => self.worker.ended(ended),
             // Timers panic when the host's runtime has ended, and the sink with it.
-            Err(_) if is_gone(&self.worker) => self.worker.ended(Err(ShardError::Shutdown.into())),
+            Err(_) if has_shut_down(self.worker.cx.client().handle()) => self.worker.shut_down(),
             Err(panic) => self.worker.panicked(panic.as_ref()),
         }
         self.future = None;
         false
     }
-}
-
-/// True if the runtime has ended: what is spawned on it is cancelled at once.
-fn is_gone(worker: &Worker) -> bool {
-    let mut probe = worker.cx.client().handle().spawn(async {});
-    let polled = Pin::new(&mut probe).poll(&mut Context::from_waker(std::task::Waker::noop()));
-    matches!(polled, Poll::Ready(Err(_)))
 }
 
 /// Makes the operator run.

@@ -201,10 +201,13 @@ pub(crate) fn append<T: Timestamp>(
             commands = None;
         }
         let ended = inbox.drain(&awake, |upper| operator.committed(upper));
-        if worker.stop.is_stopped(&awake) {
+        let stopped = worker.stop.is_stopped(&awake);
+        if stopped {
             operator.stopped();
         }
-        if ended && operator.has_all_parts() {
+        // A task that nobody runs never ends; while the shard is not open, it has begun nothing.
+        let idle = stopped && worker.instance.shard.get().is_none();
+        if (ended || idle) && operator.has_all_parts() {
             operator.finish();
         }
         false

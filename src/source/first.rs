@@ -11,6 +11,8 @@
 //!
 //! Whoever is told of a version that its process has not heard of yet reads its files all the same.
 
+use std::sync::Arc;
+
 use mvsink_persist::{Frontier, Pinned, Shard};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
@@ -116,15 +118,18 @@ fn tell_ready<'s, T: Timestamp>(
     let mut output = OutputBuilder::<_, CapacityContainerBuilder<Vec<u64>>>::from(output);
     let waker = worker.waker(&scope, &builder.operator_info());
     let (ready, inbox) = replies(&waker);
+    let stop = Arc::clone(&worker.stop);
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop();
         move |_frontiers| {
-            let told = inbox.drain(&waker.awake(), |version: u64| {
+            let awake = waker.awake();
+            let told = inbox.drain(&awake, |version: u64| {
                 if let Some(capability) = &capability {
                     output.activate().session(capability).give(version);
                 }
             });
-            if told {
+            // A task that nobody runs never ends.
+            if told || stop.is_stopped(&awake) {
                 capability = None;
             }
         }
@@ -149,6 +154,7 @@ fn announce<'s, T: Timestamp>(
     let (announce, inbox) = replies(&waker);
     let (gathered, latest) = oneshot::channel();
     let (index, peers) = (worker.index, worker.peers);
+    let stop = Arc::clone(&worker.stop);
     builder.build(move |mut capabilities| {
         let mut capability = capabilities.pop().filter(|_| index == ANNOUNCER);
         let mut gathered = Some(gathered);
@@ -169,7 +175,7 @@ fn announce<'s, T: Timestamp>(
                     (0..peers).for_each(|target| session.give((target, first.clone())));
                 }
             });
-            if told {
+            if told || stop.is_stopped(&awake) {
                 capability = None;
             }
         }

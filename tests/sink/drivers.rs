@@ -252,7 +252,7 @@ fn a_panic_fails_the_sink_on_all_workers_and_nothing_else(driver: Driver) {
 }
 
 #[test]
-fn the_end_of_the_runtime_cancels_a_sink_that_awaits() {
+fn the_end_of_the_runtime_fails_a_sink_that_awaits() {
     let runtime = runtime();
     // Nothing answers, so that it waits to try again.
     let store = FaultyStore::new(Arc::new(InMemory::new()), 7, 100);
@@ -264,7 +264,10 @@ fn the_end_of_the_runtime_cancels_a_sink_that_awaits() {
         step_until_so(worker, "the sink has ended", || handle.status().is_final());
         handle.status()
     });
-    assert!(matches!(status, Status::Cancelled), "{status}");
+    assert!(
+        status.to_string().contains("it has shut down"),
+        "{status}"
+    );
 }
 
 on_both_drivers! {

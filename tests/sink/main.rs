@@ -39,6 +39,7 @@ mod idle;
 mod lifecycle;
 mod modes;
 mod restart;
+mod runtimes;
 mod silence;
 mod upkeep;
 mod views;
