@@ -244,7 +244,10 @@ impl Inner {
 
     /// All sinks and sources that there are.
     fn live(&self) -> Vec<Arc<Instance>> {
-        let instances = self.instances.lock().unwrap_or_else(PoisonError::into_inner);
+        let instances = self
+            .instances
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         instances.values().filter_map(Weak::upgrade).collect()
     }
 }

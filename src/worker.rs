@@ -240,7 +240,9 @@ impl Worker {
         let task = handle.spawn(task);
         handle.spawn(async move {
             let ended = task.await;
-            let Watched { has_ended, worker, .. } = &mut watched;
+            let Watched {
+                has_ended, worker, ..
+            } = &mut watched;
             match ended.map_err(JoinError::try_into_panic) {
                 Ok(ended) => worker.ended(ended),
                 Err(Ok(panic)) => worker.panicked(panic.as_ref()),

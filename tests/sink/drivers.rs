@@ -264,10 +264,7 @@ fn the_end_of_the_runtime_fails_a_sink_that_awaits() {
         step_until_so(worker, "the sink has ended", || handle.status().is_final());
         handle.status()
     });
-    assert!(
-        status.to_string().contains("it has shut down"),
-        "{status}"
-    );
+    assert!(status.to_string().contains("it has shut down"), "{status}");
 }
 
 on_both_drivers! {
