@@ -14,7 +14,8 @@
 //! - *one commit per description*;
 //! - *everything staged ends*: the files of every part are committed, or deleted. Files are deleted only if
 //!   no commit with them was ever attempted, or the one attempted is known to be lost. Those that were staged ahead of
-//!   the description are left to the worker that staged them, which needs them then.
+//!   the description are left to the worker that staged them, which needs them then;
+//! - *removed by one commit*: a file of the shard that several workers want removed is removed once, with the batch.
 
 mod operator;
 mod task;
@@ -22,7 +23,7 @@ mod task;
 pub(crate) use operator::{Operator, render};
 pub(crate) use task::Task;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mvsink_persist::{CommitId, Frontier};
 
@@ -50,6 +51,8 @@ pub enum Effect<T, F> {
         description: Description<T>,
         /// The files of all its parts.
         files: Vec<F>,
+        /// The files of the shard that any of them has removed.
+        removes: BTreeSet<String>,
     },
     /// Delete staged files that no commit refers to.
     Delete(Vec<F>),
@@ -144,7 +147,11 @@ where
             .parts
             .values()
             .any(|content| matches!(content, Content::Obsolete));
-        let Staged { files, ahead } = complete.staged();
+        let Staged {
+            files,
+            ahead,
+            removes,
+        } = complete.staged();
         if obsolete {
             delete(files, effects);
         } else {
@@ -152,6 +159,7 @@ where
             effects.push(Effect::Commit {
                 description: part.description,
                 files: ahead.into_iter().chain(files).collect(),
+                removes,
             });
         }
     }
@@ -174,13 +182,19 @@ impl<T, F> Waiting<T, F> {
     /// What all parts together have.
     fn staged(self) -> Staged<F> {
         let (mut files, mut ahead) = (Vec::new(), Vec::new());
+        let mut removes = BTreeSet::new();
         for content in self.parts.into_values() {
             if let Content::Staged(staged) = content {
                 files.extend(staged.files);
                 ahead.extend(staged.ahead);
+                removes.extend(staged.removes);
             }
         }
-        Staged { files, ahead }
+        Staged {
+            files,
+            ahead,
+            removes,
+        }
     }
 }
 

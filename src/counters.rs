@@ -160,6 +160,8 @@ pub(crate) struct Metrics {
     pub(crate) buckets_differing: Counter,
     pub(crate) data_files_read: Counter,
     pub(crate) own_commits_read_back: Counter,
+    pub(crate) undecodable_files: Counter,
+    pub(crate) undecodable_rows: Counter,
     pub(crate) commits: Histogram,
     /// The frontier of the input, as mint last saw it.
     desired: AtomicI64,
@@ -190,6 +192,8 @@ impl Default for Metrics {
             buckets_differing: Counter::default(),
             data_files_read: Counter::default(),
             own_commits_read_back: Counter::default(),
+            undecodable_files: Counter::default(),
+            undecodable_rows: Counter::default(),
             commits: Histogram::default(),
             desired: AtomicI64::new(i64::MIN),
         }
@@ -230,6 +234,8 @@ impl Metrics {
             buckets_differing: self.buckets_differing.get(),
             data_files_read: self.data_files_read.get(),
             own_commits_read_back: self.own_commits_read_back.get(),
+            undecodable_files: self.undecodable_files.get(),
+            undecodable_rows: self.undecodable_rows.get(),
             commits: self.commits.get(),
             queued_updates: queues.updates() as u64,
             queued_bytes: queues.bytes() as u64,
@@ -287,6 +293,11 @@ pub struct Counters {
     pub data_files_read: u64,
     /// Commits of the sink's own that it read like anybody's: 0, but for the flag that asks for it.
     pub own_commits_read_back: u64,
+    /// Files of the shard with rows that the types cannot hold, as other programs write them: a view removes such a
+    /// file, and adds back what belongs to the collection.
+    pub undecodable_files: u64,
+    /// Those rows; of a file that cannot be read at all they are not known, and not counted.
+    pub undecodable_rows: u64,
     /// How long the commits took, lost ones included, of batches whose files were all staged.
     pub commits: Latencies,
     /// Updates that wait in the queues to the tasks now.

@@ -9,6 +9,8 @@
 //! - *uppers never decrease*;
 //! - *lower < upper*.
 
+use std::collections::BTreeSet;
+
 use mvsink_persist::{CommitId, Frontier};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +55,9 @@ pub struct Staged<F> {
     /// Staged ahead of the description. If it is lost, the worker that staged them takes their updates back, and deletes
     /// them then.
     pub ahead: Vec<F>,
+    /// The files of the shard, by their paths in the log, that the batch is to remove. The worker counts none of their
+    /// rows as held.
+    pub removes: BTreeSet<String>,
 }
 
 /// The content of a [`Part`], with `F` the type of a staged file.

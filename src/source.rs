@@ -53,7 +53,7 @@ use crate::wake::replies;
 use crate::worker::{Opening, Worker};
 
 /// What the read-back of a sink says beside the rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mark<T> {
     /// A version is pinned, and its rows are to be compared with those of desired at this time.
     Pinned(T),
@@ -61,6 +61,11 @@ pub(crate) enum Mark<T> {
     Settled,
     /// The commit of this batch, a part of which was this worker's, was met; its rows are not sent.
     Own(CommitId),
+    /// This file, by its path in the log, is to be removed by the next batch: its rows are not sent, or not all of
+    /// them can be.
+    Condemned(String),
+    /// A file that was to be removed is live no more.
+    Gone(String),
 }
 
 /// What a source reads, in the order of the log. One stream has all of it, since each stream has a frontier to be kept.

@@ -166,6 +166,8 @@ struct Inner {
     disputes: BTreeMap<usize, Disputes>,
     /// What each task that has to wait waits for, by its name and its worker.
     stalls: BTreeMap<(String, usize), Stall>,
+    /// The files with undecodable rows that were reported, and the versions in which they were met.
+    undecodable: BTreeSet<(String, u64)>,
     stops: Vec<Weak<Stop>>,
     /// The workers that have a share of it: the index of each, and of how many.
     workers: BTreeSet<(usize, usize)>,
@@ -389,6 +391,11 @@ impl Instance {
     /// The most rounds of a worker, and the updates of all workers, in which other replicas disagreed.
     pub(crate) fn disputes(&self) -> (u64, u64) {
         self.lock().disputed()
+    }
+
+    /// True for the first worker of this process to find that this file, met in this version, has undecodable rows.
+    pub(crate) fn is_first_to_find(&self, path: &str, version: u64) -> bool {
+        self.lock().undecodable.insert((path.to_owned(), version))
     }
 
     /// The task waits, because of this error.

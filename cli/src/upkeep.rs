@@ -108,7 +108,14 @@ pub fn compact(options: &Compact) -> Result<ExitCode, Error> {
             "rows_out": report.rows_out,
             "bytes_in": report.bytes_in,
             "bytes_out": report.bytes_out,
+            "left_alone": report.left_alone,
         });
+        if report.left_alone > 0 {
+            eprintln!(
+                "{} files that another program has added are left alone: no sink has looked at them yet",
+                report.left_alone
+            );
+        }
         print(options.json, &object, || {
             let (merges, files, rows, bytes) = (
                 report.merges,

@@ -176,7 +176,8 @@ impl Source {
                     }
                     Err(error) => return Err(error.into()),
                 };
-                if entry.foreign {
+                // A view that removes what another program has added takes rows away at all times, as that had added them.
+                if entry.foreign || !entry.removes.is_empty() {
                     return Err(Ended::Failed(Error::ForeignEdit {
                         url: self.shard.url().to_owned(),
                         version: entry.version,

@@ -16,7 +16,10 @@
 //! - *faithful*: what cannot be read back as it was is refused when it is written.
 //! - *by name*: decoding looks columns up by name, and reads what other writers make of the same Delta type.
 
+mod fitting;
 mod flat;
+
+pub use fitting::Unfit;
 
 use std::any::type_name;
 use std::fmt;

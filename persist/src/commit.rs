@@ -19,18 +19,19 @@
 //! the entry before it is still there ([`crate::replay`]). Otherwise the log is read again from its newest
 //! checkpoint, and the next attempt decides by that.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::future::join3;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use object_store::path::Path;
 
-use crate::data_file::StagedFile;
+use crate::data_file::{DataFile, StagedFile};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::history::Found;
 use crate::lock;
-use crate::log::action::{Commit, CommitId, CommitInfo, Txn};
+use crate::log::action::{Commit, CommitId, CommitInfo, Remove, Txn};
 use crate::log::entry_path;
 use crate::log::state::{Progress, SINCE, State, UPPER};
 use crate::replay::Evidence;
@@ -103,6 +104,24 @@ impl Shard {
     /// nothing committed it for long, [`Error::Unwritten`] if one was given up, and permanent errors of the store and the log. Nothing was committed then.
     /// [`Error::Undecided`] if an interrupted append is called again so late that the log was cleaned up beyond it.
     pub async fn append(&self, append: Append, on_retry: OnRetry<'_>) -> Result<Appended, Error> {
+        self.append_removing(append, BTreeSet::new(), on_retry)
+            .await
+    }
+
+    /// Appends, and removes these files with the rows that they have: both, or nothing. They are paths as in the log;
+    /// those that are not live when it is committed are removed already.
+    ///
+    /// What is removed was there at earlier times too, so the since becomes at least `append.lower`, whatever is held:
+    /// earlier contents are not what they were.
+    ///
+    /// # Errors
+    /// As [`Shard::append`].
+    pub async fn append_removing(
+        &self,
+        append: Append,
+        removes: BTreeSet<String>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Appended, Error> {
         if let Some(why) = contradiction(&append) {
             return Err(Error::InvalidAppend {
                 url: self.url().to_owned(),
@@ -130,7 +149,12 @@ impl Shard {
             if let Some(file) = files.find(|file| state.is_removed(&file.path)) {
                 return Plan::Done(Err(swept(file)));
             }
-            Plan::Put(Box::new(append_commit(&inner.storage, state, &append)))
+            Plan::Put(Box::new(append_commit(
+                &inner.storage,
+                state,
+                &append,
+                &removes,
+            )))
         };
         let looped = self.commit_loop(append.id, plan, &append.files, on_retry);
         let appended = match looped.await? {
@@ -462,12 +486,20 @@ fn contradiction(append: &Append) -> Option<String> {
     })
 }
 
-fn append_commit(storage: &Storage, state: &State, append: &Append) -> Commit {
+fn append_commit(
+    storage: &Storage,
+    state: &State,
+    append: &Append,
+    removes: &BTreeSet<String>,
+) -> Commit {
+    let live = removes.iter().filter_map(|path| state.file(path));
+    let removes: Vec<Remove> = live.map(|file| removal(storage, file, true)).collect();
     let mut txns = vec![txn(storage, UPPER, append.upper)];
     let since = append
         .since
         .map(|since| since.min(state.holds().least_frontier()))
-        .max(state.edited().map(|edit| edit.upper));
+        .max(state.edited().map(|edit| edit.upper))
+        .max((!removes.is_empty()).then_some(append.lower));
     if let Some(since) = since.filter(|since| *since > state.progress().since) {
         txns.push(txn(storage, SINCE, since));
     }
@@ -479,7 +511,20 @@ fn append_commit(storage: &Storage, state: &State, append: &Append) -> Commit {
         }),
         txns,
         adds: append.files.iter().map(StagedFile::to_add).collect(),
+        removes,
         ..Commit::default()
+    }
+}
+
+/// The action that removes a file; `data_change` says whether its rows go with it.
+pub(crate) fn removal(storage: &Storage, file: &DataFile, data_change: bool) -> Remove {
+    Remove {
+        path: file.path.clone(),
+        deletion_timestamp: Some(storage.env.now_ms()),
+        data_change,
+        extended_file_metadata: Some(true),
+        partition_values: Some(BTreeMap::new()),
+        size: i64::try_from(file.size).ok(),
     }
 }
 

@@ -16,11 +16,11 @@
 //! - *conservation*: the sums of the outputs, hashed as they are encoded, are those of the inputs, or nothing is
 //!   committed;
 //! - *sorted*: the outputs of a merge are one run, in the order of the rows' hashes across its files;
-//! - *no time is invented*: times are taken to the since at most, and never to the upper or beyond.
+//! - *no time is invented*: times are taken to the since at most, and never to the upper or beyond;
+//! - *nothing unseen*: rows that another program has added are merged once a view has had the chance to refuse them.
 
 mod plan;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -28,12 +28,12 @@ use arrow_schema::SchemaRef;
 use futures::future::join;
 
 use self::plan::{Planned, plan};
-use crate::commit::{Outcome, Plan, our_info};
+use crate::commit::{Outcome, Plan, our_info, removal};
 use crate::data_file::{DataFile, FileMeta, StagedFile, bytes_of, rows_of};
 use crate::error::Error;
 use crate::file::{EncodedFile, FileEncoder};
 use crate::frontier::Frontier;
-use crate::log::action::{Add, Commit, CommitId, CommitInfo, Remove};
+use crate::log::action::{Add, Commit, CommitId, CommitInfo};
 use crate::log::state::{Progress, State};
 use crate::merge::{Budget, Merge, RUN_TAG, Recipe, Wanted};
 use crate::pinned::Pinned;
@@ -96,6 +96,9 @@ pub struct CompactReport {
     pub bytes_in: u64,
     /// Bytes of the files that took their place.
     pub bytes_out: u64,
+    /// Files that another program has added, and that are left as they are until a view, if there is one, has looked at
+    /// their rows: it has appended twice by then.
+    pub left_alone: u64,
 }
 
 /// How far a compaction is.
@@ -154,7 +157,13 @@ impl Shard {
         self.refresh().await?;
         'rounds: loop {
             let pinned = self.pin();
-            let due = plan(pinned.files(), advance_to(&pinned.progress), options);
+            // What a view cannot decode it removes: that must not hide in what it can.
+            let (unseen, files): (Vec<_>, Vec<_>) = self.inner().with_state(|state| {
+                let files = pinned.files().cloned();
+                files.partition(|file| state.is_unseen(&file.path))
+            });
+            report.left_alone = unseen.len() as u64;
+            let due = plan(files.iter(), advance_to(&pinned.progress), options);
             if options.dry_run {
                 for merge in &due {
                     report.add_inputs(&merge.files);
@@ -300,14 +309,7 @@ fn merge_commit(
     outputs: &[StagedFile],
 ) -> Commit {
     let upper = state.progress().upper;
-    let removes = inputs.iter().map(|file| Remove {
-        path: file.path.clone(),
-        deletion_timestamp: Some(storage.env.now_ms()),
-        data_change: false,
-        extended_file_metadata: Some(true),
-        partition_values: Some(BTreeMap::new()),
-        size: i64::try_from(file.size).ok(),
-    });
+    let removes = inputs.iter().map(|file| removal(storage, file, false));
     let adds = outputs.iter().map(|file| Add {
         data_change: false,
         ..file.to_add()

@@ -102,7 +102,14 @@ fn convert(array: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, String> {
             let conformed = MapArray::try_new(Arc::clone(entries), offsets, pairs, nulls, *sorted);
             Ok(Arc::new(conformed.map_err(failed)?))
         }
-        (found, _) if is_same_kind(found, wanted) => cast(array, wanted),
+        (found, _) if is_same_kind(found, wanted) => {
+            let converted = cast(array, wanted)?;
+            // A cast to fewer digits of a second, or to days, drops what is beyond them.
+            if found.is_temporal() && cast(&converted, found)?.as_ref() != array.as_ref() {
+                return Err(format!("is {found}, and a value is none of {wanted}"));
+            }
+            Ok(converted)
+        }
         (found, _) => Err(format!("is {found}, not {wanted}")),
     }
 }
@@ -129,9 +136,28 @@ fn is_same_kind(found: &DataType, wanted: &DataType) -> bool {
     (found.is_integer() && wanted.is_integer())
         || (is_string(found) && is_string(wanted))
         || (is_binary(found) && is_binary(wanted))
+        || (found.is_integer() && matches!(wanted, DataType::Decimal128(..)))
+        || matches!(
+            (found, wanted),
+            (DataType::Decimal32(_, found) | DataType::Decimal64(_, found) | DataType::Decimal128(_, found),
+                DataType::Decimal128(_, wanted)) if found <= wanted
+        )
         || matches!(
             (found, wanted),
             (DataType::Float16 | DataType::Float32, DataType::Float64)
+                | (
+                    DataType::Int8
+                        | DataType::Int16
+                        | DataType::Int32
+                        | DataType::UInt8
+                        | DataType::UInt16
+                        | DataType::UInt32,
+                    DataType::Float64
+                )
+                | (
+                    DataType::Int8 | DataType::Int16 | DataType::UInt8 | DataType::UInt16,
+                    DataType::Float32
+                )
                 | (DataType::Timestamp(..), DataType::Timestamp(..))
                 | (DataType::Date64, DataType::Date32)
         )

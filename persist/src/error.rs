@@ -80,6 +80,31 @@ pub enum Error {
         /// The first entry beyond that is there.
         next: u64,
     },
+    /// A file has a form that this version cannot read: a codec, an encryption, a type. It may be as it should.
+    #[error("{path} cannot be read: {why}")]
+    UnsupportedFile {
+        /// The file.
+        path: String,
+        /// What is not supported.
+        why: String,
+    },
+    /// A file has rows that the Rust type cannot hold: another program wrote them, or this one with another type.
+    #[error(
+        "{path}, in version {version} of the shard, has {rows} rows that cannot be read as {type_name}: {why}; \
+         a view repairs that itself, from any other shard another program must delete them"
+    )]
+    UnfitRows {
+        /// The file.
+        path: String,
+        /// The version of the log in which it was met.
+        version: u64,
+        /// How many rows.
+        rows: u64,
+        /// The Rust type.
+        type_name: String,
+        /// What is wrong with the first of them.
+        why: String,
+    },
     /// A file that the log refers to is not there.
     #[error("{path} is missing, though the log of the shard refers to it")]
     MissingFile {

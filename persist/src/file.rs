@@ -287,7 +287,8 @@ fn open(
 ) -> Result<FileDecoder, Error> {
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options)
-        .map_err(|error| corrupt(path, &error))?;
+        .map_err(|error| unreadable(path, &error))?;
+    pages::check_codecs(builder.metadata()).map_err(|why| unsupported(path, why))?;
     pages::check(&bytes, builder.metadata()).map_err(|why| corrupt(path, &why))?;
     let rows = u64::try_from(builder.metadata().file_metadata().num_rows())
         .map_err(|error| corrupt(path, &error))?;
@@ -303,7 +304,7 @@ fn open(
         .with_projection(mask)
         .with_batch_size(batch_rows.max(1))
         .build()
-        .map_err(|error| corrupt(path, &error))?;
+        .map_err(|error| unreadable(path, &error))?;
     Ok(FileDecoder::new(path.to_owned(), reader, rows))
 }
 
@@ -334,7 +335,7 @@ impl Iterator for FileDecoder {
                 self.reader = Some(reader);
                 Some(Ok(batch))
             }
-            Ok(Some(Err(error))) => Some(Err(corrupt(&self.path, &error))),
+            Ok(Some(Err(error))) => Some(Err(unreadable(&self.path, &error))),
             Err(error) => Some(Err(error)),
         }
     }
@@ -348,8 +349,36 @@ pub(crate) fn guard<T>(path: &str, read: impl FnOnce() -> T) -> Result<T, Error>
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        corrupt(path, &message.unwrap_or("the reader failed"))
+        unreadable(path, &message.unwrap_or("the reader failed"))
     })
+}
+
+/// The error for what the Parquet reader says of a file: what it does not know is no damage.
+#[cold]
+pub(crate) fn unreadable(path: &str, error: &dyn std::fmt::Display) -> Error {
+    /// What it says of that. (It has a kind of errors for it, but does not use it throughout.)
+    const SAYS: [&str; 7] = [
+        "NYI",
+        "Disabled feature",
+        "not supported",
+        "unsupported",
+        "not implemented",
+        "encrypt",
+        "Unexpected CompressionCodec",
+    ];
+    let message = error.to_string();
+    match SAYS.iter().any(|says| message.contains(says)) {
+        true => unsupported(path, message),
+        false => corrupt(path, &message),
+    }
+}
+
+#[cold]
+pub(crate) fn unsupported(path: &str, why: String) -> Error {
+    Error::UnsupportedFile {
+        path: path.to_owned(),
+        why,
+    }
 }
 
 #[cold]

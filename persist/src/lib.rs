@@ -193,9 +193,11 @@ mod upkeep;
 mod verify;
 
 pub use arrow_array::RecordBatch;
+pub use arrow_schema::Schema;
+pub use bytes::Bytes;
 pub use changes::{Change, ChangesReader};
 pub use client::{Client, ClientOptions, Clock, Open};
-pub use codec::{Codec, NO_TIME, Updates};
+pub use codec::{Codec, NO_TIME, Unfit, Updates};
 pub use columnar::Columnar;
 pub use commit::{Append, Appended};
 pub use common::{CommonTime, common_time};

@@ -40,6 +40,19 @@ pub(crate) fn check(bytes: &[u8], metadata: &ParquetMetaData) -> Result<(), Stri
     Ok(())
 }
 
+/// Which codec of the file is none that this version reads.
+pub(crate) fn check_codecs(metadata: &ParquetMetaData) -> Result<(), String> {
+    let groups = metadata.row_groups().iter();
+    let mut columns = groups.flat_map(|group| group.columns());
+    match columns.find(|column| column.compression() == Compression::LZO) {
+        Some(column) => Err(format!(
+            "the column {} is compressed with LZO, which is not supported",
+            column.column_path()
+        )),
+        None => Ok(()),
+    }
+}
+
 /// The same for the bytes of one column chunk.
 pub(crate) fn check_chunk(chunk: &[u8], column: &ColumnChunkMetaData) -> Result<(), String> {
     check_pages(chunk, column.compression())
@@ -56,6 +69,8 @@ fn best_ratio(codec: Compression) -> u64 {
         Compression::LZ4 | Compression::LZ4_RAW => 256,
         // A block of 128 KiB takes 4 bytes.
         Compression::ZSTD(_) => 32 * 1024 + 1,
+        // A copy of 16 MiB, the most that a meta-block has, takes a few bytes.
+        Compression::BROTLI(_) => 1 << 22,
         // A match of 258 bytes takes 2 bits.
         _ => 1040,
     }

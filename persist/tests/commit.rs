@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -396,4 +397,69 @@ fn what_was_staged_half_a_day_ago_is_looked_for() {
             }
         });
     }
+}
+
+#[test]
+fn an_append_removes_files_with_its_own_or_not_at_all() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let clients = [1, 2].map(|seed| client_of(Arc::clone(&store), seed));
+        let [ours, theirs] =
+            [0, 1].map(|index| clients[index].open_or_create(URL, Open::new(schema())));
+        let (ours, theirs) = (ours.await.unwrap(), theirs.await.unwrap());
+        let live = |shard: &mvsink_persist::Shard| -> BTreeSet<String> {
+            shard.pin().files().map(|file| file.path.clone()).collect()
+        };
+        let first = vec![stage(&ours, 0).await, stage(&ours, 0).await];
+        ours.append(append(0, 0, 1, first), &quiet).await.unwrap();
+        let before = live(&ours);
+        // One that was lost has removed nothing.
+        theirs
+            .append(append(1, 1, 2, Vec::new()), &quiet)
+            .await
+            .unwrap();
+        let late = append(2, 1, 3, vec![stage(&ours, 1).await]);
+        let lost = ours
+            .append_removing(late, before.clone(), &quiet)
+            .await
+            .unwrap();
+        assert_eq!(
+            lost,
+            Appended::Lost {
+                upper: Frontier::At(2)
+            }
+        );
+        assert_eq!(live(&ours), before);
+        // Of several that want the same file removed, the first does it; what is not live is left out.
+        let gone: BTreeSet<_> = before.iter().take(1).cloned().collect();
+        theirs
+            .append_removing(append(3, 2, 3, Vec::new()), gone.clone(), &quiet)
+            .await
+            .unwrap();
+        assert_eq!(theirs.progress().since, Frontier::At(2));
+        let file = stage(&ours, 3).await;
+        let path = file.path.clone();
+        let all = before
+            .iter()
+            .cloned()
+            .chain(["nobody's".to_owned()])
+            .collect();
+        let committed = ours
+            .append_removing(append(4, 3, 4, vec![file]), all, &quiet)
+            .await
+            .unwrap();
+        let Appended::Committed { version } = committed else {
+            panic!("{committed:?}")
+        };
+        let entry = ours.entry(version).await.unwrap();
+        let removed: BTreeSet<_> = entry.removes.iter().map(|file| file.path.clone()).collect();
+        assert_eq!(removed, before.difference(&gone).cloned().collect());
+        assert!(!entry.foreign);
+        theirs.refresh().await.unwrap();
+        for shard in [&ours, &theirs] {
+            assert_eq!(live(shard), BTreeSet::from([path.clone()]));
+            // What was there before is there no more, at any time.
+            assert_eq!(shard.progress().since, Frontier::At(3));
+        }
+    });
 }

@@ -1,8 +1,12 @@
 //! Parquet files in memory: what they say about themselves, and what damage does.
 
+use arrow_array::RecordBatch;
 use bytes::Bytes;
-use mvsink_persist::{Codec, EncodedFile, Error, FileEncoder, decode_file};
+use mvsink_persist::{Codec, EncodedFile, Error, FileEncoder, Updates, decode_file};
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding};
+use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
+use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use proptest::prelude::*;
 
@@ -203,16 +207,24 @@ fn what_is_no_parquet_file_is_corrupt() {
     }
 }
 
+/// That the error names the file, and says either that it is damaged or what of it is not known.
+fn assert_unreadable(error: &Error) {
+    match error {
+        Error::UnsupportedFile { path, .. } => assert_eq!(path, PATH),
+        error => assert_corrupt(error),
+    }
+}
+
 /// Every outcome but a panic, and every error names the file. Flipped bits may well be other rows.
 fn read_all(bytes: Bytes) {
     let decoder = match decode_file(PATH, bytes, None, 64) {
         Ok(decoder) => decoder,
-        Err(error) => return assert_corrupt(&error),
+        Err(error) => return assert_unreadable(&error),
     };
     for batch in decoder {
         match batch {
             Ok(batch) => drop(codec().decode(&batch)),
-            Err(error) => assert_corrupt(&error),
+            Err(error) => assert_unreadable(&error),
         }
     }
 }
@@ -237,5 +249,124 @@ proptest! {
             bytes[at] = value;
         }
         read_all(bytes.into());
+    }
+}
+
+/// The rows of [`file`] as a batch.
+fn batch(rows: u64) -> RecordBatch {
+    let data: Vec<Row> = (0..rows).map(row).collect();
+    let updates = data.iter().map(|row| (row, 10 + row.0 as i64, 1));
+    codec().encode(updates).unwrap()
+}
+
+fn compressed(rows: &RecordBatch, compression: Compression) -> Bytes {
+    let properties = WriterProperties::builder().set_compression(compression);
+    let properties = Some(properties.build());
+    let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), properties).unwrap();
+    writer.write(rows).unwrap();
+    writer.into_inner().unwrap().into()
+}
+
+#[test]
+fn every_codec_of_other_writers_is_read() {
+    let rows = batch(5000);
+    let expected = codec().decode(&rows).unwrap();
+    for compression in [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(Default::default()),
+        Compression::BROTLI(Default::default()),
+        Compression::ZSTD(Default::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+    ] {
+        let bytes = compressed(&rows, compression);
+        let decoder = decode_file(PATH, bytes, None, 10_000).unwrap();
+        let mut read = Updates::default();
+        for batch in decoder {
+            let updates = codec().decode(&batch.unwrap()).unwrap();
+            read.ok.extend(updates.ok);
+        }
+        assert_eq!(read, expected, "{compression}");
+    }
+}
+
+#[test]
+fn what_compresses_as_well_as_a_codec_can_is_no_damage() {
+    let codec = Codec::<(String, u64), String>::new().unwrap();
+    let rows: Vec<_> = (0..500).map(|_| ("x".repeat(20_000), 0)).collect();
+    let rows = codec.encode(rows.iter().map(|row| (row, 0, 1))).unwrap();
+    for compression in [
+        Compression::SNAPPY,
+        Compression::GZIP(Default::default()),
+        Compression::BROTLI(Default::default()),
+        Compression::ZSTD(Default::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+    ] {
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_dictionary_enabled(false)
+            .set_data_page_size_limit(64 << 20);
+        let properties = Some(properties.build());
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), properties).unwrap();
+        writer.write(&rows).unwrap();
+        let bytes = Bytes::from(writer.into_inner().unwrap());
+        let decoder = decode_file(PATH, bytes, None, 1000).unwrap();
+        let read: usize = decoder.map(|batch| batch.unwrap().num_rows()).sum();
+        assert_eq!(read, 500, "{compression}");
+    }
+}
+
+/// A file whose footer says that its columns are compressed with LZO.
+fn lzo() -> Bytes {
+    let bytes = compressed(&batch(10), Compression::UNCOMPRESSED);
+    let metadata = ParquetMetaDataReader::new()
+        .parse_and_finish(&bytes)
+        .unwrap();
+    let mut builder = metadata.into_builder();
+    let groups = builder.take_row_groups();
+    let groups = groups.into_iter().map(|group| {
+        let mut builder = group.into_builder();
+        let columns = builder.take_columns().into_iter();
+        let columns = columns.map(|column| {
+            let column = column.into_builder().set_compression(Compression::LZO);
+            column.build().unwrap()
+        });
+        builder
+            .set_column_metadata(columns.collect())
+            .build()
+            .unwrap()
+    });
+    let metadata = builder.set_row_groups(groups.collect()).build();
+    let mut file = bytes.to_vec();
+    ParquetMetaDataWriter::new(&mut file, &metadata)
+        .finish()
+        .unwrap();
+    file.into()
+}
+
+/// A file whose footer is encrypted, as far as its last bytes say.
+fn encrypted() -> Bytes {
+    let mut bytes = file(10).bytes.to_vec();
+    let magic = bytes.len() - 4;
+    bytes[magic..].copy_from_slice(b"PARE");
+    bytes.into()
+}
+
+#[test]
+fn what_of_a_file_is_not_known_is_unsupported_and_no_damage() {
+    for (bytes, says) in [(lzo(), "LZO"), (encrypted(), "encrypt")] {
+        let error = decode_file(PATH, bytes, None, 10).err().unwrap();
+        let message = error.to_string();
+        assert!(
+            matches!(&error, Error::UnsupportedFile { path, .. } if path == PATH),
+            "{message}"
+        );
+        assert!(
+            message.contains(says) && !message.contains("damaged"),
+            "{message}"
+        );
+        assert!(!error.is_transient());
     }
 }

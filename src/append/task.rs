@@ -1,5 +1,6 @@
 //! The work of `append`: commits, and deletes what was lost.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use mvsink_persist::{Append, Appended, Error as ShardError, Frontier, Shard, StagedFile};
@@ -50,11 +51,16 @@ impl<T: Timestamp> Task<T> {
             self.state.step(input, &mut self.effects);
             for effect in std::mem::take(&mut self.effects) {
                 match effect {
-                    Effect::Commit { description, files } => {
+                    Effect::Commit {
+                        description,
+                        files,
+                        removes,
+                    } => {
                         debug_assert!(next.is_none(), "one part completes one batch");
                         let (id, upper) = (description.id, description.upper);
                         let span = description.span(&self.worker.instance.name, self.worker.index);
-                        let outcome = self.commit(description, files).instrument(span).await?;
+                        let commit = self.commit(description, files, removes);
+                        let outcome = commit.instrument(span).await?;
                         moved = (outcome == Outcome::Done).then_some(upper);
                         next = Some(Input::Committed(id, outcome));
                     }
@@ -69,6 +75,7 @@ impl<T: Timestamp> Task<T> {
         &self,
         description: Description<T>,
         files: Vec<StagedFile>,
+        removes: BTreeSet<String>,
     ) -> Result<Outcome, Error> {
         let Description {
             id, lower, upper, ..
@@ -90,7 +97,7 @@ impl<T: Timestamp> Task<T> {
         let begun = Instant::now();
         // An idle task keeps no room for it.
         let written = self.shard.until_written(&append.files);
-        let mut append = Box::pin(self.shard.append(append, &stalled));
+        let mut append = Box::pin(self.shard.append_removing(append, removes, &stalled));
         let append = async {
             // Who writes the files says it if that takes long.
             tokio::select! {

@@ -127,6 +127,16 @@ const FAMILIES: &[Family] = &[
         Value::Counter(|counters| counters.own_commits_read_back),
     ),
     family(
+        "mvsink_undecodable_files_total",
+        "files of the shard with rows that the types cannot hold",
+        Value::Counter(|counters| counters.undecodable_files),
+    ),
+    family(
+        "mvsink_undecodable_rows_total",
+        "rows of the shard that the types cannot hold",
+        Value::Counter(|counters| counters.undecodable_rows),
+    ),
+    family(
         "mvsink_queued_updates",
         "updates that wait in the queues to the tasks",
         Value::Gauge(|counters| Some(counters.queued_updates)),

@@ -5,7 +5,8 @@
 //! count as of such a time: a sink's corrections count all times below the shard's upper as that upper.
 
 use mvsink_persist::{
-    Codec, Error as ShardError, FileDecoder, Frontier, RecordBatch, Shard, Summed, decode_file,
+    Bytes, Codec, Error as ShardError, FileDecoder, Frontier, RecordBatch, Schema, Shard, Summed,
+    Unfit, Updates, decode_file,
 };
 
 use crate::bounds::{Data, Diff, Timestamp, bucket, hash_data, hash_error, time_from_i64};
@@ -81,19 +82,35 @@ pub(super) struct Taking {
 pub(super) struct Taken<D, E, T, R> {
     pub(super) rows: Vec<(D, T, R)>,
     pub(super) errors: Vec<(E, T, R)>,
+    /// Rows that are none of these.
+    pub(super) unfit: Unfit,
 }
 
 impl Taking {
+    /// What takes back what this took.
+    pub(super) fn reversed(self) -> Self {
+        let sign = match self.sign {
+            Sign::Plus => Sign::Minus,
+            Sign::Minus => Sign::Plus,
+        };
+        Taking { sign, ..self }
+    }
+
     /// The updates of a batch that are wanted.
     pub(super) fn take<D: Data, E: Data, T: Timestamp, R: Diff>(
         &self,
         codec: &Codec<D, E>,
         batch: &RecordBatch,
+        exactly: Option<&Schema>,
     ) -> Result<Taken<D, E, T, R>, Error> {
-        let updates = codec.decode(batch)?;
+        let (updates, unfit) = sift::<D, E, T>(codec, batch, exactly);
         let rows = self.typed(updates.ok, hash_data)?;
         let errors = self.typed(updates.err, hash_error)?;
-        Ok(Taken { rows, errors })
+        Ok(Taken {
+            rows,
+            errors,
+            unfit,
+        })
     }
 
     fn typed<D: Clone, T: Timestamp, R: Diff>(
@@ -126,9 +143,35 @@ impl Taking {
     }
 }
 
+/// The updates of a batch that the types can hold, and what is wrong with its other rows; with a table's schema, those
+/// that are stored in it as a sink would store them.
+pub(super) fn sift<D: Data, E: Data, T: Timestamp>(
+    codec: &Codec<D, E>,
+    batch: &RecordBatch,
+    exactly: Option<&Schema>,
+) -> (Updates<D, E>, Unfit) {
+    let (mut updates, mut unfit) = match exactly {
+        Some(table) => codec.decode_exact(batch, table),
+        None => codec.decode_fitting(batch),
+    };
+    let mut fits = |time: i64| match time_from_i64::<T>(time.max(0)) {
+        Ok(_) => true,
+        Err(error) => {
+            unfit.add(1, error);
+            false
+        }
+    };
+    updates.ok.retain(|(_, time, _)| fits(*time));
+    updates.err.retain(|(_, time, _)| fits(*time));
+    (updates, unfit)
+}
+
 /// A data file in memory, that is decoded piece by piece.
 pub(crate) struct OpenFile<'a> {
     worker: &'a Worker,
+    path: String,
+    bytes: Bytes,
+    chunk_rows: usize,
     /// `None` at the end.
     decoder: Option<FileDecoder>,
 }
@@ -138,16 +181,24 @@ impl<'a> OpenFile<'a> {
     pub(crate) async fn read(worker: &'a Worker, shard: &Shard, path: &str) -> Result<Self, Error> {
         let bytes = worker.retry("read", || shard.read_file(path)).await?;
         worker.instance.metrics.data_files_read.add(1);
-        let rows = CHUNK_ROWS.get(worker.cx.configs()).max(1);
-        let path = path.to_owned();
-        let cpu = worker.cx.client().cpu();
-        let decoder = cpu
-            .run(move || decode_file(&path, bytes, None, rows))
-            .await??;
-        Ok(OpenFile {
+        let mut open = OpenFile {
             worker,
-            decoder: Some(decoder),
-        })
+            path: path.to_owned(),
+            bytes,
+            chunk_rows: CHUNK_ROWS.get(worker.cx.configs()).max(1),
+            decoder: None,
+        };
+        open.rewind().await?;
+        Ok(open)
+    }
+
+    /// Goes on with the first batch; the batches are the same each time.
+    pub(super) async fn rewind(&mut self) -> Result<(), Error> {
+        let (path, bytes, rows) = (self.path.clone(), self.bytes.clone(), self.chunk_rows);
+        let cpu = self.worker.cx.client().cpu();
+        let decode = move || decode_file(&path, bytes, None, rows);
+        self.decoder = Some(cpu.run(decode).await??);
+        Ok(())
     }
 
     /// What `make` makes of the next batch; `None` at the end.

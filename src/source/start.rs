@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use mvsink_persist::{Codec, DataFile, Frontier, Pinned, RecordBatch};
+use mvsink_persist::{DataFile, Frontier, Pinned, RecordBatch, Schema, Unfit, Updates};
 
 use super::Mark;
-use super::files::{OpenFile, Sign, Taking, Wanted};
-use super::task::Task;
+use super::files::{OpenFile, Sign, Taking, Wanted, sift};
+use super::task::{Task, is_unreadable};
 use crate::bounds::{
     Data, Diff, Timestamp, fingerprint_data, fingerprint_error, time_from_i64, time_to_i64,
 };
@@ -42,6 +42,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let _ = cutoff.send(Some(at_cutoff));
         self.mark(Mark::Pinned(at_cutoff));
 
+        let version = pinned.progress.version;
         let mut totals = Totals::new();
         for file in pinned.files() {
             match self.summed(file).filter(|summed| {
@@ -49,7 +50,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 summed.times.is_none_or(early)
             }) {
                 Some(summed) => totals.add_sums(summed.sums),
-                None => totals.merge(&self.totals(file, at).await?),
+                None => totals.merge(&self.totals(file, version, at).await?),
             }
         }
         let _ = held.send(totals);
@@ -68,36 +69,67 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             floor: 0,
         };
         for file in pinned.files() {
-            self.read(file, pinned.progress.upper, taking).await?;
+            self.read(file, version, pinned.progress.upper, taking)
+                .await?;
         }
         self.mark(Mark::Settled);
         Ok(())
     }
 
     /// The sums of a file that the log knows none of, or whose rows do not all count.
-    pub(super) async fn totals(&self, file: &Arc<DataFile>, at: i64) -> Result<Totals, Error> {
-        let mine = self.mine();
+    pub(super) async fn totals(
+        &self,
+        file: &Arc<DataFile>,
+        version: u64,
+        at: i64,
+    ) -> Result<Totals, Error> {
+        if self.is_absent(&file.path) {
+            return Ok(Totals::new());
+        }
+        let exactly = self.exactly(file);
         let mut totals = Totals::new();
+        let mut unfit = Unfit::default();
+        let summed = self.sum_up(file, at, exactly.clone(), &mut totals, &mut unfit);
+        match summed.await {
+            Err(error) if exactly.is_some() && is_unreadable(&error) => unfit.add(0, error),
+            summed => summed?,
+        }
+        if !unfit.is_empty() {
+            self.condemn(&file.path, version, &unfit, exactly.is_some());
+            if exactly.is_some() {
+                return Ok(Totals::new());
+            }
+        }
+        Ok(totals)
+    }
+
+    async fn sum_up(
+        &self,
+        file: &DataFile,
+        at: i64,
+        exactly: Option<Arc<Schema>>,
+        totals: &mut Totals,
+        unfit: &mut Unfit,
+    ) -> Result<(), Error> {
+        let mine = self.mine();
         let mut open = OpenFile::read(&self.worker, &self.shard, &file.path).await?;
         loop {
-            let codec = self.codec.clone();
-            let sum = move |batch: RecordBatch| sum(&codec, &batch, mine, at);
-            match open.next(sum).await? {
-                Some(more) => totals.merge(&more),
-                None => return Ok(totals),
-            }
+            let (codec, exactly) = (self.codec.clone(), exactly.clone());
+            let sum = move |batch: RecordBatch| {
+                let (updates, unfit) = sift::<D, E, T>(&codec, &batch, exactly.as_deref());
+                Ok((sum(&updates, mine, at), unfit))
+            };
+            let Some((more, others)) = open.next(sum).await? else {
+                return Ok(());
+            };
+            totals.merge(&more);
+            unfit.merge(others);
         }
     }
 }
 
 /// The sums of the rows at times up to `at`, whatever put them before all times.
-fn sum<D: Data, E: Data>(
-    codec: &Codec<D, E>,
-    batch: &RecordBatch,
-    mine: Buckets,
-    at: i64,
-) -> Result<Totals, Error> {
-    let updates = codec.decode(batch)?;
+fn sum<D: Data, E: Data>(updates: &Updates<D, E>, mine: Buckets, at: i64) -> Totals {
     let mut totals = Totals::new();
     let mut add = |hash: u128, time: i64, diff: i64| {
         if time <= at && mine.contains(mvsink_persist::bucket(hash)) {
@@ -110,5 +142,5 @@ fn sum<D: Data, E: Data>(
     for (error, time, diff) in &updates.err {
         add(fingerprint_error(error), *time, *diff);
     }
-    Ok(totals)
+    totals
 }

@@ -1,12 +1,12 @@
 //! The task of a source: follows the log, reads and decodes the files that fall to its worker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mvsink_persist::{
-    Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Shard, Summed,
+    Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Schema, Shard, Summed, Unfit,
 };
 use tokio::sync::{Semaphore, oneshot};
 
@@ -72,6 +72,15 @@ enum Share {
     Nothing,
 }
 
+/// How the rows of a file count that is to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condemned {
+    /// As if it were removed already, on every worker.
+    Absent,
+    /// As there, as far as they fit, until it is removed.
+    Counted,
+}
+
 pub(super) struct Task<D, E, T, R> {
     pub(super) worker: Worker,
     pub(super) shard: Shard,
@@ -84,6 +93,8 @@ pub(super) struct Task<D, E, T, R> {
     seen: Option<Seen>,
     /// How many updates were read.
     read: AtomicU64,
+    /// The live files that the next batch is to remove, by their paths.
+    condemned: Mutex<BTreeMap<String, Condemned>>,
     holding: Option<Holding>,
     credits: Arc<Semaphore>,
     replies: Replies<Message<D, E, T, R>>,
@@ -126,6 +137,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             floor,
             seen: None,
             read: AtomicU64::new(0),
+            condemned: Mutex::default(),
             holding: None,
             credits,
             replies,
@@ -164,7 +176,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 progress.upper = first.upper;
                 let all = self.all(Sign::Plus, Frontier::At(0));
                 for path in &first.files {
-                    self.read_mine(path, all).await?;
+                    self.read_mine(path, first.version, all).await?;
                 }
             }
             Purpose::View { as_of, end } => self.compare(&pinned, as_of, end).await?,
@@ -256,7 +268,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if let Some(id) = entry.id.filter(|id| self.own.contains(id)) {
             if self.share == Share::Nothing || !FULL_READ_BACK.get(self.worker.cx.configs()) {
                 self.mark(Mark::Own(id));
-                return Ok(());
+                // Who has counted rows of a file that the batch removes has them no more.
+                return self.take_removed(entry).await;
             }
             self.worker.instance.metrics.own_commits_read_back.add(1);
         }
@@ -269,11 +282,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.check_overwritten(&entry.adds, &entry.removes, entry.version)?;
         for file in &entry.adds {
             let taking = self.all(Sign::Plus, entry.lower);
-            self.read(file, entry.upper, taking).await?;
+            self.read(file, entry.version, entry.upper, taking).await?;
         }
+        self.take_removed(entry).await
+    }
+
+    /// Takes away the rows of the files that an entry removes.
+    async fn take_removed(&self, entry: &Entry) -> Result<(), Error> {
         for file in &entry.removes {
             let taking = self.all(Sign::Minus, entry.lower);
-            self.read(file, entry.upper, taking).await?;
+            self.read(file, entry.version, entry.upper, taking).await?;
         }
         Ok(())
     }
@@ -315,10 +333,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         } else {
             self.check_overwritten(&changed.added, &changed.removed, progress.version)?;
-            match self
-                .take_changed(&changed, passed.upper, progress.upper)
-                .await
-            {
+            match self.take_changed(&changed, passed.upper, progress).await {
                 Err(Error::Shard(ShardError::MissingFile { path }))
                     if changed
                         .removed
@@ -343,12 +358,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         &self,
         Changed { added, removed }: &Changed,
         from: Frontier<i64>,
-        upper: Frontier<i64>,
+        Progress { version, upper, .. }: Progress,
     ) -> Result<(), Error> {
         let last = from.time().map_or(i64::MAX, |from| from.saturating_sub(1));
         let (now, before) = (
-            self.below(added, last).await?,
-            self.below(removed, last).await?,
+            self.below(added, version, last).await?,
+            self.below(removed, version, last).await?,
         );
         let edited = now.differing(&before, self.mine());
         for (files, sign) in [(added, Sign::Plus), (removed, Sign::Minus)] {
@@ -358,14 +373,20 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 ..Wanted::of(edited)
             };
             for file in files {
-                self.read(file, upper, Taking { wanted, ..all }).await?;
+                let taking = Taking { wanted, ..all };
+                self.read(file, version, upper, taking).await?;
             }
         }
         Ok(())
     }
 
     /// The sums of the rows of these files at times up to `last`, in the buckets of this worker at least.
-    async fn below(&self, files: &[Arc<DataFile>], last: i64) -> Result<Totals, Error> {
+    async fn below(
+        &self,
+        files: &[Arc<DataFile>],
+        version: u64,
+        last: i64,
+    ) -> Result<Totals, Error> {
         let mut totals = Totals::new();
         for file in files {
             match self.summed(file) {
@@ -378,7 +399,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                     times: Some((min, _)),
                     ..
                 }) if min > last => {}
-                _ => totals.merge(&self.totals(file, last).await?),
+                _ => totals.merge(&self.totals(file, version, last).await?),
             }
         }
         Ok(totals)
@@ -452,52 +473,186 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         summed.filter(|_| table == self.codec.schema().fields().len())
     }
 
-    /// Reads the rows of a file that fall to this worker; all that is sent now counts as of `upper` in the end, if
-    /// buckets are what is shared.
+    /// Reads the rows of a file, met in this version, that fall to this worker; all that is sent now counts as of `upper`
+    /// in the end, if buckets are what is shared.
     pub(super) async fn read(
         &self,
         file: &DataFile,
+        version: u64,
         upper: Frontier<i64>,
         taking: Taking,
     ) -> Result<(), Error> {
         match self.share {
-            Share::Files => self.read_mine(&file.path, taking).await,
-            Share::Buckets => {
-                let summed = self.summed(file);
-                match summed.is_none_or(|summed| taking.wanted.may_matter(&summed, upper)) {
-                    true => self.read_all(&file.path, taking).await,
-                    false => Ok(()),
-                }
-            }
+            Share::Files => self.read_mine(&file.path, version, taking).await,
+            Share::Buckets => self.read_bucketed(file, version, upper, taking).await,
             Share::Nothing => Ok(()),
         }
     }
 
-    /// Reads a file if it is this worker's.
-    async fn read_mine(&self, path: &str, taking: Taking) -> Result<(), Error> {
-        match route_file(path, self.worker.peers) == self.worker.index {
-            true => self.read_all(path, taking).await,
-            false => Ok(()),
+    /// Reads a file if it is this worker's. Whoever reads the collection must have all of it.
+    async fn read_mine(&self, path: &str, version: u64, taking: Taking) -> Result<(), Error> {
+        if route_file(path, self.worker.peers) != self.worker.index {
+            return Ok(());
+        }
+        let unfit = self.read_all(path, taking, None).await?;
+        match unfit.why {
+            None => Ok(()),
+            Some(why) => Err(ShardError::UnfitRows {
+                path: format!("{}/{path}", self.shard.url()),
+                version,
+                rows: unfit.rows,
+                type_name: std::any::type_name::<D>().to_owned(),
+                why,
+            }
+            .into()),
         }
     }
 
-    /// Reads a file.
-    async fn read_all(&self, path: &str, taking: Taking) -> Result<(), Error> {
-        let mut open = OpenFile::read(&self.worker, &self.shard, path).await?;
+    /// Reads this worker's buckets of a file. One with rows that the types cannot hold is condemned.
+    async fn read_bucketed(
+        &self,
+        file: &DataFile,
+        version: u64,
+        upper: Frontier<i64>,
+        taking: Taking,
+    ) -> Result<(), Error> {
+        let removed = taking.sign == Sign::Minus;
+        match self.condemned(&file.path, removed) {
+            Some(Condemned::Absent) => return Ok(()),
+            Some(Condemned::Counted) | None => {}
+        }
+        let summed = self.summed(file);
+        if summed.is_some_and(|summed| !taking.wanted.may_matter(&summed, upper)) {
+            return Ok(());
+        }
+        let exactly = self.exactly(file).filter(|_| !removed);
+        let unfit = self.read_all(&file.path, taking, exactly.clone()).await?;
+        if !unfit.is_empty() && !removed {
+            self.condemn(&file.path, version, &unfit, exactly.is_some());
+        }
+        Ok(())
+    }
+
+    /// The table's schema if rows of the file count only where all of them are what a sink would store: every worker
+    /// reads all of it, and so finds the same. What the log says of a file's rows some workers trust unread.
+    pub(super) fn exactly(&self, file: &DataFile) -> Option<Arc<Schema>> {
+        (self.share == Share::Buckets && self.summed(file).is_none()).then(|| self.shard.schema())
+    }
+
+    /// True if no row of the file counts, on any worker, since it is to be removed.
+    pub(super) fn is_absent(&self, path: &str) -> bool {
+        self.condemned(path, false) == Some(Condemned::Absent)
+    }
+
+    /// How a file is condemned, if it is; with `removed` it is so no more.
+    fn condemned(&self, path: &str, removed: bool) -> Option<Condemned> {
+        let mut condemned = self
+            .condemned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let found = condemned.get(path).copied();
+        if removed && condemned.remove(path).is_some() {
+            self.mark(Mark::Gone(path.to_owned()));
+        }
+        found
+    }
+
+    /// Has the next batch remove a file, met in this version, with rows that cannot be what the collection holds.
+    /// `absent` says that none of its rows were counted, nor are any, on any worker.
+    pub(super) fn condemn(&self, path: &str, version: u64, unfit: &Unfit, absent: bool) {
+        let how = match absent {
+            true => Condemned::Absent,
+            false => Condemned::Counted,
+        };
+        self.condemned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(path.to_owned(), how);
+        self.mark(Mark::Condemned(path.to_owned()));
+        let instance = &self.worker.instance;
+        if instance.is_first_to_find(path, version) {
+            instance.metrics.undecodable_files.add(1);
+            instance.metrics.undecodable_rows.add(unfit.rows);
+            tracing::warn!(
+                sink = %instance.name,
+                shard = self.shard.url(),
+                file = path,
+                version,
+                rows = unfit.rows,
+                why = unfit.why.as_deref().unwrap_or_default(),
+                "a file has rows that are none of the collection: the view removes it and adds back the others"
+            );
+        }
+    }
+
+    /// Sends the rows of a file that are wanted and fit, and counts those that do not fit. If all must do so `exactly`,
+    /// then all rows are sent or, in sum, none.
+    async fn read_all(
+        &self,
+        path: &str,
+        taking: Taking,
+        exactly: Option<Arc<Schema>>,
+    ) -> Result<Unfit, Error> {
+        let mut unfit = Unfit::default();
+        let is_unfit = |error: &Error| exactly.is_some() && is_unreadable(error);
+        let mut open = match OpenFile::read(&self.worker, &self.shard, path).await {
+            Ok(open) => open,
+            Err(error) if is_unfit(&error) => {
+                unfit.add(0, error);
+                return Ok(unfit);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut sent = 0;
         loop {
-            let codec = self.codec.clone();
-            let taken = open.next(move |batch| taking.take(&codec, &batch)).await?;
-            let Some(taken) = taken else { return Ok(()) };
-            let Taken { rows, errors } = taken;
-            let updates = (rows.len() + errors.len()) as u64;
-            self.worker.instance.metrics.rows_read_back.add(updates);
-            self.read.fetch_add(updates, Ordering::Relaxed);
-            if !rows.is_empty() {
-                self.send(Piece::Rows(rows)).await;
+            match self.next(&mut open, taking, exactly.clone()).await {
+                Ok(Some(taken)) => {
+                    if exactly.is_none() || unfit.is_empty() && taken.unfit.is_empty() {
+                        self.send_taken(taken.rows, taken.errors).await;
+                        sent += 1;
+                    }
+                    unfit.merge(taken.unfit);
+                }
+                Ok(None) => break,
+                Err(error) if is_unfit(&error) => {
+                    unfit.add(0, error);
+                    break;
+                }
+                Err(error) => return Err(error),
             }
-            if !errors.is_empty() {
-                self.send(Piece::Errors(errors)).await;
+        }
+        if exactly.is_some() && !unfit.is_empty() {
+            let taking = taking.reversed();
+            open.rewind().await?;
+            for _ in 0..sent {
+                if let Some(taken) = self.next(&mut open, taking, exactly.clone()).await? {
+                    self.send_taken(taken.rows, taken.errors).await;
+                }
             }
+        }
+        Ok(unfit)
+    }
+
+    async fn next(
+        &self,
+        open: &mut OpenFile<'_>,
+        taking: Taking,
+        exactly: Option<Arc<Schema>>,
+    ) -> Result<Option<Taken<D, E, T, R>>, Error> {
+        let codec = self.codec.clone();
+        let take = move |batch| taking.take(&codec, &batch, exactly.as_deref());
+        open.next(take).await
+    }
+
+    async fn send_taken(&self, rows: Vec<(D, T, R)>, errors: Vec<(E, T, R)>) {
+        let updates = (rows.len() + errors.len()) as u64;
+        self.worker.instance.metrics.rows_read_back.add(updates);
+        self.read.fetch_add(updates, Ordering::Relaxed);
+        if !rows.is_empty() {
+            self.send(Piece::Rows(rows)).await;
+        }
+        if !errors.is_empty() {
+            self.send(Piece::Errors(errors)).await;
         }
     }
 
@@ -523,6 +678,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         // An operator that is gone ends this task.
         let _ = self.replies.send(message);
     }
+}
+
+/// True if it is the file that cannot be read, whoever reads it.
+pub(super) fn is_unreadable(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Shard(ShardError::Corrupt { .. } | ShardError::UnsupportedFile { .. })
+    )
 }
 
 /// The worker that reads a file: the same on all workers, whichever version they start from.

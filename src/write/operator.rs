@@ -1,6 +1,6 @@
 //! The operator of `write`: gathers, steps the state, sends parts. It leaves to its driver to do as ordered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mvsink_persist::{Codec, CommitId, Frontier, StagedFile};
@@ -54,6 +54,8 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     capabilities: BTreeMap<CommitId, Capability<T>>,
     /// What was staged for them.
     staged: BTreeMap<CommitId, Staged<StagedFile>>,
+    /// The files of the shard whose rows the read-back does not count, and that the next batch removes.
+    removes: BTreeSet<String>,
     size: Arc<Size>,
     log: Option<CorrectionsLog>,
 }
@@ -118,6 +120,7 @@ where
         effects: Vec::new(),
         capabilities: BTreeMap::new(),
         staged: BTreeMap::new(),
+        removes: BTreeSet::new(),
         log: CorrectionsLog::new(&scope, info.global_id, Arc::clone(&size)),
         size,
     };
@@ -193,6 +196,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                     step(Input::Own(id));
                     self.own.forget(&id);
                 }
+                Mark::Condemned(path) => {
+                    self.removes.insert(path);
+                }
+                Mark::Gone(path) => {
+                    self.removes.remove(&path);
+                }
             }
         }
         let desired = meet(frontier(1), frontier(2));
@@ -251,6 +260,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         let nothing = Staged {
             files: Vec::new(),
             ahead: Vec::new(),
+            removes: BTreeSet::new(),
         };
         self.staged(id, nothing);
     }
@@ -298,7 +308,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                 }
                 Effect::Send(description) => {
                     let staged = self.staged.remove(&description.id);
-                    let staged = staged.expect("what is sent was staged");
+                    let mut staged = staged.expect("what is sent was staged");
+                    staged.removes.clone_from(&self.removes);
                     self.send(description, Content::Staged(staged));
                 }
                 Effect::SendObsolete(description) => self.send(description, Content::Obsolete),

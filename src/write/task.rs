@@ -1,5 +1,6 @@
 //! The work of `write`: feeds the corrections, drains them into batches, stages these.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::{join_all, try_join_all};
@@ -302,8 +303,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.worker.instance.metrics.batches_written.add(1);
         let ahead = self.ahead.send(lower);
         self.writing = files.writing;
-        let files = files.staged;
-        Ok(Some(Staged { files, ahead }))
+        Ok(Some(Staged {
+            files: files.staged,
+            ahead,
+            // The operator knows them.
+            removes: BTreeSet::new(),
+        }))
     }
 
     /// Writes the files that were sent last, and are not written yet. False if the sink was stopped before: they are given

@@ -522,7 +522,14 @@ impl Instance {
                 WriteEffect::Send(description) => {
                     let files = worker.ready.remove(&description.id).expect("it was staged");
                     let ahead = worker.staged_ahead.clone();
-                    sends.push((description, Content::Staged(Staged { files, ahead })));
+                    sends.push((
+                        description,
+                        Content::Staged(Staged {
+                            files,
+                            ahead,
+                            removes: Default::default(),
+                        }),
+                    ));
                 }
                 WriteEffect::SendObsolete(description) => {
                     sends.push((description, Content::Obsolete))
@@ -656,7 +663,9 @@ impl Instance {
         self.workers[index].append.step(input, &mut effects);
         for effect in effects {
             match effect {
-                AppendEffect::Commit { description, files } => {
+                AppendEffect::Commit {
+                    description, files, ..
+                } => {
                     assert_eq!(description.appender, index, "the one named commits");
                     self.deeds.push(Deed::Commit(index, description, files));
                 }

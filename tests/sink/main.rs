@@ -41,5 +41,6 @@ mod modes;
 mod restart;
 mod runtimes;
 mod silence;
+mod undecodable;
 mod upkeep;
 mod views;

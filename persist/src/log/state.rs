@@ -43,6 +43,9 @@ pub(crate) const FORMAT: u64 = 1;
 /// Uppers that are remembered, for the retention of a number of times.
 pub(crate) const UPPERS_MAX: usize = 4096;
 
+/// After so many appends a view has looked at a file: the first may have been on its way when it came.
+const APPENDS_SEEN: u8 = 2;
+
 /// How far a shard is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
@@ -96,6 +99,8 @@ pub(crate) struct State {
     files: Files,
     /// A hash of the paths of the live files, whatever their order.
     paths_hash: u64,
+    /// The live files of other programs that no view can have looked at yet, each with the appends since it came.
+    unseen: BTreeMap<String, u8>,
     tombstones: PathMap<Tombstone>,
     holds: Holds,
     /// The last uppers beside the empty one, ascending: those seen since the checkpoint that this began with.
@@ -164,6 +169,7 @@ impl State {
             edited: None,
             files: Files::new(Arc::clone(root)),
             paths_hash: 0,
+            unseen: BTreeMap::new(),
             tombstones: PathMap::new(Arc::clone(root)),
             holds: Holds::default(),
             uppers: upper.time().into_iter().collect(),
@@ -265,6 +271,7 @@ impl State {
         }
         self.holds.update(&self.txns, commit.txns.iter());
         let (adds, removes) = self.change_files(commit);
+        self.look(commit, &adds, foreign, id.is_some() && upper > lower);
         Ok(Entry {
             version,
             id,
@@ -279,6 +286,30 @@ impl State {
 
     /// Removes, then adds; returns the files that bring data, and those that take data away. A path is one file: one that
     /// was live before and is after brings nothing, however often it is named, but if it has another size.
+    /// Keeps count of what views have looked at. An append may have been on its way when a file came; whoever makes the
+    /// next one has read it before.
+    fn look(&mut self, commit: &Commit, adds: &[Arc<DataFile>], foreign: bool, append: bool) {
+        for remove in &commit.removes {
+            self.unseen.remove(&remove.path);
+        }
+        if foreign {
+            let untagged = adds.iter().filter(|file| file.sums.is_none());
+            self.unseen
+                .extend(untagged.map(|file| (file.path.clone(), 0)));
+        } else if append {
+            self.unseen.retain(|_, appends| {
+                *appends += 1;
+                *appends < APPENDS_SEEN
+            });
+        }
+    }
+
+    /// True if another program added the file so recently that no view can be known to have looked at its rows.
+    pub(crate) fn is_unseen(&self, path: &str) -> bool {
+        self.unseen.contains_key(path)
+    }
+
+    /// Removes, then adds; returns the files that bring data, and those that take data away.
     fn change_files(&mut self, commit: &Commit) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
         // By path, what was live before; of those that change data.
         let root = Arc::clone(self.files.root());
@@ -388,6 +419,11 @@ impl State {
 
     pub(crate) fn files(&self) -> Files {
         self.files.clone()
+    }
+
+    /// The live file with this path.
+    pub(crate) fn file(&self, path: &str) -> Option<&Arc<DataFile>> {
+        self.files.get(path)
     }
 
     pub(crate) fn is_live(&self, path: &str) -> bool {

@@ -30,7 +30,7 @@ use parquet::file::statistics::Statistics;
 
 use crate::data_file::{DataFile, MAX_TIME_TAG, MIN_TIME_TAG};
 use crate::error::Error;
-use crate::file::{FileDecoder, corrupt, guard};
+use crate::file::{FileDecoder, corrupt, guard, unreadable, unsupported};
 use crate::pages;
 use crate::read::filter::BoundFilter;
 use crate::read::window::Window;
@@ -188,7 +188,7 @@ impl FileReader {
                     .await?
                     .remove(0);
                 let needed = guard(&shown, || footer_bytes(&tail))?
-                    .map_err(|error| corrupt(&shown, &error))?;
+                    .map_err(|error| unreadable(&shown, &error))?;
                 if needed > size {
                     return Err(corrupt(&shown, &"its footer is larger than the file"));
                 }
@@ -301,7 +301,7 @@ impl FileReader {
                 .with_batch_size(planned.batch_rows)
                 .build()
         };
-        let reader = guard(&self.shown, build)?.map_err(|error| corrupt(&self.shown, &error))?;
+        let reader = guard(&self.shown, build)?.map_err(|error| unreadable(&self.shown, &error))?;
         Ok(Some(Group {
             decoder: FileDecoder::new(self.shown.clone(), reader, planned.rows),
             bytes,
@@ -336,7 +336,7 @@ fn plan(
     whole: bool,
     request: &Request,
 ) -> Result<Plan, Error> {
-    let failed = |error: ParquetError| corrupt(shown, &error);
+    let failed = |error: ParquetError| unreadable(shown, &error);
     let footer = usize::try_from(footer_bytes(tail).map_err(failed)?).unwrap_or(usize::MAX);
     let start = tail
         .len()
@@ -344,6 +344,7 @@ fn plan(
         .ok_or_else(|| corrupt(shown, &"its footer is larger than the file"))?;
     let end = tail.len() - TAIL_BYTES as usize;
     let metadata = ParquetMetaDataReader::decode_metadata(&tail[start..end]).map_err(failed)?;
+    pages::check_codecs(&metadata).map_err(|why| unsupported(shown, why))?;
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), options).map_err(failed)?;
 
