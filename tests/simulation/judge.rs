@@ -274,12 +274,16 @@ impl Judge {
     fn decode(&self, path: &str) -> Updates {
         let bytes = self.get(path);
         let bytes = bytes.unwrap_or_else(|| panic!("{path} is committed, and not there"));
-        let codec = Codec::<Row, String>::new().unwrap();
+        // Another program may have put nulls there.
+        let codec = Codec::<(Option<String>, Option<u64>), String>::new().unwrap();
         let mut updates = Vec::new();
         for batch in decode_file(path, bytes.into(), None, 1024).unwrap() {
             let decoded = codec.decode(&batch.unwrap()).unwrap();
             let rows = decoded.ok.into_iter();
-            updates.extend(rows.map(|(row, time, diff)| (Ok(row), time, diff)));
+            let row = |(name, number): (Option<String>, Option<u64>)| -> Row {
+                (name.unwrap_or_default(), number.unwrap_or(u64::MAX))
+            };
+            updates.extend(rows.map(|(data, time, diff)| (Ok(row(data)), time, diff)));
             let errors = decoded.err.into_iter();
             updates.extend(errors.map(|(error, time, diff)| (Err(error), time, diff)));
         }

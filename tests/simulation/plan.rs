@@ -39,6 +39,8 @@ pub enum Edit {
     Insert,
     /// It removes one data file's rows.
     Delete,
+    /// It adds a file with a row that the view's type cannot hold, beside one that it can.
+    Unfit,
 }
 
 /// What a maintainer, a process of its own, does to the shard.
@@ -154,6 +156,7 @@ impl fmt::Display for Event {
             } => write!(f, "replica {replica}: {name} is set to {value}"),
             Event::Edit(Edit::Insert) => write!(f, "another program inserts a row"),
             Event::Edit(Edit::Delete) => write!(f, "another program deletes the rows of a file"),
+            Event::Edit(Edit::Unfit) => write!(f, "another program inserts a row of nulls"),
             Event::Upkeep(upkeep) => write!(f, "the maintainer begins: {upkeep:?}"),
         }
     }
@@ -417,9 +420,10 @@ fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
                 value,
             }
         }
-        986..988 => Event::Edit(match rng.random() {
-            true => Edit::Insert,
-            false => Edit::Delete,
+        986..989 => Event::Edit(match rng.random_range(0..3) {
+            0 => Edit::Insert,
+            1 => Edit::Delete,
+            _ => Edit::Unfit,
         }),
         _ => Event::Upkeep(match rng.random_range(0..3) {
             0 => Upkeep::Compact,

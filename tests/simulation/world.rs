@@ -214,12 +214,13 @@ impl<'a> World<'a> {
             return;
         }
         let action = match edit {
-            Edit::Insert => {
-                let codec = Codec::<Row, String>::new().unwrap();
+            Edit::Insert | Edit::Unfit => {
+                let codec = Codec::<(Option<String>, Option<u64>), String>::new().unwrap();
                 let mut file = FileEncoder::new(codec.schema()).unwrap();
-                let row = ("nobody's".to_owned(), 99);
-                file.write(&codec.encode([(&row, 0, 1)].into_iter()).unwrap())
-                    .unwrap();
+                let rows = [(Some("nobody's".to_owned()), Some(99)), (None, None)];
+                let rows = &rows[..if edit == Edit::Unfit { 2 } else { 1 }];
+                let updates = rows.iter().map(|row| (row, 0, 1));
+                file.write(&codec.encode(updates).unwrap()).unwrap();
                 let bytes = file.finish().unwrap().bytes;
                 let path = format!("foreign-{}.parquet", self.judge.next());
                 let size = bytes.len();

@@ -201,7 +201,10 @@ impl State {
                 .and_then(|()| check_order(&changed, &self.schema));
             unfit.map_err(|why| Error::SchemaMismatch {
                 url: url.to_owned(),
-                why: format!("{why}, since another program changed it in version {version}"),
+                why: format!(
+                    "{why}, since another program changed it in version {version}; a view can be written anew, \
+                     to another address or here once the table is deleted"
+                ),
             })?;
             schema = Some(changed);
         }
