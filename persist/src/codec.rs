@@ -20,6 +20,7 @@ mod fitting;
 mod flat;
 
 pub use fitting::Unfit;
+pub(crate) use fitting::unfit_for_any_type;
 
 use std::any::type_name;
 use std::fmt;

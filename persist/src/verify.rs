@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 
-use crate::codec::NO_TIME;
+use crate::codec::{NO_TIME, Unfit, unfit_for_any_type};
 use crate::conform::conform;
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -110,6 +110,13 @@ pub enum Difference {
         /// Why.
         why: String,
     },
+    /// It has rows that no sink can read, whatever its types.
+    Unfit {
+        /// How many.
+        rows: u64,
+        /// What is wrong with the first of them.
+        why: String,
+    },
     /// It has another size, in bytes.
     Size {
         /// As in the log.
@@ -145,6 +152,9 @@ impl fmt::Display for Difference {
         match self {
             Difference::Missing => write!(f, "it is missing"),
             Difference::Unreadable { why } => write!(f, "it cannot be read: {why}"),
+            Difference::Unfit { rows, why } => {
+                write!(f, "no sink can read {rows} of its rows: {why}")
+            }
             Difference::Size { expected, found } => {
                 write!(f, "it has {found} bytes where the log says {expected}")
             }
@@ -290,7 +300,9 @@ fn examine(file: &DataFile, bytes: Bytes, schema: &Schema) -> Examined {
     if let Err(error) = compare(file, bytes, schema, &mut examined) {
         let why = match error {
             // The finding names the file already.
-            Error::Corrupt { why, .. } | Error::Row { why, .. } => why,
+            Error::Corrupt { why, .. }
+            | Error::UnsupportedFile { why, .. }
+            | Error::Row { why, .. } => why,
             error => error.to_string(),
         };
         examined.differences.push(Difference::Unreadable { why });
@@ -306,10 +318,14 @@ fn compare(
 ) -> Result<(), Error> {
     let mut fingerprints = Fingerprints::new(schema)?;
     let mut times: Option<(i64, i64)> = None;
+    let mut unfit = Unfit::default();
     for batch in decode_file(&file.path, bytes, None, BATCH_ROWS)? {
         let batch = batch?;
         examined.rows += batch.num_rows() as u64;
         fingerprints.add(&batch)?;
+        if file.sums.is_none() {
+            unfit.merge(unfit_for_any_type(&batch)?);
+        }
         times = match (times, range(&batch, file.sums.is_some())?) {
             (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
             (a, b) => a.or(b),
@@ -318,6 +334,10 @@ fn compare(
     examined.has_times = times.is_some();
     examined.sums = fingerprints.sums();
     let found = &mut examined.differences;
+    if let Some(why) = unfit.why {
+        let rows = unfit.rows;
+        found.push(Difference::Unfit { rows, why });
+    }
     if let Some(expected) = file.rows.filter(|expected| *expected != examined.rows) {
         found.push(Difference::Rows {
             expected,

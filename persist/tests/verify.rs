@@ -4,6 +4,7 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
+use arrow_array::{Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
 use mvsink_persist::{
     Client, Codec, Difference, EncodedFile, Error, FileEncoder, FileMeta, Frontier, Open, Shard,
@@ -346,5 +347,37 @@ fn a_wrong_tag_is_found_and_files_without_are_counted() {
         let report = fixture.verify().await;
         assert_eq!((report.without_sums, report.without_times), (1, 1));
         assert_eq!(report.findings.len(), 2);
+    });
+}
+
+#[test]
+fn rows_that_no_sink_can_read_are_named() {
+    run(async {
+        let fixture = Fixture::empty().await;
+        let batch = RecordBatch::try_new(
+            codec().schema(),
+            vec![
+                Arc::new(Int64Array::from(vec![Some(1), None, Some(2)])),
+                Arc::new(StringArray::from(vec![None::<&str>; 3])),
+                Arc::new(StringArray::from(vec![None, Some("no JSON"), None])),
+                Arc::new(Int64Array::from(vec![0, 0, i64::MAX])),
+                Arc::new(Int64Array::from(vec![1, 1, 1])),
+            ],
+        );
+        let mut file = FileEncoder::new(codec().schema()).unwrap();
+        file.write(&batch.unwrap()).unwrap();
+        // As the file of another program, of which nothing is known.
+        let file = fixture
+            .commit(file.finish().unwrap().bytes, FileMeta::default())
+            .await;
+        let report = fixture.shard.verify(&|_| ()).await.unwrap();
+        let [finding] = &report.findings[..] else {
+            panic!("{:?}", report.findings)
+        };
+        assert_eq!(finding.path, file.path);
+        let Difference::Unfit { rows: 2, why } = &finding.difference else {
+            panic!("{finding}")
+        };
+        assert!(why.contains("mv_error") && why.contains("no JSON"), "{why}");
     });
 }

@@ -11,10 +11,11 @@
 use std::fmt;
 
 use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, Schema};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{Codec, Updates, column};
 use crate::error::Error;
@@ -49,6 +50,30 @@ impl Unfit {
         self.rows += more.rows;
         self.why = self.why.take().or(more.why);
     }
+}
+
+/// The rows of a batch that no sink could have written, whatever its types: they have an error that is no JSON, or a
+/// time that stands for the end of all times.
+pub(crate) fn unfit_for_any_type(batch: &RecordBatch) -> Result<Unfit, Error> {
+    let own = |name: &str, wanted: &DataType| {
+        column(batch, name, wanted).map_err(|why| Error::Row {
+            type_name: "a row of data".into(),
+            why,
+        })
+    };
+    let errors = own(ERROR_COLUMN, &DataType::Utf8)?;
+    let times = own(TIME_COLUMN, &DataType::Int64)?;
+    let mut unfit = Unfit::default();
+    let errors = errors.as_string::<i32>().iter();
+    for (error, time) in errors.zip(times.as_primitive::<Int64Type>()) {
+        let json = |text| serde_json::from_str::<IgnoredAny>(text);
+        if let Some((text, error)) = error.and_then(|text| Some((text, json(text).err()?))) {
+            unfit.add(1, format!("{ERROR_COLUMN} holds {text:?}: {error}"));
+        } else if time == Some(i64::MAX) {
+            unfit.add(1, format!("{TIME_COLUMN} is {}", i64::MAX));
+        }
+    }
+    Ok(unfit)
 }
 
 /// What is known of the rows of a batch without their types.
