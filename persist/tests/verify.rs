@@ -366,10 +366,12 @@ fn rows_that_no_sink_can_read_are_named() {
         );
         let mut file = FileEncoder::new(codec().schema()).unwrap();
         file.write(&batch.unwrap()).unwrap();
-        // As the file of another program, of which nothing is known.
-        let file = fixture
-            .commit(file.finish().unwrap().bytes, FileMeta::default())
-            .await;
+        // As the file of another program, of whose rows nothing is known.
+        let meta = FileMeta {
+            rows: 3,
+            ..FileMeta::default()
+        };
+        let file = fixture.commit(file.finish().unwrap().bytes, meta).await;
         let report = fixture.shard.verify(&|_| ()).await.unwrap();
         let [finding] = &report.findings[..] else {
             panic!("{:?}", report.findings)

@@ -534,9 +534,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 
     /// The table's schema if rows of the file count only where all of them are what a sink would store: every worker
-    /// reads all of it, and so finds the same. What the log says of a file's rows some workers trust unread.
+    /// reads all of it, and so finds the same. What a sink says of its file's rows some workers trust unread; and a sink of
+    /// a type with more columns stores rows that are right, and not what this one would store.
     pub(super) fn exactly(&self, file: &DataFile) -> Option<Arc<Schema>> {
-        (self.share == Share::Buckets && self.summed(file).is_none()).then(|| self.shard.schema())
+        (self.share == Share::Buckets && file.summed().is_none()).then(|| self.shard.schema())
     }
 
     /// True if no row of the file counts, on any worker, since it is to be removed.

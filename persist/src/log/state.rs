@@ -287,8 +287,6 @@ impl State {
         })
     }
 
-    /// Removes, then adds; returns the files that bring data, and those that take data away. A path is one file: one that
-    /// was live before and is after brings nothing, however often it is named, but if it has another size.
     /// Keeps count of what views have looked at. An append may have been on its way when a file came; whoever makes the
     /// next one has read it before.
     fn look(&mut self, commit: &Commit, adds: &[Arc<DataFile>], foreign: bool, append: bool) {
@@ -312,7 +310,8 @@ impl State {
         self.unseen.contains_key(path)
     }
 
-    /// Removes, then adds; returns the files that bring data, and those that take data away.
+    /// Removes, then adds; returns the files that bring data, and those that take data away. A path is one file: one that
+    /// was live before and is after brings nothing, however often it is named, but if it has another size.
     fn change_files(&mut self, commit: &Commit) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
         // By path, what was live before; of those that change data.
         let root = Arc::clone(self.files.root());
