@@ -76,6 +76,9 @@ pub(crate) fn unfit_for_any_type(batch: &RecordBatch) -> Result<Unfit, Error> {
     Ok(unfit)
 }
 
+/// Takes a decoded part of a batch, with the place of its first row, and counts what does not fit for it.
+type TakePart<'a, D, E> = &'a mut dyn FnMut(usize, Updates<D, E>, &mut Unfit);
+
 /// What is known of the rows of a batch without their types.
 struct Columns<'a> {
     batch: &'a RecordBatch,
@@ -145,12 +148,12 @@ where
         (updates, unfit)
     }
 
-    /// Decodes a batch, in halves where not all of it fits; `take` is given each part with the place of its first row.
+    /// Decodes a batch, in halves where not all of it fits.
     fn sift(
         &self,
         batch: &RecordBatch,
         unfit: &mut Unfit,
-        take: &mut dyn FnMut(usize, Updates<D, E>, &mut Unfit),
+        take: TakePart<'_, D, E>,
     ) {
         let mut parts = vec![(0, batch.num_rows())];
         while let Some((first, rows)) = parts.pop() {
