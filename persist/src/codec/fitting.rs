@@ -149,12 +149,7 @@ where
     }
 
     /// Decodes a batch, in halves where not all of it fits.
-    fn sift(
-        &self,
-        batch: &RecordBatch,
-        unfit: &mut Unfit,
-        take: TakePart<'_, D, E>,
-    ) {
+    fn sift(&self, batch: &RecordBatch, unfit: &mut Unfit, take: TakePart<'_, D, E>) {
         let mut parts = vec![(0, batch.num_rows())];
         while let Some((first, rows)) = parts.pop() {
             match self.decode(&batch.slice(first, rows)) {
