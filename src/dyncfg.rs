@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
-use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Chooses the driver of a sink when it is rendered: operators that never wait, each with a task (on), or operators
@@ -23,21 +22,24 @@ pub const TARGET_FILE_BYTES: Config<usize> = Config::new(
     "mvsink_target_file_bytes",
     Default::Usize(128 << 20),
     "the size in bytes, encoded, at which a sink begins another data file",
-);
+)
+.at_least(1);
 
 /// How much of a shard waits to be taken up by a dataflow.
 pub const SOURCE_CREDITS: Config<usize> = Config::new(
     "mvsink_source_credits",
     Default::Usize(16),
     "how many decoded chunks of a shard wait for one worker at the most; read once per source",
-);
+)
+.at_least(1);
 
 /// How many rows a chunk has.
 pub const CHUNK_ROWS: Config<usize> = Config::new(
     "mvsink_chunk_rows",
     Default::Usize(8192),
     "how many rows are encoded or decoded at once",
-);
+)
+.at_least(1);
 
 /// The number of updates that a task handles itself.
 pub const INLINE_UPDATES: Config<usize> = Config::new(
@@ -65,21 +67,24 @@ pub const COMPACTION_FAN_IN: Config<usize> = Config::new(
     "mvsink_compaction_fan_in",
     Default::Usize(4),
     "how many files of about one size are merged into one",
-);
+)
+.at_least(2);
 
 /// What counts as the smallest size.
 pub const COMPACTION_FLOOR_BYTES: Config<usize> = Config::new(
     "mvsink_compaction_floor_bytes",
     Default::Usize(64 << 10),
     "the size in bytes, encoded, below which all files count as of one size",
-);
+)
+.at_least(1);
 
 /// The memory of a merge.
 pub const COMPACTION_MEMORY_BYTES: Config<usize> = Config::new(
     "mvsink_compaction_memory_bytes",
     Default::Usize(64 << 20),
     "how much memory in bytes a merge of files may take for their rows",
-);
+)
+.at_least(1);
 
 /// The window of time that stays readable.
 pub const RETAIN_TIME: Config<usize> = Config::new(
@@ -128,7 +133,8 @@ pub const MAINTENANCE_INTERVAL_MS: Config<usize> = Config::new(
     "mvsink_maintenance_interval_ms",
     Default::Usize(1000),
     "how many milliseconds pass between two looks for files to merge, about",
-);
+)
+.at_least(1);
 
 /// Leaves the writing to a rival that keeps winning.
 pub const STANDBY: Config<bool> = Config::new(
@@ -142,14 +148,16 @@ pub const STANDBY_SILENCE_MS: Config<usize> = Config::new(
     "mvsink_standby_silence_ms",
     Default::Usize(1000),
     "how many milliseconds there may be something to write before a replica that stands by writes it",
-);
+)
+.at_least(1);
 
 /// How long a store may take to answer.
 pub const STALL_AFTER_MS: Config<usize> = Config::new(
     "mvsink_stall_after_ms",
     Default::Usize(10_000),
     "how many milliseconds a sink waits for an answer of the store before it counts as stalled",
-);
+)
+.at_least(1);
 
 /// How long a reader that has died keeps a shard's past.
 pub const HOLD_LEASE_S: Config<usize> = Config::new(
@@ -192,15 +200,24 @@ impl fmt::Display for Default {
 }
 
 /// The type of a flag's value.
-pub trait Value: Copy + FromStr + fmt::Display {
+pub trait Value: Copy + fmt::Display {
     /// What a value of it looks like, for messages.
     const FORM: &'static str;
+    /// The value that this text says, if it is one.
+    fn read(text: &str) -> Option<Self>;
     /// The value in this default; `None` if it is of another type.
     fn of(default: Default) -> Option<Self>;
 }
 
 impl Value for bool {
     const FORM: &'static str = "true or false";
+    fn read(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "on" | "yes" | "1" => Some(true),
+            "false" | "off" | "no" | "0" => Some(false),
+            _ => None,
+        }
+    }
     fn of(default: Default) -> Option<Self> {
         match default {
             Default::Bool(value) => Some(value),
@@ -211,6 +228,9 @@ impl Value for bool {
 
 impl Value for usize {
     const FORM: &'static str = "a whole number";
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
     fn of(default: Default) -> Option<Self> {
         match default {
             Default::Usize(value) => Some(value),
@@ -225,6 +245,8 @@ pub struct Config<V> {
     name: &'static str,
     default: Default,
     description: &'static str,
+    /// The least number that it takes.
+    least: usize,
     value: PhantomData<V>,
 }
 
@@ -235,8 +257,16 @@ impl<V> Config<V> {
             name,
             default,
             description,
+            least: 0,
             value: PhantomData,
         }
+    }
+
+    /// The same flag, which takes no number below this one.
+    #[must_use]
+    pub const fn at_least(mut self, least: usize) -> Self {
+        self.least = least;
+        self
     }
 
     /// The name of the flag.
@@ -271,6 +301,8 @@ pub struct Entry {
     pub description: &'static str,
     /// The value in force.
     pub value: Default,
+    /// The least number that it takes, if it takes numbers.
+    pub least: usize,
 }
 
 /// Why a flag was not set.
@@ -291,7 +323,7 @@ pub enum SetError {
         /// The flag.
         name: String,
         /// What its values look like.
-        form: &'static str,
+        form: String,
         /// The value given.
         value: String,
     },
@@ -345,6 +377,7 @@ impl ConfigSet {
         let entry = Entry {
             description: config.description,
             value: config.default,
+            least: config.least,
         };
         self.values
             .write()
@@ -369,7 +402,18 @@ impl ConfigSet {
         };
         let parsed = match entry.value {
             Default::Bool(_) => parse(name, value).map(Default::Bool)?,
-            Default::Usize(_) => parse(name, value).map(Default::Usize)?,
+            Default::Usize(_) => {
+                let least = entry.least;
+                let number: usize = parse(name, value)?;
+                if number < least {
+                    return Err(SetError::Value {
+                        name: name.to_owned(),
+                        form: format!("{} from {least} on", usize::FORM),
+                        value: value.to_owned(),
+                    });
+                }
+                Default::Usize(number)
+            }
         };
         if let Some(entry) = values.get_mut(name) {
             entry.value = parsed;
@@ -387,9 +431,9 @@ impl ConfigSet {
 }
 
 fn parse<V: Value>(name: &str, value: &str) -> Result<V, SetError> {
-    value.parse().map_err(|_| SetError::Value {
+    V::read(value.trim()).ok_or_else(|| SetError::Value {
         name: name.to_owned(),
-        form: V::FORM,
+        form: V::FORM.to_owned(),
         value: value.to_owned(),
     })
 }
@@ -407,6 +451,52 @@ mod tests {
         assert!(!ENABLE_SYNC_MV_SINK.get(&clone));
         set.set("mvsink_chunk_rows", "17").unwrap();
         assert_eq!(CHUNK_ROWS.get(&clone), 17);
+    }
+
+    #[test]
+    fn a_switch_is_set_as_people_write_it() {
+        let set = ConfigSet::new();
+        for (text, on) in [
+            ("0", false),
+            ("1", true),
+            ("off", false),
+            ("on", true),
+            ("No", false),
+            ("YES", true),
+        ] {
+            set.set("mvsink_compaction", text).unwrap();
+            assert_eq!(COMPACTION.get(&set), on, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_refused_where_something_is_needed() {
+        let set = ConfigSet::new();
+        for (flag, least) in [
+            ("mvsink_chunk_rows", 1),
+            ("mvsink_compaction_fan_in", 2),
+            ("mvsink_source_credits", 1),
+        ] {
+            let error = set.set(flag, "0").unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{flag} takes a whole number from {least} on")),
+                "{error}"
+            );
+            set.set(flag, &least.to_string()).unwrap();
+        }
+        for flag in [
+            "mvsink_retain_time",
+            "mvsink_corrections_bytes",
+            "mvsink_garbage_grace_s",
+        ] {
+            set.set(flag, "0").unwrap();
+        }
+        // Every default is one that can be set.
+        for (name, entry) in set.entries() {
+            ConfigSet::new()
+                .set(name, &entry.value.to_string())
+                .unwrap();
+        }
     }
 
     #[test]

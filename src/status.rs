@@ -400,7 +400,6 @@ impl Instance {
 
     /// The task waits, because of this error.
     pub(crate) fn stalled(&self, task: &str, worker: usize, error: &dyn fmt::Display) {
-        tracing::warn!(sink = %self.name, task, worker, %error, "stalled, trying again");
         let mut inner = self.lock();
         let key = (task.to_owned(), worker);
         let since = inner.stalls.get(&key).map(|stall| stall.since);
@@ -410,6 +409,12 @@ impl Instance {
         };
         inner.stalls.insert(key, stall);
         self.refresh(&inner);
+    }
+
+    /// True if the task waits because of an error.
+    pub(crate) fn is_stalled(&self, task: &str, worker: usize) -> bool {
+        let key = (task.to_owned(), worker);
+        self.lock().stalls.contains_key(&key)
     }
 
     /// The task goes on.

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mvsink_persist::{Error as ShardError, Open, Shard, StagedFile};
+use mvsink_persist::{
+    Error as ShardError, Open, RetryReport, Shard, StagedFile, report_retry, report_retry_of,
+};
 use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OperatorInfo;
 use timely::progress::Timestamp;
@@ -197,14 +199,39 @@ impl Worker {
             output = &mut work => return output,
             () = patience => {}
         }
+        if self.instance.is_stalled(task, self.index) {
+            // It has answered, with an error.
+            return work.await;
+        }
         let silence = format!("no answer from the store for {patience_ms} ms");
-        self.stalled(task, &silence);
+        let report = report_retry_of(&self.opening.url, &silence);
+        self.stalled_on(task, &silence, report);
         work.await
     }
 
-    /// Something that this worker does has to wait, for this reason.
-    pub(crate) fn stalled(&self, task: &str, error: &dyn fmt::Display) {
-        self.instance.stalled(task, self.index, error);
+    /// Something that this worker does has to wait because of this error. The log is told of each cause now and then:
+    /// a store in trouble stalls every task of every sink.
+    pub(crate) fn stalled(&self, task: &str, error: &(dyn std::error::Error + 'static)) {
+        let report = report_retry(&self.opening.url, error);
+        self.stalled_on(task, error, report);
+    }
+
+    fn stalled_on(&self, task: &str, on: &dyn fmt::Display, report: Option<RetryReport>) {
+        let (sink, worker) = (&self.instance.name, self.index);
+        match report {
+            Some(RetryReport { tries: 1, .. }) => {
+                tracing::warn!(%sink, task, worker, error = %on, "stalled, trying again");
+            }
+            Some(RetryReport { tries, lasting, .. }) => {
+                let lasting_s = lasting.as_secs();
+                tracing::warn!(
+                    %sink, task, worker, error = %on, tries, lasting_s,
+                    "still stalled, as others may be; trying again"
+                );
+            }
+            None => tracing::debug!(%sink, task, worker, error = %on, "stalled, trying again"),
+        }
+        self.instance.stalled(task, worker, on);
     }
 
     /// It goes on.

@@ -27,7 +27,7 @@ pub mod workloads;
 use std::fmt;
 use std::io::Write;
 use std::process::{ExitCode, Stdio};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -40,9 +40,13 @@ use crate::args::Bench;
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::signal::Signals;
+use crate::stderr::say;
 
 /// How often each row is measured.
 const RUNS: usize = 5;
+
+/// How long it may take to remove what was made, after a signal.
+const REMOVAL: Duration = Duration::from_secs(10);
 
 /// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -284,13 +288,13 @@ pub fn run(options: &Bench) -> Result<ExitCode, Error> {
             .iter_mut()
             .for_each(|spec| spec.workers = workers.max(1));
     }
+    let signals = Signals::within(REMOVAL)?;
     let runtime = Runtime::new().map_err(Error::Runtime)?;
     runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        tokio::select! {
-            biased;
-            signal = signals.next() => Ok(signal.exit_code()),
-            done = all(options, &specs) => done.map(|()| ExitCode::SUCCESS),
+        // The processes are killed, and their directory removed.
+        match signals.unless(all(options, &specs)).await {
+            Ok(done) => done.map(|()| ExitCode::SUCCESS),
+            Err(signal) => Ok(signal.exit_code()),
         }
     })
 }
@@ -393,7 +397,7 @@ impl Place {
                 id.0,
                 id.1
             );
-            eprintln!("mvsink: measuring at {url}, which stays");
+            say(format_args!("measuring at {url}, which stays"));
             return Ok(Place {
                 url,
                 directory: None,

@@ -9,7 +9,12 @@ use mvsink::Frontier;
 use mvsink::dyncfg::SetError;
 use mvsink::mvsink_persist;
 
+use crate::limits::in_words;
 use crate::nexmark::generator::ParameterMismatch;
+
+/// What a user can do who has no threads or memory left.
+const LIMITS: &str =
+    "raise the limits on processes and memory (ulimit -u, ulimit -v), or take fewer workers";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +32,22 @@ pub enum Error {
     #[error("cannot start")]
     Runtime(#[source] io::Error),
     /// The worker threads cannot be started.
-    #[error("cannot start the workers: {0}")]
+    #[error("cannot start the workers: {}; {LIMITS}", in_words(.0))]
     Workers(String),
+    /// The system gives no more threads.
+    #[error("cannot start a thread: {0}; {LIMITS}")]
+    Threads(String),
     /// A shard cannot be used.
     #[error(transparent)]
     Shard(Box<mvsink_persist::Error>),
+    /// An address that has tables below it, and is none.
+    #[error("{url} is a directory of tables: name one of them, as {}", tables.join(", "))]
+    Below {
+        /// The address.
+        url: String,
+        /// The addresses of the tables.
+        tables: Vec<String>,
+    },
     /// A source was written with other generator parameters.
     #[error("cannot go on with {url}")]
     Parameters {
@@ -70,7 +86,7 @@ pub enum Error {
         upper: Frontier<i64>,
     },
     /// A collection that holds errors has no contents.
-    #[error("{url} is in error at {as_of}: {first}{}", and_more(*count))]
+    #[error("{}; --ignore-errors prints the rows all the same", in_error(url, *as_of, first, *count))]
     InError {
         /// The address of the shard.
         url: String,
@@ -92,6 +108,26 @@ pub enum Error {
         why: String,
         /// How many there are.
         count: usize,
+    },
+    /// A hold on times that are not there yet.
+    #[error("cannot hold {url} from {frontier} on: its upper is {upper}")]
+    HoldBeyond {
+        /// The address of the shard.
+        url: String,
+        /// The first time to be held.
+        frontier: Frontier<i64>,
+        /// The shard's upper.
+        upper: Frontier<i64>,
+    },
+    /// There is no hold of this name to release.
+    #[error("{url} has no hold {name}{}", but_has(held))]
+    NoHold {
+        /// The address of the shard.
+        url: String,
+        /// The name.
+        name: String,
+        /// The names of the holds that it has.
+        held: Vec<String>,
     },
     /// Somebody else writes to the shard of a measurement.
     #[error("somebody else writes to {url}")]
@@ -175,6 +211,18 @@ fn incomplete(as_of: Option<i64>, upper: &Frontier<i64>) -> String {
         }
         None => format!("there is nothing to read yet: the shard's upper is {upper}"),
     }
+}
+
+fn but_has(held: &[String]) -> String {
+    match held {
+        [] => String::new(),
+        held => format!("; it has {}", held.join(", ")),
+    }
+}
+
+/// That a collection holds errors.
+pub(crate) fn in_error(url: &str, as_of: i64, first: &str, count: usize) -> String {
+    format!("{url} is in error at {as_of}: {first}{}", and_more(count))
 }
 
 fn and_more(count: usize) -> String {

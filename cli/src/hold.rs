@@ -1,20 +1,24 @@
 //! `hold`: keeping old times of a shard readable.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use mvsink::mvsink_persist::{Frontier, HoldInfo};
 use serde_json::{Value, json};
 
 use crate::args::{Hold, HoldList, HoldRelease, HoldTake};
 use crate::error::Error;
-use crate::read::with_shard;
+use crate::read::{with_shard, with_shard_within};
 use crate::upkeep::print;
+
+/// How long a commit that is under way may take to end after a signal.
+const FINISH: Duration = Duration::from_secs(2);
 
 /// Lists, takes or releases a hold.
 ///
 /// # Errors
 ///
-/// If there is no such shard, the name is in use or not one, or the time cannot be read any more.
+/// If there is no such shard, the name is in use, unknown or not one, or the time cannot be read any more or not yet.
 pub fn run(command: &Hold) -> Result<ExitCode, Error> {
     match command {
         Hold::List(options) => list(options),
@@ -60,9 +64,17 @@ fn list(options: &HoldList) -> Result<ExitCode, Error> {
 }
 
 fn take(options: &HoldTake) -> Result<ExitCode, Error> {
-    with_shard(&options.url, |reader| async move {
+    with_shard_within(&options.url, FINISH, async |reader, _| {
         let shard = reader.shard();
-        let frontier = options.at.map_or(shard.progress().since, Frontier::At);
+        let progress = shard.progress();
+        let frontier = options.at.map_or(progress.since, Frontier::At);
+        if frontier > progress.upper {
+            return Err(Error::HoldBeyond {
+                url: shard.url().to_owned(),
+                frontier,
+                upper: progress.upper,
+            });
+        }
         let hold = shard
             .hold(&options.name, frontier, options.lease)
             .await
@@ -78,16 +90,17 @@ fn take(options: &HoldTake) -> Result<ExitCode, Error> {
 }
 
 fn release(options: &HoldRelease) -> Result<ExitCode, Error> {
-    with_shard(&options.url, |reader| async move {
+    with_shard_within(&options.url, FINISH, async |reader, _| {
         let shard = reader.shard();
-        let released = shard
-            .release_hold(&options.name)
-            .await
-            .map_err(Error::from)?;
-        let object = json!({"name": options.name, "released": released});
-        print(options.json, &object, || match released {
-            true => format!("released {}\n", options.name),
-            false => format!("there is no hold {}\n", options.name),
-        })
+        let name = &options.name;
+        if !shard.release_hold(name).await.map_err(Error::from)? {
+            return Err(Error::NoHold {
+                url: shard.url().to_owned(),
+                name: name.clone(),
+                held: shard.holds().into_iter().map(|hold| hold.name).collect(),
+            });
+        }
+        let object = json!({"name": name, "released": true});
+        print(options.json, &object, || format!("released {name}\n"))
     })
 }

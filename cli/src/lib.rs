@@ -7,14 +7,17 @@
 
 pub mod args;
 pub mod bench;
+pub mod condition;
 pub mod error;
 pub mod format;
 pub mod hold;
 pub mod inspect;
+pub mod limits;
 pub mod meter;
 pub mod nexmark;
 pub mod read;
 pub mod signal;
 pub mod snapshot;
+pub mod stderr;
 pub mod tail;
 pub mod upkeep;

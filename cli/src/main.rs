@@ -1,15 +1,18 @@
 //! The command `mvsink`.
 //!
-//! Exit status: 0 on success, 1 on failure with one line on stderr, 2 on bad usage. Data goes to stdout and
-//! everything else to stderr; that whoever reads stdout has gone away is no failure.
+//! Exit status: 0 on success, 1 on failure with one line on stderr, 2 on bad usage, 130 and 143 when a signal has ended it.
+//! Data goes to stdout and everything else to stderr; that whoever reads them has gone away is no failure.
 
+use std::io::IsTerminal;
+use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
-use mvsink_cli::{bench, hold, inspect, nexmark, snapshot, tail, upkeep};
+use mvsink_cli::stderr::say;
+use mvsink_cli::{bench, hold, inspect, limits, nexmark, snapshot, tail, upkeep};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -20,19 +23,23 @@ fn main() -> ExitCode {
                 // Help and version go to stdout with status 0; if nobody reads them, nobody misses them.
                 _ if !answer.use_stderr() => drop(answer.print()),
                 ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(answer.print()),
-                _ => eprintln!("mvsink: {}; see mvsink --help", usage_line(&answer)),
+                _ => say(format_args!("{}; see mvsink --help", usage_line(&answer))),
             }
             return ExitCode::from(u8::try_from(answer.exit_code()).unwrap_or(2));
         }
     };
     log_to_stderr(&cli);
-    match run(cli.command) {
-        Ok(status) => status,
-        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mvsink: {}", error.line());
+    limits::report_panics();
+    // A panic has been reported where it happened.
+    let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(cli.command)));
+    match ran {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            say(error.line());
             ExitCode::from(error.exit_code())
         }
+        Err(_panic) => ExitCode::from(limits::PANICKED),
     }
 }
 
@@ -62,8 +69,12 @@ fn log_to_stderr(cli: &Cli) {
     // What ends a sink ends the command, which says so on its one line. The grammar has checked the filter.
     let filter = format!("mvsink::failed=off,mvsink_persist::failed=off,{}", cli.log);
     let filter = EnvFilter::builder().parse_lossy(filter);
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal() && !plain)
+        // What nobody reads is not worth a panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     match cli.log_format {
         LogFormat::Text => log.init(),

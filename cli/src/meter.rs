@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::stderr::say;
+
 /// How often a line is printed where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -53,7 +55,7 @@ impl Meter {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
                 if last.elapsed() >= LINE_INTERVAL {
                     *last = Instant::now();
-                    eprintln!("mvsink: {} {done} of {of} {}", self.verb, self.unit);
+                    say(format_args!("{} {done} of {of} {}", self.verb, self.unit));
                 }
             }
         }

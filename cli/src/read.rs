@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -12,11 +13,11 @@ use arrow_array::{RecordBatch, new_null_array};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use mvsink::mvsink_persist::schema::DIFF_COLUMN;
 use mvsink::mvsink_persist::{
-    Client, ClientOptions, DataFile, Error as ShardError, Pinned, Shard, decode_file,
+    Client, ClientOptions, DataFile, Error as ShardError, Pinned, Shard, decode_file, report_retry,
 };
 
 use crate::error::Error;
-use crate::signal::Signals;
+use crate::signal::{GRACE, Signal, Signals};
 
 /// How many rows a batch has at most.
 pub const BATCH_ROWS: usize = 8192;
@@ -30,26 +31,73 @@ pub fn with_shard<F: Future<Output = Result<(), Error>>>(
     url: &str,
     look: impl FnOnce(Reader) -> F,
 ) -> Result<ExitCode, Error> {
+    let work = async |client: Client, signals: &Signals| {
+        let work = async { look(Reader::open(client, url).await?).await };
+        signals.unless(work).await.unwrap_or(Ok(()))
+    };
+    with_client(GRACE, work)
+}
+
+/// Opens a shard for `change`, and runs that until it ends: a signal leaves it the grace, to finish what it has begun.
+/// `change` is given the signals, should it be able to end sooner.
+///
+/// # Errors
+///
+/// If there is no such shard, or `change` fails.
+pub fn with_shard_within(
+    url: &str,
+    grace: Duration,
+    change: impl AsyncFnOnce(Reader, &Signals) -> Result<(), Error>,
+) -> Result<ExitCode, Error> {
+    with_client(
+        GRACE,
+        async |client: Client, signals: &Signals| match signals
+            .unless(Reader::open(client, url))
+            .await
+        {
+            Ok(opened) => {
+                signals.allow(grace);
+                change(opened?, signals).await
+            }
+            Err(_signal) => Ok(()),
+        },
+    )
+}
+
+/// Runs `work`, which ends when a signal comes. If one has come, the exit status says which.
+///
+/// # Errors
+///
+/// If the system gives no threads, or `work` fails.
+pub fn with_client(
+    grace: Duration,
+    work: impl AsyncFnOnce(Client, &Signals) -> Result<(), Error>,
+) -> Result<ExitCode, Error> {
+    let signals = Signals::within(grace)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .thread_name("mvsink-io")
         .build()
         .map_err(Error::Runtime)?;
-    let looked = runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        let work = async {
-            let client = Client::new(runtime.handle().clone(), ClientOptions::default());
-            let shard = client.open_existing(url).await.map_err(Error::from)?;
-            look(Reader { client, shard }).await
-        };
-        tokio::select! {
-            looked = work => looked.map(|()| ExitCode::SUCCESS),
-            signal = signals.next() => Ok(signal.exit_code()),
-        }
-    });
+    let client = Client::new(runtime.handle().clone(), ClientOptions::default());
+    let worked = runtime.block_on(work(client, &signals));
     runtime.shutdown_background();
-    looked
+    worked.map(|()| signals.first().map_or(ExitCode::SUCCESS, Signal::exit_code))
+}
+
+/// The tables directly below an address.
+///
+/// # Errors
+///
+/// If it cannot be listed.
+pub async fn tables_below(client: &Client, url: &str) -> Result<Vec<String>, Error> {
+    let stalled = |error: &ShardError| {
+        if report_retry(url, error).is_some() {
+            tracing::warn!(url, %error, "cannot list for now, trying again");
+        }
+    };
+    Ok(client.shards_below(url, &stalled).await?)
 }
 
 /// Reads a shard's files.
@@ -60,6 +108,28 @@ pub struct Reader {
 }
 
 impl Reader {
+    /// Opens a shard.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it cannot be read.
+    pub async fn open(client: Client, url: &str) -> Result<Self, Error> {
+        match client.open_existing(url).await {
+            Ok(shard) => Ok(Reader { client, shard }),
+            Err(none @ ShardError::NoShard { .. }) => {
+                let tables = tables_below(&client, url).await.unwrap_or_default();
+                Err(match tables.is_empty() {
+                    true => Error::from(none),
+                    false => Error::Below {
+                        url: url.to_owned(),
+                        tables,
+                    },
+                })
+            }
+            Err(error) => Err(Error::from(error)),
+        }
+    }
+
     /// A reader of a shard that this client has open.
     pub fn new(client: Client, shard: Shard) -> Self {
         Reader { client, shard }
@@ -85,8 +155,12 @@ impl Reader {
         mut each: impl FnMut(RecordBatch) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let path = format!("{}/{}", self.shard.url(), file.path);
-        let stalled =
-            |error: &ShardError| tracing::warn!(path, %error, "cannot read for now, trying again");
+        let stalled = |error: &ShardError| {
+            if let Some(report) = report_retry(self.shard.url(), error) {
+                let tries = report.tries;
+                tracing::warn!(path, %error, tries, "cannot read for now, trying again");
+            }
+        };
         let bytes = self
             .client
             .retry(&stalled, || self.shard.read_file(&file.path));

@@ -59,12 +59,15 @@ struct Printer<'a> {
 impl Printer<'_> {
     async fn run(mut self, shard: &Shard) -> Result<(), Error> {
         let mut watcher = shard.watch();
+        // Before its first time there is nothing to print, so that it is said at once that somebody listens.
+        self.pass(self.before(watcher.progress().upper))?;
         while !watcher.progress().upper.is_complete(&self.from) {
             if watcher.progress().upper >= self.until {
                 // Nothing before the end is at the first time or after it.
                 return self.pass(self.until);
             }
-            watcher.changed().await.map_err(Error::from)?;
+            let progress = watcher.changed().await.map_err(Error::from)?;
+            self.pass(self.before(progress.upper))?;
         }
         if self.until > Frontier::At(self.from) {
             self.contents(shard).await?;
@@ -83,6 +86,11 @@ impl Printer<'_> {
         }
         let upper = shard.progress().upper;
         self.pass(upper.min(self.until))
+    }
+
+    /// Up to where nothing is to be printed, with the shard at `upper`.
+    fn before(&self, upper: Frontier<i64>) -> Frontier<i64> {
+        upper.min(Frontier::At(self.from)).min(self.until)
     }
 
     /// Prints the contents at the first time, as updates at that time.

@@ -14,10 +14,13 @@ use serde_json::{Value, json};
 use crate::args::{Compact, Gc, Verify};
 use crate::error::Error;
 use crate::meter::Meter;
-use crate::read::with_shard;
+use crate::read::{with_shard, with_shard_within};
 
 /// How often a watched hold is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a merge may take to be given up.
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// Compares every data file of a shard with what the log says of it.
 ///
@@ -82,7 +85,7 @@ pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
 ///
 /// If there is no such shard, or it cannot be read or written.
 pub fn compact(options: &Compact) -> Result<ExitCode, Error> {
-    with_shard(&options.url, |reader| async move {
+    with_shard_within(&options.url, GIVE_UP, async |reader, signals| {
         let shard = reader.shard();
         let mut compaction = CompactOptions::default();
         compaction.full = options.full;
@@ -92,11 +95,18 @@ pub fn compact(options: &Compact) -> Result<ExitCode, Error> {
         let report = shard
             .compact(&compaction, &|progress| {
                 meter.show(progress.rows_done, progress.rows);
-                ControlFlow::Continue(())
+                match signals.first() {
+                    None => ControlFlow::Continue(()),
+                    // What has been staged is deleted, and what has been merged stays so.
+                    Some(_) => ControlFlow::Break(()),
+                }
             })
             .await;
         meter.clear();
         let report = report.map_err(Error::from)?;
+        if signals.first().is_some() && report.merges == 0 {
+            return Ok(());
+        }
         let object = json!({
             "url": shard.url(),
             "dry_run": options.dry_run,

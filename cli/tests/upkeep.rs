@@ -157,7 +157,8 @@ fn holds_are_taken_listed_and_released() {
     );
     succeed(&["hold", "release", url, "report"]);
     assert_eq!(succeed(&["hold", "list", url]), "");
-    assert!(succeed(&["hold", "release", url, "report"]).contains("no hold"));
+    let line = fail(&["hold", "release", url, "report"], 1);
+    assert!(line.contains("no hold report"), "{line}");
     let line = fail(&["hold", "take", url, "report", "--at", "-1"], 1);
     assert!(line.contains("-1"), "{line}");
     let line = fail(&["hold", "take", url, "a/b"], 1);

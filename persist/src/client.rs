@@ -18,7 +18,7 @@ use crate::codec::Codec;
 use crate::cpu::CpuPool;
 use crate::error::Error;
 use crate::frontier::Frontier;
-use crate::location::Stores;
+use crate::location::{Location, Stores};
 use crate::lock;
 use crate::log::table_root::TableRoot;
 use crate::retry::RetryPolicy;
@@ -372,6 +372,21 @@ impl Client {
         Ok(self.inner.stores.locate(url)?.key)
     }
 
+    /// The objects at an address.
+    pub(crate) fn storage(&self, url: &str) -> Result<Storage, Error> {
+        Ok(self.storage_of(self.inner.stores.locate(url)?))
+    }
+
+    fn storage_of(&self, location: Location) -> Storage {
+        Storage {
+            root: Arc::new(TableRoot::new(&location.url, location.local.as_ref())),
+            url: location.url.into(),
+            store: location.store,
+            local: location.local,
+            env: Arc::clone(&self.inner.env),
+        }
+    }
+
     /// Opens the shard at `url`; creates it if `open` says how.
     ///
     /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever.
@@ -414,13 +429,7 @@ impl Client {
                 }
             }
         }
-        let storage = Storage {
-            root: Arc::new(TableRoot::new(&location.url, location.local.as_ref())),
-            url: location.url.into(),
-            store: location.store,
-            local: location.local,
-            env: Arc::clone(&self.inner.env),
-        };
+        let storage = self.storage_of(location);
         let owner = Arc::new(Owner::open(storage, open.as_ref(), on_retry).await?);
         *slot = Arc::downgrade(&owner);
         let shard = Shard::from(owner);

@@ -254,6 +254,26 @@ pub enum Error {
         /// The version of the log that holds the edit.
         version: u64,
     },
+    /// Something that is no file has the name of a file of the shard.
+    #[error("{path} is {found} where a file of the log belongs: move it away")]
+    NoFile {
+        /// The file that belongs there.
+        path: String,
+        /// What is there.
+        found: &'static str,
+    },
+    /// The store asks for credentials, and none are set.
+    #[error("cannot {action} {path}: no credentials were found: {advice} ({source})")]
+    NoCredentials {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// The object.
+        path: String,
+        /// Where credentials can come from.
+        advice: &'static str,
+        /// The store's own error.
+        source: Box<object_store::Error>,
+    },
     /// The store failed.
     #[error("cannot {action} {path}: {source}")]
     Store {
@@ -272,6 +292,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Error::Store { source, .. } => store_error_is_transient(source),
+            Error::NoCredentials { source, .. } => store_error_is_transient(source),
             Error::Shared(error) => error.is_transient(),
             _ => false,
         }
@@ -311,6 +332,37 @@ fn store_error_is_transient(error: &object_store::Error) -> bool {
         | Store::UnknownConfigurationKey { .. } => false,
         _ => true,
     }
+}
+
+/// Where credentials can come from, if a store has found none but the machine's identity, which does not answer.
+pub(crate) fn credentials_advice(error: &object_store::Error) -> Option<&'static str> {
+    // The addresses at which the providers' machines ask for their identities.
+    const METADATA: [&str; 4] = [
+        "169.254.169.254",
+        "169.254.170.2",
+        "metadata.google.internal",
+        "metadata/identity",
+    ];
+    let object_store::Error::Generic { store, source } = error else {
+        return None;
+    };
+    let advice = match *store {
+        "S3" => "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role",
+        "GCS" => "set GOOGLE_APPLICATION_CREDENTIALS, or give the machine a service account",
+        "MicrosoftAzure" => {
+            "set AZURE_STORAGE_ACCOUNT_KEY or AZURE_STORAGE_SAS_TOKEN, or give the machine an identity"
+        }
+        _ => return None,
+    };
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(source.as_ref());
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if METADATA.iter().any(|address| said.contains(address)) {
+            return Some(advice);
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
@@ -363,6 +415,15 @@ fn http_failure_is_transient(message: &str) -> bool {
     }
 }
 
+/// True if there can be no such file, since what would be its directory is a file.
+pub(crate) fn is_below_a_file(error: &object_store::Error) -> bool {
+    let object_store::Error::Generic { source, .. } = error else {
+        return false;
+    };
+    let io = io_error(source.as_ref());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotADirectory)
+}
+
 /// True if it is the bucket that was not found, and not an object in it.
 pub(crate) fn bucket_is_missing(error: &object_store::Error) -> bool {
     const SAYS: [&str; 3] = [
@@ -382,6 +443,28 @@ mod tests {
     use std::io;
 
     use super::*;
+
+    #[test]
+    fn a_machine_without_an_identity_is_told_which_credentials_to_set() {
+        let source = || {
+            let timeout = io::Error::from(io::ErrorKind::TimedOut);
+            Box::new(Said("http://169.254.169.254/latest/api/token", timeout))
+        };
+        let failed = |store: &'static str| object_store::Error::Generic {
+            store,
+            source: source(),
+        };
+        let advice = credentials_advice(&failed("S3")).expect("advice");
+        assert!(advice.contains("AWS_ACCESS_KEY_ID"), "{advice}");
+        assert!(credentials_advice(&failed("GCS")).is_some());
+        assert!(credentials_advice(&failed("MicrosoftAzure")).is_some());
+        assert!(credentials_advice(&failed("LocalFileSystem")).is_none());
+    }
+
+    /// An error of another library.
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}: {1}")]
+    struct Said(&'static str, #[source] io::Error);
 
     #[test]
     fn a_local_disk_may_be_full_for_a_while_but_not_forbidden() {

@@ -143,6 +143,7 @@
 //! # }
 //! ```
 
+mod below;
 mod beyond;
 mod changes;
 mod clean;
@@ -218,7 +219,7 @@ pub use pinned::{FileSet, Pinned};
 pub use read::filter::{Comparison, Filter, Literal, Predicate};
 pub use read::options::{ReadOptions, ReadProgress, ReadProgressFn};
 pub use retention::Retention;
-pub use retry::RetryPolicy;
+pub use retry::{RetryPolicy, RetryReport, report_retry, report_retry_of};
 pub use row_hash::sums_of;
 pub use schema::TIME_COLUMN;
 pub use shard::Shard;

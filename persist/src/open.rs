@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use object_store::ObjectStore;
 
 use crate::client::{Moment, Open};
-use crate::error::Error;
+use crate::error::{Error, is_below_a_file};
 use crate::frontier::Frontier;
 use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protocol, Txn};
 use crate::log::checkpoint::{self, LogFile, checkpoint_path, last_checkpoint_path};
@@ -192,11 +192,10 @@ impl Storage {
                 })
                 .try_collect()
                 .await;
-            listed.map_err(|source| Error::Store {
-                action: "list",
-                path: self.show(&folder()),
-                source,
-            })
+            match listed {
+                Err(error) if is_below_a_file(&error) => Ok(Vec::new()),
+                listed => listed.map_err(|source| self.error("list", &folder(), source)),
+            }
         })
         .await
     }

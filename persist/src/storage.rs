@@ -12,11 +12,12 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::client::Environment;
-use crate::error::{Error, bucket_is_missing};
+use crate::error::{Error, bucket_is_missing, credentials_advice, is_below_a_file};
 use crate::local::{Prepared, Published};
 use crate::log::entry_path;
 use crate::log::table_root::TableRoot;
 use crate::replay::Tail;
+use crate::retry::warn_of_retry;
 
 /// How often a deletion is tried again that fails for now: for about a second.
 const DELETE_RETRIES: u32 = 6;
@@ -63,16 +64,43 @@ impl Storage {
             // Local stores do their work on the runtime's threads, and those are going away.
             return Error::Shutdown;
         }
-        Error::Store {
-            action,
-            path: self.show(path),
-            source,
+        let path = self.show(path);
+        match credentials_advice(&source) {
+            Some(advice) => Error::NoCredentials {
+                action,
+                path,
+                advice,
+                source: Box::new(source),
+            },
+            None => Error::Store {
+                action,
+                path,
+                source,
+            },
         }
     }
 
-    /// Tells `tracing` of an error that is followed by another attempt, for callers that have nobody else to tell.
+    /// What is no file and has the name of one, if the objects are files. The store shows nothing there, and lets nobody
+    /// put anything there either.
+    fn in_place_of(&self, path: &Path) -> Option<Error> {
+        let file = self.local.as_ref()?.join(path.as_ref());
+        let found = std::fs::symlink_metadata(&file).ok()?.file_type();
+        let found = match found {
+            _ if file.is_file() => return None,
+            _ if found.is_dir() => "a directory",
+            _ if found.is_symlink() && !file.exists() => "a link to nothing",
+            _ => "no regular file",
+        };
+        Some(Error::NoFile {
+            path: self.show(path),
+            found,
+        })
+    }
+
+    /// Tells `tracing` of an error that is followed by another attempt, for callers that have nobody else to tell: of
+    /// each cause now and then.
     pub(crate) fn warn_of_retry(error: &Error) {
-        tracing::warn!(%error, "trying again");
+        warn_of_retry(error);
     }
 
     /// Runs `operation` until it succeeds or fails for good, with waits in between.
@@ -98,6 +126,7 @@ impl Storage {
             Err(error @ object_store::Error::NotFound { .. }) if !bucket_is_missing(&error) => {
                 Ok(None)
             }
+            Err(error) if is_below_a_file(&error) => Ok(None),
             Err(error) => Err(self.error("read", path, error)),
         }
     }
@@ -221,7 +250,15 @@ impl Storage {
                     Ok(Some(bytes)) => return Ok(Occupied::By(bytes)),
                     // The store has answered the only put, and the answer was no.
                     _ if !taken && !uncertain => return Err(failed),
-                    Ok(None) => {}
+                    Ok(None) => {
+                        if let Some(other) = self.in_place_of(&path) {
+                            return Err(other);
+                        }
+                    }
+                    // Files are put once, so that it is somebody else's.
+                    Err(unreadable) if self.local.is_some() && !uncertain => {
+                        return Err(unreadable);
+                    }
                     // It may be ours that cannot be read.
                     Err(unreadable) => on_retry(&unreadable),
                 }

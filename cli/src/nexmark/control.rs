@@ -7,6 +7,7 @@
 //!
 //! Frontiers are as a shard stores them: a time, or `i64::MAX` for the empty frontier.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
@@ -33,6 +34,8 @@ pub struct Control {
     uppers: [AtomicI64; SHARDS],
     feed: Mutex<Feed>,
     stopped: AtomicBool,
+    /// What sinks and sources wait for that are stalled, by their names.
+    stalls: Mutex<BTreeMap<String, String>>,
     failure: watch::Sender<Option<Arc<Error>>>,
     threads: Mutex<Vec<Thread>>,
     running: AtomicUsize,
@@ -56,6 +59,7 @@ impl Control {
             uppers: uppers.map(AtomicI64::new),
             feed: Mutex::new(Feed { limit, claimed: 0 }),
             stopped: AtomicBool::new(false),
+            stalls: Mutex::default(),
             failure: watch::Sender::new(None),
             threads: Mutex::default(),
             running: AtomicUsize::new(workers),
@@ -110,6 +114,30 @@ impl Control {
     /// True once all shards are at the limit.
     pub fn is_done(&self) -> bool {
         self.sealed() >= self.limit()
+    }
+
+    /// How far all shards are, taken together: it grows with every commit that moves an upper.
+    pub fn sum_of_uppers(&self) -> i128 {
+        let uppers = (0..SHARDS).map(|index| i128::from(self.upper(index)));
+        uppers.sum()
+    }
+
+    /// Says what a sink or source waits for; `None` if it waits for nothing.
+    pub fn set_stalled(&self, name: &str, on: Option<String>) {
+        let mut stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
+        match on {
+            Some(on) => stalls.insert(name.to_owned(), on),
+            None => stalls.remove(name),
+        };
+    }
+
+    /// What a sink or source that is stalled waits for, if any is.
+    pub fn stalled(&self) -> Option<String> {
+        let stalls = self.stalls.lock().unwrap_or_else(PoisonError::into_inner);
+        stalls
+            .iter()
+            .next()
+            .map(|(name, on)| format!("{name}: {on}"))
     }
 
     /// Asks to feed the times before `wanted`: those before the result may be.

@@ -87,7 +87,7 @@ pub fn work(worker: &mut Worker, job: &Job, control: &Arc<Control>) {
     };
     if worker.index() == 0 {
         let handles = installed.iter().flat_map(|installed| &installed.handles);
-        handles.for_each(|handle| report_failure(job, control, handle));
+        handles.for_each(|handle| report_status(job, control, handle));
     }
     while !control.is_stopped() && !control.is_done() {
         let pressed = is_pressed(&installed);
@@ -109,18 +109,25 @@ fn is_pressed(installed: &[Installed]) -> bool {
     queued > QUEUED_BYTES_MAX
 }
 
-/// Fails the run when this sink or source fails.
-fn report_failure(job: &Job, control: &Arc<Control>, handle: &Handle<u64>) {
+/// Fails the run when this sink or source fails, and says what it waits for when it is stalled.
+fn report_status(job: &Job, control: &Arc<Control>, handle: &Handle<u64>) {
     let (name, mut status) = (handle.name().to_owned(), handle.status_stream());
     let control = Arc::clone(control);
     job.cx.client().handle().spawn(async move {
-        if let Ok(last) = status.wait_for(Status::is_final).await
-            && let Status::Failed { error } = &*last
-        {
-            control.fail(Error::Sink {
-                name,
-                error: Arc::clone(error),
-            });
+        loop {
+            let now = status.borrow_and_update().clone();
+            if let Status::Failed { error } = now {
+                control.fail(Error::Sink { name, error });
+                return;
+            }
+            let on = match &now {
+                Status::Stalled { on, .. } => Some(on.clone()),
+                _ => None,
+            };
+            control.set_stalled(&name, on);
+            if now.is_final() || status.changed().await.is_err() {
+                return;
+            }
         }
     });
 }

@@ -18,7 +18,7 @@ const LEASE: Duration = Duration::from_secs(60);
 /// How often the holds follow the views.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long the end of a run may wait for the release of a hold.
+/// How long the end of a run may wait for the release of its holds.
 const RELEASE_MAX: Duration = Duration::from_secs(5);
 
 /// The last time that every view has, or the first of all.
@@ -49,12 +49,16 @@ pub async fn take(shards: &[Shard], control: &Control) -> Result<Vec<Hold>, Erro
 
 /// Releases the holds: the next run takes its own. What cannot be released now lapses.
 pub async fn release(holds: Arc<Vec<Hold>>) {
-    for hold in Arc::into_inner(holds).unwrap_or_default() {
-        let released = tokio::time::timeout(RELEASE_MAX, hold.release()).await;
-        if let Ok(Err(error)) = released {
-            tracing::warn!(%error, "a hold is left to lapse");
+    let holds = Arc::into_inner(holds).unwrap_or_default();
+    let release = async {
+        for hold in holds {
+            if let Err(error) = hold.release().await {
+                tracing::warn!(%error, "a hold is left to lapse");
+            }
         }
-    }
+    };
+    // The store may be in trouble.
+    let _ = tokio::time::timeout(RELEASE_MAX, release).await;
 }
 
 /// Has the holds follow the views, until it is dropped.

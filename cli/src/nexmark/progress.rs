@@ -8,6 +8,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::control::{Control, SOURCES};
 use super::generator::Generator;
 use super::views::VIEWS;
+use crate::stderr::say;
 
 /// How often a line is printed where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -81,12 +82,12 @@ impl Progress {
                 let made = done.saturating_sub(self.before);
                 let rate = made as f64 / self.start.elapsed().as_secs_f64().max(1e-3);
                 let slowest = (0..VIEWS.len()).max_by_key(|view| lag(*view)).unwrap_or(0);
-                eprintln!(
-                    "mvsink: {done} of {} events, {rate:.0} events/s; {} is {}",
+                say(format_args!(
+                    "{done} of {} events, {rate:.0} events/s; {} is {}",
                     self.events,
                     VIEWS[slowest],
                     behind(lag(slowest)),
-                );
+                ));
             }
         }
     }
@@ -95,7 +96,7 @@ impl Progress {
     pub fn note(&self, text: &str) {
         match &self.display {
             Display::Bars { events, .. } => events.println(format!("mvsink: {text}")),
-            Display::Lines { .. } => eprintln!("mvsink: {text}"),
+            Display::Lines { .. } => say(text),
         }
     }
 

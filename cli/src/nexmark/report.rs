@@ -87,12 +87,58 @@ pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
             events as f64 / seconds
         );
     }
-    if let Some(example) = shards.iter().find(|shard| shard.url.ends_with("q4")) {
-        let url = &example.url;
+    // What was in memory is gone with the process.
+    let kept = |shard: &&Surveyed| shard.url.ends_with("q4") && !shard.url.starts_with("memory:");
+    if let Some(example) = shards.iter().find(kept) {
+        let url = in_a_shell(&example.url);
         let _ = write!(
             text,
             "\nTo look at a shard:\n  mvsink inspect {url}\n  mvsink snapshot {url}\n  mvsink tail {url}\n"
         );
     }
     text
+}
+
+/// A word as a shell takes it.
+fn in_a_shell(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hints(url: &str) -> String {
+        let shard = Surveyed {
+            url: url.to_owned(),
+            rows: 1,
+            updates: 1,
+            commits: 1,
+            bytes: 1,
+            upper: Frontier::At(1),
+        };
+        let text = render(&[shard], None);
+        let hints = text.split_once("To look at a shard:");
+        hints.map_or(String::new(), |(_, hints)| hints.to_owned())
+    }
+
+    #[test]
+    fn hints_can_be_pasted_into_a_shell() {
+        assert!(hints("data/q4").contains("mvsink tail data/q4\n"));
+        assert!(hints("my data/q4").contains("mvsink tail 'my data/q4'\n"));
+        let quoted = hints("it's $HOME/q4");
+        assert!(
+            quoted.contains(r"mvsink tail 'it'\''s $HOME/q4'"),
+            "{quoted}"
+        );
+    }
+
+    #[test]
+    fn a_table_that_is_gone_with_the_process_is_no_hint() {
+        assert_eq!(hints("memory://demo/q4"), "");
+    }
 }

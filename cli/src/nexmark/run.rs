@@ -6,7 +6,8 @@
 //!
 //! Everything that can be wrong with a directory is found while the shards are opened, before anything runs.
 //! The first signal ends the input: what has been fed is finished, so that all shards are at one time and
-//! nothing staged is left. The second one ends the process.
+//! nothing staged is left. If the store takes nothing more, the run ends without that, in a bounded time. The second
+//! signal ends the process.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -28,10 +29,17 @@ use super::progress::Progress;
 use super::report;
 use crate::args::Nexmark;
 use crate::error::Error;
-use crate::signal::{Signal, Signals};
+use crate::signal::{GRACE, Signal, Signals};
 
 /// How often the progress is looked at.
 const TICK: Duration = Duration::from_millis(200);
+
+/// How long, after a signal, nothing may be written while a shard is stalled.
+const STALLED_MAX: Duration = Duration::from_secs(5);
+/// How long, after a signal, nothing may be written while nobody says why: a view may be compared with what is there.
+const SILENT_MAX: Duration = Duration::from_secs(30);
+/// How long a run may take to end after a signal, whatever it finishes.
+const END_MAX: Duration = Duration::from_secs(60);
 
 /// Runs the demo until all shards are complete up to the last event, or a signal ends it.
 ///
@@ -65,17 +73,13 @@ fn with_runtime(
     cx: Context,
     generator: Generator,
 ) -> Result<ExitCode, Error> {
-    let mut signals = runtime.block_on(async { Signals::new() })?;
+    // What is waited for before and after the work itself has nothing to finish.
+    let signals = Signals::within(GRACE)?;
     let urls = urls(&options.dir);
     let client = cx.client().clone();
-    let opened = runtime.block_on(async {
-        tokio::select! {
-            shards = open(&cx, &urls, generator.parameters()) => shards.map(Ok),
-            signal = signals.next() => Ok(Err(signal)),
-        }
-    });
-    let shards = match opened? {
-        Ok(shards) => shards,
+    let opened = runtime.block_on(signals.unless(open(&cx, &urls, generator.parameters())));
+    let shards = match opened {
+        Ok(shards) => shards?,
         Err(signal) => return Ok(signal.exit_code()),
     };
 
@@ -90,11 +94,16 @@ fn with_runtime(
     }
     let before = generator.first_at(uppers[..SOURCES.len()].iter().copied().min().unwrap_or(0));
     if uppers.iter().all(|upper| *upper >= limit) {
-        return summary(runtime, &client, &shards, None).map(|()| ExitCode::SUCCESS);
+        return summary(runtime, &signals, &client, &shards, None);
     }
 
     // Before anything runs that would move a since.
-    let holds = Arc::new(runtime.block_on(holds::take(&shards, &control))?);
+    let taken = signals.unless(holds::take(&shards, &control));
+    let holds = match runtime.block_on(taken) {
+        Ok(holds) => Arc::new(holds?),
+        // What was taken lapses.
+        Err(signal) => return Ok(signal.exit_code()),
+    };
     let holding = runtime.spawn(holds::keep(Arc::clone(&holds), Arc::clone(&control)));
 
     let job = Job {
@@ -117,58 +126,93 @@ fn with_runtime(
         .map_err(Error::Workers)?
     };
     let mut progress = Progress::new(generator.clone(), options.events, before);
-    let ended = runtime.block_on(oversee(&control, &mut signals, &mut progress));
+    signals.allow(END_MAX);
+    let ended = runtime.block_on(oversee(&control, &signals, &mut progress));
     holding.abort();
     drop(runtime.block_on(holding));
-    match ended {
-        Ended::Abandoned(signal) => {
-            progress.clear();
-            // Its threads end with the process.
-            std::mem::forget(guards);
-            Ok(signal.exit_code())
-        }
-        Ended::Workers(signal) => {
-            progress.clear();
-            // A worker that panicked has said so, and failed the run.
-            drop(guards.join());
-            runtime.block_on(holds::release(holds));
-            if let Some(error) = control.failure() {
-                return Err(Error::Stopped(error));
-            }
-            let after = generator.first_at(control.sources_upper());
-            let made = report::Made {
-                events: after.saturating_sub(before),
-                elapsed: start.elapsed(),
-            };
-            summary(runtime, &client, &shards, Some(made))?;
-            Ok(signal.map_or(ExitCode::SUCCESS, Signal::exit_code))
-        }
+    progress.clear();
+    // A worker that panicked has said so, and failed the run.
+    drop(guards.join());
+    runtime.block_on(holds::release(holds));
+    if let Some(error) = control.failure() {
+        return Err(Error::Stopped(error));
     }
+    if let (Ended::Stopped, Some(signal)) = (ended, signals.first()) {
+        // The store that has taken nothing is not asked what it holds.
+        return Ok(signal.exit_code());
+    }
+    let after = generator.first_at(control.sources_upper());
+    let made = report::Made {
+        events: after.saturating_sub(before),
+        elapsed: start.elapsed(),
+    };
+    signals.allow(GRACE);
+    summary(runtime, &signals, &client, &shards, Some(made))
 }
 
 /// How the overseeing ended.
 enum Ended {
-    /// All workers have ended, perhaps because a signal asked for it.
-    Workers(Option<Signal>),
-    /// The second signal: nobody wants to wait for the workers.
-    Abandoned(Signal),
+    /// All workers have ended, at rest: a signal may have asked for it.
+    AtRest,
+    /// A signal asked for it, and the store does not take what is under way.
+    Stopped,
 }
 
-async fn oversee(control: &Control, signals: &mut Signals, progress: &mut Progress) -> Ended {
+async fn oversee(control: &Control, signals: &Signals, progress: &mut Progress) -> Ended {
     let mut ticks = tokio::time::interval(TICK);
-    let mut signalled: Option<Signal> = None;
+    let mut draining: Option<Draining> = None;
+    let mut stopped = false;
     loop {
         tokio::select! {
-            () = control.ended() => return Ended::Workers(signalled),
-            signal = signals.next() => match signalled {
-                None => {
-                    signalled = Some(signal);
-                    progress.note("finishing what is under way; once more to end at once");
-                    control.drain();
-                }
-                Some(first) => return Ended::Abandoned(first),
-            },
+            () = control.ended() => return if stopped { Ended::Stopped } else { Ended::AtRest },
+            _ = signals.wait(), if draining.is_none() => {
+                draining = Some(Draining::new(control));
+                progress.note("finishing what is under way; once more to end at once");
+                control.drain();
+            }
             _ = ticks.tick() => progress.show(control),
+        }
+        if let Some(draining) = &mut draining
+            && !stopped
+            && let Some(why) = draining.is_stuck(control)
+        {
+            stopped = true;
+            progress.note(&format!(
+                "ending without finishing what is under way: {why}"
+            ));
+            control.stop();
+        }
+    }
+}
+
+/// Watches whether a run that is to end still gets on.
+struct Draining {
+    /// The sum of the shards' uppers, and when it last grew.
+    uppers: i128,
+    since: Instant,
+}
+
+impl Draining {
+    fn new(control: &Control) -> Self {
+        Draining {
+            uppers: control.sum_of_uppers(),
+            since: Instant::now(),
+        }
+    }
+
+    /// Why there is no use in waiting, if there is none.
+    fn is_stuck(&mut self, control: &Control) -> Option<String> {
+        let uppers = control.sum_of_uppers();
+        if uppers > self.uppers {
+            *self = Draining::new(control);
+        }
+        let silent = self.since.elapsed();
+        match control.stalled() {
+            Some(stalled) if silent >= STALLED_MAX => Some(stalled),
+            None if silent >= SILENT_MAX => {
+                Some(format!("nothing was written for {} s", silent.as_secs()))
+            }
+            _ => None,
         }
     }
 }
@@ -252,14 +296,18 @@ fn as_ofs(shards: &[Shard], uppers: &[i64; SHARDS]) -> [u64; SHARDS] {
 
 fn summary(
     runtime: &Runtime,
+    signals: &Signals,
     client: &Client,
     shards: &[Shard],
     made: Option<report::Made>,
-) -> Result<(), Error> {
-    let rows = runtime.block_on(report::survey(client, shards))?;
-    let text = report::render(&rows, made);
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(Error::Output)
+) -> Result<ExitCode, Error> {
+    let surveyed = runtime.block_on(signals.unless(report::survey(client, shards)));
+    if let Ok(rows) = surveyed {
+        let text = report::render(&rows?, made);
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())
+            .and_then(|()| out.flush())
+            .map_err(Error::Output)?;
+    }
+    Ok(signals.first().map_or(ExitCode::SUCCESS, Signal::exit_code))
 }

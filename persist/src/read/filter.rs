@@ -114,6 +114,13 @@ impl Filter {
         self
     }
 
+    /// Of these rows those that pass the other filter too.
+    #[must_use]
+    pub fn and_all(mut self, other: Filter) -> Self {
+        self.predicates.extend(other.predicates);
+        self
+    }
+
     /// True if every row passes.
     pub fn is_all(&self) -> bool {
         self.predicates.is_empty()

@@ -1,0 +1,61 @@
+//! Limits that the system sets to a process, as far as they end a command.
+//!
+//! A runtime that cannot have the threads that it needs panics, on whichever thread wants one, and what waits for that
+//! thread may wait for ever. That is no bug: it ends the process, and is told as other errors are.
+
+use crate::error::Error;
+use crate::stderr::say;
+
+/// The exit status after a panic, as Rust has it.
+pub const PANICKED: u8 = 101;
+
+/// Has every panic of the process reported on one line, and ends the process if it is for lack of threads.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        if let Some(why) = no_thread(message) {
+            let error = Error::Threads(why.to_owned());
+            say(error.line());
+            std::process::exit(i32::from(error.exit_code()));
+        }
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("without a name").to_owned();
+        let place = panic.location();
+        let place = place.map_or(String::new(), |at| format!(" at {at}"));
+        say(format_args!(
+            "a bug: the thread {thread} panicked{place}: {message}"
+        ));
+    }));
+}
+
+/// What the system said, if this is the message of a runtime that could not start a thread.
+fn no_thread(message: &str) -> Option<&str> {
+    const SAYS: [&str; 2] = ["OS can't spawn worker thread: ", "failed to spawn thread: "];
+    SAYS.into_iter()
+        .find_map(|says| Some(message.split_once(says)?.1))
+}
+
+/// The system's own words in the debug form of an error of its: `Os { code: 11, kind: …, message: "…" }`.
+pub(crate) fn in_words(error: &str) -> &str {
+    let quoted = error.split_once("message: \"").map(|(_, rest)| rest);
+    quoted.map_or(error, |rest| rest.split('"').next().unwrap_or(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_says_is_found_in_other_peoples_messages() {
+        let error =
+            "Os { code: 11, kind: WouldBlock, message: \"Resource temporarily unavailable\" }";
+        assert_eq!(in_words(error), "Resource temporarily unavailable");
+        assert_eq!(in_words("no such thing"), "no such thing");
+        let panic = "OS can't spawn worker thread: Resource temporarily unavailable (os error 11)";
+        assert_eq!(
+            no_thread(panic),
+            Some("Resource temporarily unavailable (os error 11)")
+        );
+        assert_eq!(no_thread("index out of bounds"), None);
+    }
+}
