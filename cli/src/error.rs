@@ -29,7 +29,7 @@ pub enum Error {
     #[error("the seed is too large")]
     Seed,
     /// The system does not give what every command needs: threads, signals.
-    #[error("cannot start")]
+    #[error("cannot start: {0}; {LIMITS}")]
     Runtime(#[source] io::Error),
     /// The worker threads cannot be started.
     #[error("cannot start the workers: {}; {LIMITS}", in_words(.0))]

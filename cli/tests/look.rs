@@ -240,7 +240,7 @@ fn inspect_of_a_directory_lists_the_tables_in_it() {
 }
 
 #[test]
-fn what_is_no_table_is_called_so() {
+fn a_place_without_a_table_is_reported_as_no_shard() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("file");
     std::fs::write(&file, "mine").expect("a file");

@@ -168,25 +168,21 @@ fn a_log_in_a_file_has_no_colours() {
 fn a_limit_on_threads_is_an_error_in_words() {
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path().display();
+    shell(&format!("chmod 755 {dir}; cp \"$MVSINK\" {dir}/mvsink"));
     // Limits do not bind root.
     let script = |limit: u32| {
         format!(
-            "chmod 755 {dir}; cd /; cp \"$MVSINK\" {dir}/mvsink; \
-             exec setpriv --reuid 64123 --clear-groups sh -c 'ulimit -u {limit}; timeout 60 {dir}/mvsink inspect {dir}/none'"
+            "cd /; exec setpriv --reuid 64123 --clear-groups bash -c 'ulimit -u {limit}; exec {dir}/mvsink inspect {dir}/none'"
         )
     };
     let free = shell(&script(1000));
     if !String::from_utf8_lossy(&free.stderr).contains("there is no shard") {
-        println!("skipped: only root can become somebody else");
+        println!("skipped: only root can become somebody else, and that needs bash");
         return;
     }
     for limit in 1..=8 {
         let output = shell(&script(limit));
         let stderr = String::from_utf8_lossy(&output.stderr);
-        if stderr.contains("fork") {
-            // The shell could not even start it.
-            continue;
-        }
         assert_eq!(output.status.code(), Some(1), "{limit}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{limit}: {stderr}");
         let said = ["ulimit -u", "there is no shard"];

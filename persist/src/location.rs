@@ -13,6 +13,7 @@ mod bucket;
 mod cloud;
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::ErrorKind;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -187,7 +188,9 @@ fn canonical(path: &FsPath) -> std::io::Result<PathBuf> {
                     existing.join(rest)
                 });
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            // Below a file, there is nothing either.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
             Err(error) => return Err(error),
         }
     }
