@@ -159,6 +159,7 @@ impl Storage {
             match self.store.head(path).await {
                 Ok(_) => Ok(true),
                 Err(object_store::Error::NotFound { .. }) => Ok(false),
+                Err(error) if is_below_a_file(&error) => Ok(false),
                 Err(error) => Err(self.error("look at", path, error)),
             }
         };
