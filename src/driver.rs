@@ -18,6 +18,8 @@ pub(crate) mod asynchronous;
 mod body;
 pub(crate) mod sync;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use timely::communication::Pull;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::Message;
@@ -26,6 +28,19 @@ use timely::dataflow::operators::generic::{InputHandleCore, OutputBuilder};
 use timely::progress::frontier::MutableAntichain;
 
 use crate::dyncfg::{ConfigSet, ENABLE_SYNC_MV_SINK};
+use crate::worker::Worker;
+
+/// Runs one step of an operator that never waits; `None` if it has panicked. A panic fails the sink, or source, and goes no
+/// further: the worker has others to run. What the step has left half-done is not for anybody to go on with.
+pub(crate) fn guarded<O>(worker: &Worker, step: impl FnOnce() -> O) -> Option<O> {
+    match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(output) => Some(output),
+        Err(panic) => {
+            worker.panicked(panic.as_ref());
+            None
+        }
+    }
+}
 
 /// Who runs the operators of one sink on one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

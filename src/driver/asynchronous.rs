@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use mvsink_persist::{Codec, Frontier};
 
-use super::Logic;
 use super::body::{Body, Turns};
+use super::{Logic, guarded};
 use crate::append;
 use crate::bounds::{Data, Diff, Timestamp, frontier_of};
 use crate::error::Error;
@@ -36,7 +36,7 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
         Body::new(&worker, waker, |turns| mint_body(share, operator, turns))
     });
     Box::new(move |frontiers| {
-        operator.borrow_mut().pass_through();
+        guarded(&worker, || operator.borrow_mut().pass_through());
         let Some(running) = &mut body else {
             return false;
         };

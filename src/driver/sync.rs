@@ -2,13 +2,15 @@
 //!
 //! Orders go to the task through one ordered channel ([`crate::channel`]), what comes back through one queue and one
 //! wake-up for many replies ([`crate::wake`]). A task ends with its operator, or with the sink.
+//!
+//! Invariant, *a panic is a failure*: one in an operator fails the sink, and goes no further.
 
 use std::sync::Arc;
 
 use mvsink_persist::{Codec, CommitId, Frontier, StagedFile};
 use tokio::sync::mpsc;
 
-use super::Logic;
+use super::{Logic, guarded};
 use crate::append;
 use crate::bounds::{Data, Diff, Timestamp, frontier_of};
 use crate::channel::{
@@ -36,13 +38,19 @@ pub(crate) fn mint<D: Data, E: Data, T: Timestamp, R: Diff>(
     }
     Box::new(move |frontiers| {
         let awake = waker.awake();
-        operator.pass_through();
+        guarded(&worker, || operator.pass_through());
         if worker.stop.is_stopped(&awake) {
             operator.stop();
         }
         let mut inputs = Vec::new();
         inbox.drain(&awake, |input| inputs.push(input));
-        for order in operator.activate(inputs, |input| frontier_of(&frontiers[input])) {
+        let activated = guarded(&worker, || {
+            operator.activate(inputs, |input| frontier_of(&frontiers[input]))
+        });
+        if activated.is_none() {
+            operator.stop();
+        }
+        for order in activated.into_iter().flatten() {
             if let Some(orders) = &orders {
                 // A task that is gone has failed the sink.
                 let _ = orders.send(order);
@@ -108,25 +116,38 @@ pub(crate) fn write<D: Data, E: Data, T: Timestamp, R: Diff>(
         upstream,
     ));
     let mut commands = Some(commands);
+    let mut broken = false;
     Box::new(move |frontiers| {
         let awake = waker.awake();
         if worker.stop.is_stopped(&awake) {
             // The task ends, once it has staged what it is staging.
             commands = None;
         }
-        let ended = inbox.drain(&awake, |(id, files)| operator.staged(id, files));
-        match &mut commands {
-            Some(commands) => {
-                let mut orders = operator.activate(|input| frontier_of(&frontiers[input]));
-                if let Some(id) = rest.answer(&mut orders) {
-                    operator.staged_nothing(id);
+        let done = guarded(&worker, || {
+            let ended = inbox.drain(&awake, |(id, files)| {
+                // What is staged for a broken one is sent to nobody, and left to a sweeper.
+                if !broken {
+                    operator.staged(id, files);
                 }
-                commands
-                    .activation()
-                    .batch(orders.batch)
-                    .write_batch(orders.write);
+            });
+            match &mut commands {
+                Some(commands) => {
+                    let mut orders = operator.activate(|input| frontier_of(&frontiers[input]));
+                    if let Some(id) = rest.answer(&mut orders) {
+                        operator.staged_nothing(id);
+                    }
+                    commands
+                        .activation()
+                        .batch(orders.batch)
+                        .write_batch(orders.write);
+                }
+                None => operator.wind_up(!ended && !broken),
             }
-            None => operator.wind_up(!ended),
+        });
+        if done.is_none() {
+            broken = true;
+            commands = None;
+            operator.wind_up(false);
         }
         false
     })
@@ -187,7 +208,15 @@ pub(crate) fn append<T: Timestamp>(
     let mut commands = Some(commands);
     Box::new(move |frontiers| {
         let awake = waker.awake();
-        let seen = operator.activate(|input| frontier_of(&frontiers[input]));
+        let seen = guarded(&worker, || {
+            operator.activate(|input| frontier_of(&frontiers[input]))
+        });
+        let Some(seen) = seen else {
+            commands = None;
+            operator.stopped();
+            operator.finish();
+            return false;
+        };
         // Also when the sink was stopped: the files of the parts that still come are somebody's to commit
         // or to delete. The task ends once no part can come any more.
         if let Some(commands) = &mut commands {

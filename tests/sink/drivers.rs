@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use crate::support::{
-    self, Driver, Program, assert_exact, cluster, execute, runtime, step_until, step_until_so,
-    stop_while_it_stages, unreferenced, words,
+    self, Driver, Program, assert_exact, cluster, execute, row, rows_sink, runtime, step_until,
+    step_until_so, stop_while_it_stages, unreferenced, until, words,
 };
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
@@ -251,6 +251,89 @@ fn a_panic_fails_the_sink_on_all_workers_and_nothing_else(driver: Driver) {
     }
 }
 
+/// Panics where a sink of this name says this: inside of the operator that says it.
+struct Panics {
+    sink: &'static str,
+    at: &'static str,
+}
+
+impl tracing::Subscriber for Panics {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut said = String::new();
+        event.record(
+            &mut |field: &tracing::field::Field, value: &dyn std::fmt::Debug| {
+                said += &format!("{field}={value:?};");
+            },
+        );
+        let of_sink = said.contains(&format!("sink={};", self.sink));
+        assert!(
+            !(of_sink && said.contains(self.at)),
+            "a broken invariant, on purpose"
+        );
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+fn a_panic_in_an_operator_fails_its_sink_and_no_other(driver: Driver) {
+    // Where mint reports what it does; where write reports that all is there.
+    for at in ["goes on", "hydrated"] {
+        for workers in [1, 2] {
+            let runtime = runtime();
+            let cx = driver.context(&runtime);
+            let guards = timely::execute(Config::process(workers), move |worker| {
+                let panics = Panics { sink: "broken", at };
+                let _panics = tracing::subscriber::set_default(panics);
+                let [mut broken, mut sound] = ["broken", "sound"]
+                    .map(|name| rows_sink(worker, &cx, name, format!("memory://{name}").as_str()));
+                for (input, _) in [&mut broken, &mut sound] {
+                    input.update(row(worker.index() as u64), 1);
+                    input.advance_to(1);
+                    input.flush();
+                }
+                until(worker, || broken.1.status().is_final());
+                // The worker goes on, and the other sink on all workers.
+                for tick in 2..5 {
+                    sound.0.advance_to(tick);
+                    sound.0.flush();
+                    until(worker, || {
+                        let status = sound.1.status();
+                        assert!(!status.is_final(), "{status}");
+                        sound.1.frontier() >= Frontier::At(tick)
+                    });
+                }
+                sound.0.close();
+                broken.0.close();
+                until(worker, || sound.1.status().is_final());
+                [broken.1, sound.1].map(|handle| handle.status().to_string())
+            });
+            // Its dataflow ends as well.
+            for ended in guards.unwrap().join() {
+                let [broken, sound] = ended.unwrap();
+                assert!(
+                    broken.contains("a broken invariant, on purpose"),
+                    "{broken}"
+                );
+                assert_eq!(sound, "finished");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_end_of_the_runtime_fails_a_sink_that_awaits() {
     let runtime = runtime();
@@ -274,4 +357,5 @@ on_both_drivers! {
     r04_processes_of_one_cluster_may_have_different_drivers,
     r11_a_stop_winds_up_what_is_being_staged,
     a_panic_fails_the_sink_on_all_workers_and_nothing_else,
+    a_panic_in_an_operator_fails_its_sink_and_no_other,
 }
