@@ -128,6 +128,11 @@ impl Totals {
         differ
     }
 
+    /// True if all sums are zero: the rows cancel out.
+    pub(crate) fn is_nothing(&self) -> bool {
+        self.sums.iter().all(|sum| *sum == 0)
+    }
+
     /// The rows that were counted in these buckets.
     pub(crate) fn rows(&self, buckets: Buckets) -> i64 {
         let rows = buckets.iter().map(|bucket| self.rows[usize::from(bucket)]);

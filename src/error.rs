@@ -35,6 +35,17 @@ pub enum Error {
         /// The address of the shard.
         url: String,
     },
+    /// The shard was finished before the sink started, and holds something else than its input.
+    #[error(
+        "{url} was finished before, and holds something else than the input of the sink {name}: a finished table takes \
+         no more rows, so write to another address, or delete the table first"
+    )]
+    AlreadyFinished {
+        /// The address of the shard.
+        url: String,
+        /// The name of the sink.
+        name: String,
+    },
     /// A time that no shard can hold.
     #[error("the time {time} cannot be stored: a shard's times are at most i64::MAX - 1")]
     Time {

@@ -57,6 +57,11 @@ where
             name: name.to_owned(),
         });
     }
+    // The as-of is rounded up before anything else uses it.
+    let as_of = match target.mode {
+        Mode::View => schedule.round_up_frontier(Frontier::At(as_of)),
+        Mode::Ingest => Frontier::At(as_of),
+    };
     let codec = Codec::<D, E>::new()?;
     let scope = ok.inner.scope();
     let mut open = Open::new(codec.schema());
@@ -69,15 +74,12 @@ where
             url: target.url,
             create: Some(open),
             read_only: target.read_only,
+            // Where no time is left to be seen, or nothing is told but changes, there is nothing to compare.
+            compares: target.mode == Mode::View && !as_of.is_empty(),
         },
     );
 
     let minter = minter(name, worker.peers);
-    // The as-of is rounded up before anything else uses it.
-    let as_of = match target.mode {
-        Mode::View => schedule.round_up_frontier(Frontier::At(as_of)),
-        Mode::Ingest => Frontier::At(as_of),
-    };
     let desired = Desired {
         ok: schedule::render(scope, name, ok.inner, &schedule),
         err: schedule::render(scope, name, err.inner, &schedule),

@@ -144,6 +144,7 @@ where
             url: url.to_owned(),
             create: None,
             read_only: None,
+            compares: false,
         },
     );
     let reading = Reading {

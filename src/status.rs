@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -57,6 +58,9 @@ pub enum Status {
         /// Since when it has not succeeded.
         since: Instant,
     },
+    /// The shard was finished before the sink started: nothing is written, and the input is compared with what is there.
+    /// When all of it has come, the sink is [`Finished`](Status::Finished) if they are the same, and fails if not.
+    AlreadyFinished,
     /// The upper of the shard is empty: there is nothing left to write.
     Finished,
     /// Stopped for good, on all workers.
@@ -107,6 +111,9 @@ impl fmt::Display for Status {
             Status::Stalled { on, since } => {
                 write!(f, "stalled for {} s: {on}", since.elapsed().as_secs())
             }
+            Status::AlreadyFinished => {
+                f.write_str("finished before it started: its input is compared with what is there")
+            }
             Status::Finished => f.write_str("finished"),
             Status::Failed { error } => write!(f, "failed: {error}"),
             Status::Cancelled => f.write_str("cancelled"),
@@ -147,8 +154,11 @@ pub(crate) struct Instance {
     pub(crate) meter: Arc<Meter>,
     /// What it counts.
     pub(crate) metrics: Arc<Metrics>,
-    /// How far a source has given its collection to the dataflow.
+    /// How far a source has given its collection to the dataflow; or how far the input of a sink whose shard was finished
+    /// before has come.
     given: Given,
+    /// The shard was finished before the sink started.
+    was_finished: AtomicBool,
     /// The hold on what its read-back, or the source, has still to read.
     pub(crate) holding: Slot,
     status: watch::Sender<Status>,
@@ -202,6 +212,7 @@ impl Instance {
             metrics: Arc::default(),
             holding: Slot::default(),
             given: Given::default(),
+            was_finished: AtomicBool::new(false),
             status: watch::Sender::new(Status::Starting),
             inner: Mutex::new(inner),
         })
@@ -248,13 +259,28 @@ impl Instance {
         self.status.subscribe()
     }
 
-    /// The upper of the shard as far as the dataflow has been given what is before it; `None` until the shard is open.
+    /// The upper of the shard as far as the dataflow has been given what is before it, or has given what is compared with
+    /// it; `None` until the shard is open.
     pub(crate) fn upper(&self) -> Option<Frontier<i64>> {
         let upper = self.shard.get()?.progress().upper;
         match self.kind {
-            Kind::Sink => Some(upper),
-            Kind::Source => self.given.least().map(|given| upper.min(given)),
+            Kind::Sink if !self.was_finished() => Some(upper),
+            Kind::Sink | Kind::Source => self.given.least().map(|given| upper.min(given)),
         }
+    }
+
+    /// The shard was finished before the sink started, whose input is to be compared with it; said before it is open.
+    pub(crate) fn finished_before(&self) {
+        tracing::warn!(
+            sink = %self.name,
+            "the table was finished before: nothing is written, the input is compared with it"
+        );
+        self.was_finished.store(true, Ordering::Release);
+    }
+
+    /// True if the shard was finished before the sink started.
+    pub(crate) fn was_finished(&self) -> bool {
+        self.was_finished.load(Ordering::Acquire)
     }
 
     /// Every change of what a source has given.
@@ -262,8 +288,9 @@ impl Instance {
         self.given.watch()
     }
 
-    /// A worker of a source, by its index, has given all before `frontier` to the dataflow; at the end of all workers the
-    /// source is finished.
+    /// A worker of a source, by its index, has given all before `frontier` to the dataflow, or one of a sink whose shard was
+    /// finished before has taken in all before it, and at the end has found it there; at the end of all workers it is
+    /// finished.
     pub(crate) fn gave(&self, worker: usize, frontier: Frontier<i64>) {
         // Frontiers that pass as a source is torn down prove nothing.
         let torn = matches!(
@@ -457,10 +484,11 @@ impl Instance {
 
     fn refresh(&self, inner: &Inner) {
         let opened = self.shard.initialized();
+        let was_finished = self.was_finished();
         self.status.send_if_modified(|current| {
             let changes = !current.is_final();
             if changes {
-                *current = inner.status(opened);
+                *current = inner.status(opened, was_finished);
             }
             changes
         });
@@ -474,10 +502,13 @@ impl Instance {
 
 impl Inner {
     /// What there is to say, most urgent first.
-    fn status(&self, opened: bool) -> Status {
+    fn status(&self, opened: bool, was_finished: bool) -> Status {
         if let Some(stall) = self.stalls.values().min_by_key(|stall| stall.since) {
             let (on, since) = (stall.on.clone(), stall.since);
             return Status::Stalled { on, since };
+        }
+        if was_finished {
+            return Status::AlreadyFinished;
         }
         let role = match (self.role, self.read_only) {
             (Some(role), _) => role,

@@ -35,6 +35,8 @@ pub(crate) struct Opening {
     pub(crate) create: Option<Open>,
     /// The signal of this sink alone.
     pub(crate) read_only: Option<watch::Receiver<bool>>,
+    /// If it was finished before, it is compared with what is to be written.
+    pub(crate) compares: bool,
 }
 
 /// One worker's share of a sink or source.
@@ -126,6 +128,9 @@ impl Worker {
                 // Once is rare: its room is not kept in the tasks of every sink.
                 Box::pin(async {
                     let shard = self.open(task).await?;
+                    if self.opening.compares && shard.progress().upper.is_empty() {
+                        self.instance.finished_before();
+                    }
                     let upkeep = maintenance::run(self.clone(), shard.clone());
                     self.spawn(async move {
                         upkeep.await;

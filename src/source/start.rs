@@ -27,8 +27,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             held,
             differing,
         } = end;
-        let last = match pinned.progress.upper.time() {
-            Some(upper) if pinned.files().len() > 0 => upper - 1,
+        let finished = pinned.progress.upper.is_empty();
+        let last = match pinned.progress.upper {
+            Frontier::At(upper) if pinned.files().len() > 0 => upper - 1,
+            Frontier::Empty if pinned.files().len() > 0 && self.worker.instance.was_finished() => {
+                self.last_time(pinned)
+            }
             // Nothing is there to compare with, or nothing left to write.
             _ => {
                 let _ = cutoff.send(None);
@@ -43,6 +47,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.mark(Mark::Pinned(at_cutoff));
 
         let version = pinned.progress.version;
+        // What is finished is compared as a whole.
+        let until = if finished { i64::MAX } else { at };
         let mut totals = Totals::new();
         for file in pinned.files() {
             match self.summed(file).filter(|summed| {
@@ -50,7 +56,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 summed.times.is_none_or(early)
             }) {
                 Some(summed) => totals.add_sums(summed.sums),
-                None => totals.merge(&self.totals(file, version, at).await?),
+                None => totals.merge(&self.totals(file, version, until).await?),
             }
         }
         let _ = held.send(totals);
@@ -60,7 +66,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         };
         let wanted = Wanted {
             // What will be there only later is no part of the comparison.
-            and: Some((self.mine(), at)),
+            and: (!finished).then(|| (self.mine(), at)),
             ..Wanted::of(differing)
         };
         let taking = Taking {
@@ -74,6 +80,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
         self.mark(Mark::Settled);
         Ok(())
+    }
+
+    /// The last time at which this crate has written anything.
+    fn last_time(&self, pinned: &Pinned) -> i64 {
+        let times = |file| self.summed(file)?.times;
+        let last = pinned
+            .files()
+            .filter_map(|file| times(file))
+            .map(|(_, max)| max);
+        last.max().unwrap_or(0).max(0)
     }
 
     /// The sums of a file that the log knows none of, or whose rows do not all count.

@@ -257,8 +257,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             };
             self.pass(entry.upper)?;
         }
-        if self.share != Share::Files {
-            // A collection is finished when its operators have given it to the dataflow.
+        // A collection is finished when its operators have given it to the dataflow, and a view whose shard was finished
+        // before when that holds its input.
+        if self.share != Share::Files && !self.worker.instance.was_finished() {
             self.worker.instance.finished();
         }
         Ok(())

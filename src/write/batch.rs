@@ -24,6 +24,9 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) compare: bool,
     /// The new frontier of the read-back.
     pub(crate) advance: Option<Frontier<T>>,
+    /// Of a shard that was finished before: desired is complete up to here, as of what is in this batch, and nothing before
+    /// it may be left.
+    pub(crate) verify: Option<Frontier<T>>,
 }
 
 /// What became of a batch in flight.
@@ -48,6 +51,7 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             check_rival: None,
             compare: false,
             advance: None,
+            verify: None,
         }
     }
 }
@@ -59,6 +63,7 @@ impl<D, E, T, R> Batch<D, E, T, R> {
             && self.stage_ahead.is_none()
             && !self.compare
             && self.advance.is_none()
+            && self.verify.is_none()
             && self.updates() == 0
     }
 

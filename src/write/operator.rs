@@ -14,7 +14,7 @@ use timely::progress::operate::FrontierInterest;
 use super::batch::{Batch, Settle};
 use super::store::Store;
 use super::{Effect, Input, State};
-use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, meet};
+use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, frontier_to_i64, meet};
 use crate::comparison::DesiredEnd;
 use crate::counters::Size;
 use crate::description::{Content, Description, Part, Staged};
@@ -48,6 +48,8 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     parts_out: Output<T, Part<T, StagedFile>>,
     as_of: Frontier<T>,
     hydrated: bool,
+    /// How far desired was compared with a shard that was finished before.
+    verified: Frontier<T>,
     state: State<T>,
     effects: Vec<Effect<T>>,
     /// For the parts that are still to be sent.
@@ -106,6 +108,7 @@ where
 
     let info = builder.operator_info();
     let size = Size::new(&worker.instance.metrics);
+    worker.instance.gave(worker.index, Frontier::At(i64::MIN));
     let operator = Operator {
         worker: worker.clone(),
         own,
@@ -116,6 +119,7 @@ where
         parts_out: Output::from(parts_out),
         as_of,
         hydrated: false,
+        verified: Frontier::At(T::minimum()),
         state: State::new(T::minimum()),
         effects: Vec::new(),
         capabilities: BTreeMap::new(),
@@ -217,11 +221,26 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.state.decide(&mut self.effects);
         let taken_in = batch.desired_updates();
         self.report(taken_in, desired, persist);
+        if self.worker.instance.was_finished() {
+            batch.verify = self.verify(desired, persist);
+        }
         let write = self.interpret(&mut batch);
         Orders {
             batch: (!batch.is_empty()).then_some(batch),
             write,
         }
+    }
+
+    /// What is to be compared with a shard that was finished before, of which the read-back has told, now that desired has
+    /// come so far.
+    fn verify(&mut self, desired: Frontier<T>, persist: Frontier<T>) -> Option<Frontier<T>> {
+        // The end is reported when it was found there.
+        if let Ok(taken_in @ Frontier::At(_)) = frontier_to_i64(desired) {
+            self.worker.instance.gave(self.worker.index, taken_in);
+        }
+        let due = persist.is_empty() && self.verified < desired;
+        self.verified = if due { desired } else { self.verified };
+        due.then_some(desired)
     }
 
     /// Reports how far the hydration is, until it is over.

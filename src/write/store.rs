@@ -13,7 +13,7 @@ use crate::bounds::{
     high_bits,
 };
 use crate::comparison::{Buckets, DesiredEnd, Totals};
-use crate::corrections::{Bounded, Disk, Drained, Errors, Rows, Taken, heap_bytes};
+use crate::corrections::{Bookmark, Bounded, Disk, Drained, Errors, Rows, Taken, heap_bytes};
 use crate::counters::Held;
 use crate::error::Error;
 use crate::route::Routed;
@@ -71,6 +71,13 @@ impl<T: Timestamp> Comparing<T> {
             }
         }
     }
+}
+
+/// How far the batch in flight was added up.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Summing {
+    rows: Bookmark,
+    errors: Bookmark,
 }
 
 /// How a comparison ended.
@@ -152,6 +159,26 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             rows_verified: desired.rows(Buckets::ALL).wrapping_sub(rows_diffed),
             rows_diffed,
         }
+    }
+
+    /// Adds up the next of the updates in flight, so many or fewer, from this position on; `None` at the end.
+    pub(super) fn sum_next(
+        &mut self,
+        mut at: Summing,
+        rows: usize,
+    ) -> Result<Option<(Totals, Summing)>, Error> {
+        let Some((ok, err)) = &mut self.in_flight else {
+            return Ok(None);
+        };
+        let mut totals = Totals::new();
+        if let Some(updates) = ok.next(&mut at.rows, rows)? {
+            updates.for_each(|(data, _, diff)| totals.add(fingerprint_data(data), diff));
+        } else if let Some(updates) = err.next(&mut at.errors, rows)? {
+            updates.for_each(|(error, _, diff)| totals.add(fingerprint_error(error), diff));
+        } else {
+            return Ok(None);
+        }
+        Ok(Some((totals, at)))
     }
 
     /// About the bytes in memory of what would be drained first.

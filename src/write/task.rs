@@ -12,10 +12,10 @@ use tracing::Instrument;
 use super::ahead::Ahead;
 use super::batch::{Batch, Settle};
 use super::encode::{Cut, Position, Share};
-use super::store::{Compared, Shared, Store};
+use super::store::{Compared, Shared, Store, Summing};
 use crate::bounds::{Data, Diff, Timestamp, time_to_i64};
 use crate::channel::Weigh;
-use crate::comparison::{Buckets, DesiredEnd};
+use crate::comparison::{Buckets, DesiredEnd, Totals};
 use crate::counters::Size;
 use crate::description::{Description, Staged};
 use crate::dyncfg::{
@@ -182,7 +182,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// Takes in what one activation of the operator saw. False if the sink was stopped, and it was not all taken in.
     pub(crate) async fn apply(&mut self, mut batch: Batch<D, E, T, R>) -> Result<bool, Error> {
         let budget = self.budget();
-        let compare = batch.compare;
+        let (compare, verify) = (batch.compare, batch.verify);
         let known = self.store.as_ref().map(|store| store.disputes().clone());
         match batch.settle {
             Some(Settle::Own) => self.ahead.committed(),
@@ -224,9 +224,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let instance = &self.worker.instance;
             instance.disputed(self.worker.index, disputes.clone());
         }
-        match self.end.take_if(|_| compare) {
-            Some(end) => self.compare(end).await,
-            None => Ok(true),
+        let mut whole = true;
+        if let Some(end) = self.end.take_if(|_| compare) {
+            whole = self.compare(end).await?;
+        }
+        match verify.filter(|_| whole) {
+            Some(before) => self.verify(before).await,
+            None => Ok(whole),
         }
     }
 
@@ -324,14 +328,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         lower: T,
         upper: Frontier<T>,
     ) -> Result<Option<Files>, Error> {
-        let little = self.is_little(|store, few| store.is_little(0, few));
-        let drain = move |store: &mut Store<D, E, T, R>| store.drain(upper);
-        loop {
-            match self.with_disk(little, drain).await? {
-                Some(true) => break,
-                Some(false) => {}
-                None => return Ok(None),
-            }
+        if !self.drain(upper).await? {
+            return Ok(None);
         }
         // An update costs far more to encode than to drain.
         let little =
@@ -343,6 +341,61 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let count = files.as_ref().map_or(0, |files| files.staged.len());
         tracing::debug!(files = count, "staged");
         Ok(files)
+    }
+
+    /// Drains what is before `upper`. False if the sink was stopped first.
+    async fn drain(&mut self, upper: Frontier<T>) -> Result<bool, Error> {
+        let little = self.is_little(|store, few| store.is_little(0, few));
+        let drain = move |store: &mut Store<D, E, T, R>| store.drain(upper);
+        loop {
+            match self.with_disk(little, drain).await? {
+                Some(true) => return Ok(true),
+                Some(false) => {}
+                None => return Ok(false),
+            }
+        }
+    }
+
+    /// The sums of what is in flight; `None` if the sink was stopped first.
+    async fn sum_in_flight(&mut self) -> Result<Option<Totals>, Error> {
+        let rows = CHUNK_ROWS.get(self.worker.cx.configs()).max(1);
+        let little =
+            self.is_little(|store, few| store.in_flight_len() <= few && !store.has_spilled());
+        let (mut totals, mut at) = (Totals::new(), Summing::default());
+        loop {
+            let sum = move |store: &mut Store<D, E, T, R>| store.sum_next(at, rows);
+            match self.with_disk(little, sum).await? {
+                Some(Some((more, next))) => {
+                    totals.merge(&more);
+                    at = next;
+                }
+                Some(None) => return Ok(Some(totals)),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Finds out whether a shard that was finished before the sink started holds its input, which is complete before this
+    /// frontier: then nothing is left of that. False if the sink was stopped first.
+    async fn verify(&mut self, before: Frontier<T>) -> Result<bool, Error> {
+        if !self.drain(before).await? {
+            return Ok(false);
+        }
+        let Some(left) = self.sum_in_flight().await? else {
+            return Ok(false);
+        };
+        let instance = &self.worker.instance;
+        if !left.is_nothing() {
+            return Err(Error::AlreadyFinished {
+                url: self.shard.url().to_owned(),
+                name: instance.name.clone(),
+            });
+        }
+        if before.is_empty() {
+            instance.gave(self.worker.index, Frontier::Empty);
+        }
+        self.with_store(false, Store::forget_in_flight).await?;
+        Ok(true)
     }
 
     /// Writes what is still to be written; `None` if the sink was stopped, and nothing of it is left staged.

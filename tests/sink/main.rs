@@ -35,6 +35,7 @@ mod edits;
 mod end_to_end;
 mod endings;
 mod faults;
+mod finished;
 mod idle;
 mod lifecycle;
 mod modes;
