@@ -42,6 +42,9 @@ struct Inner {
     instances: std::sync::Mutex<std::collections::BTreeMap<InstanceKey, Weak<Instance>>>,
     /// What each worker has of them.
     shares: Shares,
+    /// What is told of them to those who scrape metrics, also of those that have ended.
+    #[cfg(feature = "prometheus")]
+    observed: crate::counters::observed::Registry,
     /// What runs for any sink or source.
     running: Count,
     /// When it was built, on the runtime's clock.
@@ -120,8 +123,13 @@ impl Context {
         self.inner.running.zero().await;
     }
 
-    /// Has the registry collect what the sinks and sources of this context count, by name and by their address in
-    /// the dataflows, for as long as the context lives.
+    /// Has the registry collect what the sinks and sources of this context count, their status, how far they are, and how
+    /// large their shards are: for as long as the context lives, also when they have ended. Of those that have ended the
+    /// last thousand are kept, so that a host that makes new ones for ever does not grow.
+    ///
+    /// Series of sinks, `mvsink_…`, have the labels `sink`, the name, and `address`, the place in the dataflows, since names
+    /// may repeat; those of sources, `mvsink_source_…`, have `source` instead of `sink`. One that is rendered in the place
+    /// of another of its name goes on with its counters.
     ///
     /// # Errors
     ///
@@ -129,11 +137,11 @@ impl Context {
     #[cfg(feature = "prometheus")]
     pub fn register_metrics(&self, registry: &prometheus::Registry) -> prometheus::Result<()> {
         let context = Arc::downgrade(&self.inner);
-        let counted = move || {
+        let observed = move || {
             let inner = context.upgrade();
-            inner.map_or_else(Vec::new, |inner| inner.counted())
+            inner.map_or_else(Vec::new, |inner| inner.observed.observed())
         };
-        let collector = crate::counters::prometheus::Collector::new(counted)?;
+        let collector = crate::counters::prometheus::Collector::new(observed)?;
         registry.register(Box::new(collector))
     }
 
@@ -193,8 +201,20 @@ impl Context {
                 url: url.to_owned(),
             });
         }
+        #[cfg(feature = "prometheus")]
+        self.remember(&key, kind, &instance);
         instances.insert(key, Arc::downgrade(&instance));
         instance
+    }
+
+    #[cfg(feature = "prometheus")]
+    fn remember(&self, (address, name): &InstanceKey, kind: Kind, instance: &Arc<Instance>) {
+        let key = crate::counters::observed::Key {
+            kind,
+            name: name.clone(),
+            address: address.clone(),
+        };
+        self.inner.observed.add(key, instance);
     }
 
     /// Has a runtime that somebody must drive watched until somebody does.
@@ -249,23 +269,6 @@ impl Inner {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         instances.values().filter_map(Weak::upgrade).collect()
-    }
-}
-
-#[cfg(feature = "prometheus")]
-impl Inner {
-    /// What each sink and source has counted.
-    fn counted(&self) -> Vec<crate::counters::prometheus::Counted> {
-        let instances = self.instances.lock();
-        let instances = instances.unwrap_or_else(PoisonError::into_inner);
-        let counted = instances.iter().filter_map(|((place, name), instance)| {
-            let address: Vec<String> = place.iter().map(usize::to_string).collect();
-            Some((
-                [name.clone(), address.join(".")],
-                instance.upgrade()?.counters(),
-            ))
-        });
-        counted.collect()
     }
 }
 
@@ -325,6 +328,8 @@ impl ContextBuilder {
                 read_only: self.read_only,
                 instances: Default::default(),
                 shares: Shares::default(),
+                #[cfg(feature = "prometheus")]
+                observed: Default::default(),
                 running: Count::default(),
                 born,
                 lacks_clock,

@@ -2,8 +2,10 @@
 //!
 //! Every sink and source has one [`Metrics`] in each process, which all its workers there share. To count is to add
 //! to an atomic; nothing else happens until somebody looks. A [`Counters`] is what they say at a moment; with the
-//! feature `prometheus` a context gives them to its host's registry.
+//! feature `prometheus` a context gives them to its host's registry, also those of sinks and sources that have ended.
 
+#[cfg(feature = "prometheus")]
+pub(crate) mod observed;
 #[cfg(feature = "prometheus")]
 pub(crate) mod prometheus;
 
@@ -165,6 +167,9 @@ pub(crate) struct Metrics {
     pub(crate) commits: Histogram,
     /// The frontier of the input, as mint last saw it.
     desired: AtomicI64,
+    /// What was known of the shard when its sink or source was gone.
+    #[cfg(feature = "prometheus")]
+    known: Mutex<Option<observed::Known>>,
 }
 
 impl Default for Metrics {
@@ -196,6 +201,8 @@ impl Default for Metrics {
             undecodable_rows: Counter::default(),
             commits: Histogram::default(),
             desired: AtomicI64::new(i64::MIN),
+            #[cfg(feature = "prometheus")]
+            known: Mutex::default(),
         }
     }
 }
@@ -204,6 +211,18 @@ impl Metrics {
     /// The frontier of the input is at this time now.
     pub(crate) fn desired(&self, time: i64) {
         self.desired.store(time, Ordering::Relaxed);
+    }
+
+    /// This was known of the shard at the end.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn remember(&self, known: Option<observed::Known>) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = known;
+    }
+
+    /// What was known of the shard at the end.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn known(&self) -> Option<observed::Known> {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What they say now, of a sink whose shard has this upper and whose queues hold so much.
@@ -307,6 +326,37 @@ pub struct Counters {
     /// How far the shard's upper is behind the collection's frontier, in units of time; `None` before both are
     /// known, or where this process does not mint.
     pub frontier_lag: Option<u64>,
+}
+
+#[cfg(feature = "prometheus")]
+impl Counters {
+    /// Adds what was counted before in the same place: of what only grows, not of what is held now.
+    fn go_on_from(&mut self, before: &Counters) {
+        self.updates_in += before.updates_in;
+        self.updates_out += before.updates_out;
+        self.batches_minted += before.batches_minted;
+        self.batches_written += before.batches_written;
+        self.batches_committed += before.batches_committed;
+        self.batches_lost += before.batches_lost;
+        self.files_staged += before.files_staged;
+        self.bytes_staged += before.bytes_staged;
+        self.files_deleted += before.files_deleted;
+        self.files_swept += before.files_swept;
+        self.bytes_swept += before.bytes_swept;
+        self.rows_verified += before.rows_verified;
+        self.rows_diffed += before.rows_diffed;
+        self.rows_read_back += before.rows_read_back;
+        self.buckets_verified += before.buckets_verified;
+        self.buckets_differing += before.buckets_differing;
+        self.data_files_read += before.data_files_read;
+        self.own_commits_read_back += before.own_commits_read_back;
+        self.undecodable_files += before.undecodable_files;
+        self.undecodable_rows += before.undecodable_rows;
+        self.commits.count += before.commits.count;
+        self.commits.sum += before.commits.sum;
+        let bounds = self.commits.at_most.iter_mut().zip(&before.commits.at_most);
+        bounds.for_each(|((_, count), (_, more))| *count += more);
+    }
 }
 
 /// How long something took, each time.

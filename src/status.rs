@@ -17,6 +17,8 @@ use mvsink_persist::{Frontier, Shard};
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
+#[cfg(feature = "prometheus")]
+use crate::counters::observed::{Known, ShardSize};
 use crate::counters::{Counters, Metrics};
 use crate::error::Error;
 use crate::given::Given;
@@ -132,7 +134,7 @@ impl fmt::Display for Phase {
 }
 
 /// Whether a shard is written or read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     /// By a sink.
     Sink,
@@ -225,6 +227,23 @@ impl Instance {
             .get()
             .and_then(|shard| shard.progress().upper.time());
         self.metrics.counters(upper, &self.meter)
+    }
+
+    /// What is known of the shard; `None` until it is open.
+    #[cfg(feature = "prometheus")]
+    pub(crate) fn known(&self) -> Option<Known> {
+        let pinned = self.shard.get()?.pin();
+        let mut size = ShardSize::default();
+        for file in pinned.files() {
+            size.files += 1;
+            size.bytes += file.size;
+            size.rows = size.rows.saturating_add(file.rows.unwrap_or(0));
+        }
+        Some(Known {
+            upper: pinned.progress.upper,
+            reported: self.upper(),
+            size,
+        })
     }
 
     /// Gives this worker, by its index and of how many, a share of it. False if it has one, or if it is one of another
@@ -497,6 +516,13 @@ impl Instance {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // A panic elsewhere cannot leave the fields half-changed: each change is one assignment.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(feature = "prometheus")]
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.metrics.remember(self.known());
     }
 }
 

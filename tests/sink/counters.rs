@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::support::{context, runtime, step_until, step_until_so};
+use crate::support::{Row, context, row, rows_sink_from, runtime, step_until, step_until_so};
 use mvsink::logging::{CORRECTIONS, CorrectionsEvent, CorrectionsEventBuilder};
-use mvsink::{Context, Counters, Frontier, Target, no_errors, persist_sink};
+use mvsink::{
+    Context, Counters, Frontier, Status, Target, no_errors, persist_sink, persist_source,
+};
 use prometheus::{Encoder, Registry, TextEncoder};
 use timely::Config;
 use timely::worker::Worker;
@@ -115,6 +117,127 @@ fn all_that_a_sink_does_is_counted() {
         assert!(scraped.contains("# TYPE mvsink_commit_seconds histogram"));
         assert!(scraped.contains("# TYPE mvsink_corrections_updates gauge"));
     }
+}
+
+/// What a scrape of the registry gives.
+fn scrape(registry: &Registry) -> String {
+    let mut encoded = Vec::new();
+    let encoder = TextEncoder::new();
+    encoder.encode(&registry.gather(), &mut encoded).unwrap();
+    String::from_utf8(encoded).unwrap()
+}
+
+/// The value of the one series of this name whose labels have all of these.
+fn series(scraped: &str, name: &str, labels: &[&str]) -> Option<f64> {
+    let lines = scraped.lines();
+    let of_name = lines.filter(|line| line.starts_with(&format!("{name}{{")));
+    let mut found = of_name.filter(|line| labels.iter().all(|label| line.contains(label)));
+    let value = found.next()?.rsplit(' ').next()?.parse().ok()?;
+    assert_eq!(found.next(), None, "{name} {labels:?}");
+    Some(value)
+}
+
+/// A sink and a source of its table in a dataflow each, until both have come to `time`; both are dropped then.
+fn copy(worker: &mut Worker, cx: &Context, time: u64, look: impl FnOnce()) {
+    let (mut input, sink) = rows_sink_from(worker, cx, "written", "memory://table", time - 1);
+    input.advance_to(time - 1);
+    input.update(row(time), 1);
+    if time > 1 {
+        (1..time).for_each(|before| input.update(row(before), 1));
+    }
+    input.advance_to(time);
+    input.flush();
+    step_until(worker, &sink, Frontier::At(time));
+    let source = worker.dataflow::<u64, _, _>(|scope| {
+        let url = "memory://table";
+        persist_source::<Row, String, u64, i64>(cx, scope, "read", url, 0)
+            .unwrap()
+            .handle
+    });
+    step_until(worker, &source, Frontier::At(time));
+    step_until_so(worker, "the last commit is known", || {
+        let counters = sink.counters();
+        counters.batches_committed == counters.batches_minted
+    });
+    step_until_so(worker, "both run", || {
+        [&sink, &source]
+            .iter()
+            .all(|handle| matches!(handle.status(), Status::Running))
+    });
+    look();
+    drop((sink, source));
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+    step_until_so(worker, "both are gone", || cx.is_settled());
+}
+
+#[test]
+fn what_is_scraped_outlives_sinks_and_sources_and_tells_them_apart() {
+    let runtime = runtime();
+    let cx = context(&runtime);
+    let registry = Registry::new();
+    cx.register_metrics(&registry).unwrap();
+    let (context, scraped) = (cx.clone(), registry.clone());
+    timely::execute_directly(move |worker| {
+        let of_sink = ["sink=\"written\""];
+        let of_source = ["source=\"read\""];
+        copy(worker, &context, 1, || {
+            let text = scrape(&scraped);
+            let sink = |name| series(&text, name, &of_sink);
+            let source = |name| series(&text, name, &of_source);
+            assert_eq!(sink("mvsink_upper"), Some(1.0), "{text}");
+            assert_eq!(sink("mvsink_frontier_lag"), Some(0.0));
+            assert_eq!(sink("mvsink_shard_rows"), Some(1.0));
+            assert_eq!(sink("mvsink_shard_files"), Some(1.0));
+            assert!(sink("mvsink_shard_bytes") > Some(100.0));
+            assert_eq!(source("mvsink_source_upper"), Some(1.0));
+            assert_eq!(source("mvsink_source_lag"), Some(0.0));
+            assert_eq!(source("mvsink_source_updates_read_total"), Some(1.0));
+            assert_eq!(source("mvsink_source_shard_rows"), Some(1.0));
+            for (name, of) in [
+                ("mvsink_status", of_sink[0]),
+                ("mvsink_source_status", of_source[0]),
+            ] {
+                let running = series(&text, name, &[of, "status=\"running\""]);
+                let failed = series(&text, name, &[of, "status=\"failed\""]);
+                assert_eq!((running, failed), (Some(1.0), Some(0.0)), "{name}");
+            }
+            // A source is no sink.
+            assert!(!text.contains("sink=\"read\""), "{text}");
+        });
+    });
+    let text = scrape(&registry);
+    let sink = |name, label| series(&text, name, &["sink=\"written\"", label]);
+    assert_eq!(
+        sink("mvsink_batches_committed_total", ""),
+        Some(1.0),
+        "{text}"
+    );
+    assert_eq!(sink("mvsink_upper", ""), Some(1.0));
+    assert_eq!(sink("mvsink_shard_rows", ""), Some(1.0));
+    assert_eq!(sink("mvsink_corrections_updates", ""), Some(0.0));
+    assert_eq!(sink("mvsink_status", "status=\"cancelled\""), Some(1.0));
+    let read = series(
+        &text,
+        "mvsink_source_updates_read_total",
+        &["source=\"read\""],
+    );
+    assert_eq!(read, Some(1.0));
+
+    // In the same place they go on counting; what was the case is replaced by what is.
+    let (context, scraped) = (cx.clone(), registry.clone());
+    timely::execute_directly(move |worker| {
+        copy(worker, &context, 2, || {
+            let text = scrape(&scraped);
+            let sink = |name| series(&text, name, &["sink=\"written\""]);
+            assert_eq!(sink("mvsink_batches_committed_total"), Some(2.0), "{text}");
+            assert_eq!(sink("mvsink_upper"), Some(2.0));
+        });
+    });
+    // The registry knows nothing of a context that is gone.
+    drop(cx);
+    assert_eq!(series(&scrape(&registry), "mvsink_upper", &[]), None);
 }
 
 #[test]
