@@ -81,7 +81,7 @@ impl Context {
             client: ClientOptions::default(),
             configs: ConfigSet::new(),
             read_only: watch::Sender::new(false).subscribe(),
-            spill_directory: std::env::temp_dir(),
+            spill_directory: None,
         }
     }
 
@@ -279,7 +279,7 @@ pub struct ContextBuilder {
     client: ClientOptions,
     configs: ConfigSet,
     read_only: watch::Receiver<bool>,
-    spill_directory: PathBuf,
+    spill_directory: Option<PathBuf>,
 }
 
 impl ContextBuilder {
@@ -303,10 +303,10 @@ impl ContextBuilder {
 
     /// Where sinks put updates for which their memory ([`CORRECTIONS_BYTES`](crate::dyncfg::CORRECTIONS_BYTES)) has
     /// no room: in a folder of its own below this directory, made when it is needed and deleted with the
-    /// context. The default is the system's directory for temporary files; one that is kept in memory (`tmpfs`)
-    /// saves none.
+    /// context. Merges of files put there what exceeds theirs. The default is that of the client's options, which is the
+    /// system's directory for temporary files; one that is kept in memory (`tmpfs`) saves none.
     pub fn spill_directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.spill_directory = directory.into();
+        self.spill_directory = Some(directory.into());
         self
     }
 
@@ -317,9 +317,14 @@ impl ContextBuilder {
             Instant::now()
         };
         let lacks_clock = runtime::lacks_clock(&self.handle);
-        let client = Client::new(self.handle, self.client);
+        let mut options = self.client;
+        if let Some(directory) = self.spill_directory {
+            options.spill_directory = directory;
+        }
+        let spill_directory = options.spill_directory.clone();
+        let client = Client::new(self.handle, options);
         let names = client.clone();
-        let disk = Directory::new(self.spill_directory, move || names.random_u128());
+        let disk = Directory::new(spill_directory, move || names.random_u128());
         Context {
             inner: Arc::new(Inner {
                 client,

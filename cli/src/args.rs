@@ -125,7 +125,8 @@ pub struct Compact {
     #[arg(long)]
     pub full: bool,
 
-    /// How much memory a merge may take for rows, in MiB.
+    /// How much memory a merge may take for rows, in MiB. What exceeds it goes to the folder for temporary files
+    /// (TMPDIR).
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub memory: u32,
 

@@ -44,11 +44,12 @@ impl Meter {
         }
     }
 
-    /// So much is done.
+    /// So much is done. Of how much may be what others have said, and too little.
     pub fn show(&self, done: u64, of: u64) {
+        let of = of.max(done);
         match &self.display {
             Display::Bar(bar) => {
-                bar.set_length(of.max(done));
+                bar.set_length(of);
                 bar.set_position(done);
             }
             Display::Lines(last) => {

@@ -91,10 +91,17 @@ pub fn compact(options: &Compact) -> Result<ExitCode, Error> {
         compaction.full = options.full;
         compaction.dry_run = options.dry_run;
         compaction.budget_bytes = (options.memory as usize).saturating_mul(1 << 20);
-        let meter = Meter::new("merged", "rows");
+        let (reading, merging) = (Meter::new("read", "rows"), Meter::new("merged", "rows"));
         let report = shard
             .compact(&compaction, &|progress| {
-                meter.show(progress.rows_done, progress.rows);
+                // Rows that are in no order are read before the first is written.
+                match progress.rows_done {
+                    0 => reading.show(progress.rows_read, progress.rows),
+                    done => {
+                        reading.clear();
+                        merging.show(done, progress.rows);
+                    }
+                }
                 match signals.first() {
                     None => ControlFlow::Continue(()),
                     // What has been staged is deleted, and what has been merged stays so.
@@ -102,7 +109,8 @@ pub fn compact(options: &Compact) -> Result<ExitCode, Error> {
                 }
             })
             .await;
-        meter.clear();
+        reading.clear();
+        merging.clear();
         let report = report.map_err(Error::from)?;
         if signals.first().is_some() && report.merges == 0 {
             return Ok(());

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,9 @@ pub struct ClientOptions {
     ///
     /// Values may be secrets: no message, log or [`Debug`](std::fmt::Debug) shows them.
     pub store_options: BTreeMap<String, String>,
+    /// The folder on whose disk rows are put aside that are merged (compacted, or read) and exceed the memory there is
+    /// for that (default: the system's for temporary files). The files have no names there, and go with the process.
+    pub spill_directory: PathBuf,
 }
 
 impl Default for ClientOptions {
@@ -90,6 +94,7 @@ impl Default for ClientOptions {
             }),
             seed: None,
             store_options: BTreeMap::new(),
+            spill_directory: std::env::temp_dir(),
         }
     }
 }
@@ -108,6 +113,7 @@ impl std::fmt::Debug for ClientOptions {
             .field("inline_compute", &self.inline_compute)
             .field("seed", &self.seed)
             .field("store_options", &self.store_options.keys())
+            .field("spill_directory", &self.spill_directory)
             .finish_non_exhaustive()
     }
 }

@@ -35,7 +35,7 @@ use crate::file::{EncodedFile, FileEncoder};
 use crate::frontier::Frontier;
 use crate::log::action::{Add, Commit, CommitId, CommitInfo};
 use crate::log::state::{Progress, State};
-use crate::merge::{Budget, Merge, RUN_TAG, Recipe, Wanted};
+use crate::merge::{Advance, Budget, Merge, MergeProgress, RUN_TAG, Recipe, Wanted};
 use crate::pinned::Pinned;
 use crate::read::filter::Filter;
 use crate::shard::Shard;
@@ -55,7 +55,8 @@ pub struct CompactOptions {
     pub fan_in: usize,
     /// A run is split into files of about this size, in bytes; half of the budget at most.
     pub target_file_bytes: u64,
-    /// The memory to use, in bytes: half for what is merged, half for the file that is written.
+    /// The memory to use, in bytes: half for what is merged, half for the file that is written. What exceeds it is put
+    /// aside on disk ([`ClientOptions::spill_directory`](crate::ClientOptions::spill_directory)).
     pub budget_bytes: usize,
     /// Merge everything into one run, if that changes anything.
     pub full: bool,
@@ -113,10 +114,22 @@ pub struct CompactProgress {
     pub bytes: u64,
     /// Their rows, as far as their writers said how many.
     pub rows: u64,
-    /// The rows decoded so far; more than there are if files are read several times.
+    /// The rows decoded so far. Each is decoded once.
+    pub rows_read: u64,
+    /// The rows that were put aside on disk so far for want of memory, as often as they were.
+    pub rows_spilled: u64,
+    /// The rows that have been merged into what is written so far.
     pub rows_done: u64,
     /// The rows written so far.
     pub rows_out: u64,
+}
+
+impl CompactProgress {
+    fn take(&mut self, merge: &MergeProgress) {
+        self.rows_read = merge.rows_read;
+        self.rows_spilled = merge.rows_spilled;
+        self.rows_done = merge.rows_merged;
+    }
 }
 
 /// Is told how far a compaction is, and says whether it is to go on.
@@ -383,7 +396,21 @@ impl RunWriter<'_> {
         };
         let mut merge = Merge::new(storage, inputs.iter().cloned(), recipe, budget)?;
         let mut open = None;
-        let mut next = merge.next().await?;
+        let mut first = merge.advance().await?;
+        while matches!(first, Advance::Working) {
+            // What memory has room for does not take long.
+            if merge.progress().rows_spilled > 0 {
+                now.take(&merge.progress());
+                if progress(now.clone()).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            first = merge.advance().await?;
+        }
+        let mut next = match first {
+            Advance::Rows(batch) => Some(batch),
+            Advance::Working | Advance::End => None,
+        };
         while let Some(batch) = next {
             let mut encoder = match open.take() {
                 Some(encoder) => encoder,
@@ -405,7 +432,7 @@ impl RunWriter<'_> {
                 Encoded::Full(file) => self.stage(file).await?,
             }
             next = merged?;
-            now.rows_done = merge.progress().rows_read;
+            now.take(&merge.progress());
             if progress(now.clone()).is_break() {
                 return Ok(ControlFlow::Break(()));
             }

@@ -111,6 +111,18 @@ pub enum Error {
         /// The file.
         path: String,
     },
+    /// The disk that rows are put aside on, for want of memory, does not do what it should.
+    #[error(
+        "cannot {action} a file in {folder}, where rows are put aside that memory has no room for: {source}"
+    )]
+    Spill {
+        /// What was to be done.
+        action: &'static str,
+        /// The folder of temporary files.
+        folder: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A read below the since.
     #[error("cannot read at {as_of}: the shard can be read only from its since {since} on")]
     BeforeSince {
@@ -294,6 +306,8 @@ impl Error {
             Error::Store { source, .. } => store_error_is_transient(source),
             Error::NoCredentials { source, .. } => store_error_is_transient(source),
             Error::Shared(error) => error.is_transient(),
+            // A full disk may be emptied.
+            Error::Spill { action, .. } => *action != "read",
             _ => false,
         }
     }

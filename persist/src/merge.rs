@@ -5,15 +5,17 @@
 //! ```
 //!
 //! Files whose rows already are in that order are streamed: of each only one row group is in memory. The others are
-//! read one after the other, and sorted in memory. If they do not fit, the range of the hashes is cut: the rows in
-//! the first range are sorted and merged, then the files are read again for the next range, and the streams go
-//! on where they were. Hashes are uniform, so a range needs no knowledge of the data, and the output is one sorted
-//! sequence either way. Files of one run (an earlier merge's outputs) follow each other and are one stream.
+//! read one after the other, and sorted in memory. If they do not fit, what has come so far goes to local disk as one
+//! sorted run whenever memory is full, and the runs are merged. Runs that are more than can be merged at once, a block of
+//! each in memory, are made fewer first, by merging as many as can be into one, again and again. So a file is read once,
+//! and a row goes to disk once and then once for each level of such merges, which are as many as the logarithm of the runs.
+//! Files of one run of the table (an earlier merge's outputs) follow each other and are one stream.
 //!
 //! ```text
-//!   sorted runs  ──> Stream ──┐
-//!                             ├──> Core (computes on the pool) ──> batches
-//!   other files ──> Run ──────┘
+//!   sorted files ──> Stream ────────────────────────┐
+//!                              ┌──────(fits)──────> ├──> Core (computes on the pool) ──> batches
+//!   other files ──> Loader ──> Run ──> StoredRun ─> ┘
+//!                                       └─> fewer of them
 //! ```
 //!
 //! Invariants:
@@ -21,12 +23,16 @@
 //! - *checked*: the rows of a file that says its sums have them, or it is damaged;
 //! - *conservation*: the sums of all that comes out are those of all that came in;
 //! - *bounded*: what is held stays within the budget, as far as it is not the updates of a single row, or a row
-//!   group of another program's file.
+//!   group of another program's file;
+//! - *read once*: no row of a file is decoded twice, however little memory there is.
 
 mod chunk;
 mod core;
 mod group;
+mod load;
 mod run;
+mod shelf;
+mod stored;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -35,22 +41,23 @@ use arrow_array::RecordBatch;
 
 pub(crate) use self::chunk::{Meter, Recipe, Wanted};
 
-use self::chunk::{FileCheck, HashRange, Held, Totals};
+use self::chunk::{FileCheck, Held, Totals};
 use self::core::{BatchLimits, Core, Step};
-use self::run::{Run, RunBuilder};
+use self::load::{Loaded, Loader};
+use self::run::Run;
+use self::shelf::Shelf;
+use self::stored::StoredRun;
 use crate::data_file::{DataFile, bytes_of, rows_of};
 use crate::error::Error;
 use crate::file::GROUP_BYTES_MAX;
 use crate::read::file::{FileReader, Request, WHOLE_BYTES_MAX};
-use crate::row_hash::RowHasher;
 use crate::storage::Storage;
 use crate::sums::Sums;
-use crate::task::Task;
 
-/// Files that are opened before it is their turn, at most.
-const OPEN_AHEAD_MAX: usize = 8;
 /// Decoded bytes of a batch of a file, at most.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a block of a run on disk: a larger one costs memory, a smaller one time.
+const BLOCK_BYTES: std::ops::RangeInclusive<usize> = 1 << 10..=256 << 10;
 /// Bytes of a batch that comes out, at most; one that is much wider than the others may have more.
 const OUT_BYTES_MAX: usize = 8 << 20;
 
@@ -90,6 +97,24 @@ impl Budget {
         (self.bytes - self.bytes / 4).saturating_sub(streams).max(1)
     }
 
+    fn block_bytes(&self) -> usize {
+        (self.bytes / 64).clamp(*BLOCK_BYTES.start(), *BLOCK_BYTES.end())
+    }
+
+    /// The chunks of which a run on disk is written.
+    fn block_limits(&self) -> BatchLimits {
+        BatchLimits {
+            rows: usize::MAX,
+            bytes: self.block_bytes(),
+            ..self.limits()
+        }
+    }
+
+    /// How many runs on disk can be merged at once, beside streams that take `streams` bytes.
+    fn fan_in(&self, streams: usize) -> usize {
+        (self.run_bytes(streams) / self.block_bytes()).max(2)
+    }
+
     /// About what a stream of these files takes: a row group, the next one, and two decoded chunks.
     fn stream_bytes(&self, files: &[Arc<DataFile>]) -> usize {
         let group = |file: &Arc<DataFile>| {
@@ -105,13 +130,30 @@ impl Budget {
     }
 }
 
-/// A file, and what it takes while it is open.
-type Opened = (Arc<DataFile>, FileReader, Held);
-
 /// The files of one stream, in order.
 struct Stream {
     files: VecDeque<Arc<DataFile>>,
     reader: Option<(FileReader, Held)>,
+}
+
+/// What a merge does.
+enum Phase {
+    /// Reads the files that are not in order.
+    Load(Box<Loader>),
+    /// Makes the runs on disk fewer.
+    Narrow(Box<Shelf>),
+    /// Brings out rows.
+    Merge(Box<Core>),
+}
+
+/// How a merge has gone on.
+pub(crate) enum Advance {
+    /// These are the next rows.
+    Rows(RecordBatch),
+    /// There is more to do before the next rows.
+    Working,
+    /// There are no more rows, and everything has been checked.
+    End,
 }
 
 /// A merge under way.
@@ -123,13 +165,9 @@ pub(crate) struct Merge {
     meter: Arc<Meter>,
     streams: Vec<Stream>,
     stream_bytes: usize,
-    /// The files that are read anew for each range of hashes.
-    unsorted: Vec<Arc<DataFile>>,
-    /// `None` while the pool has it.
-    core: Option<Box<Core>>,
-    /// The range that is being merged; `None` before the first.
-    range: Option<HashRange>,
-    /// Of the unsorted files' rows.
+    /// `None` while it goes on, and after that if it failed.
+    phase: Option<Phase>,
+    /// Of the rows that were not streamed.
     read: Totals,
     /// Of all rows, once it has ended.
     sums: Option<Sums>,
@@ -143,10 +181,12 @@ pub(crate) struct MergeProgress {
     pub(crate) files_done: u64,
     /// The rows of the files, as far as it is known.
     pub(crate) rows: u64,
-    /// Rows decoded, those that were decoded again included.
+    /// Rows decoded; each of them once.
     pub(crate) rows_read: u64,
-    /// How many ranges of hashes were begun.
-    pub(crate) ranges: u64,
+    /// Rows of the files that were merged into what has come out so far.
+    pub(crate) rows_merged: u64,
+    /// Rows that went to disk; as often as they did.
+    pub(crate) rows_spilled: u64,
 }
 
 /// What is streamed, and what is not.
@@ -238,17 +278,11 @@ impl Merge {
         } = divide(files, &budget, recipe.whole_rows);
         let recipe = Arc::new(recipe);
         let meter = Arc::new(Meter::default());
-        let core = Core::new(
-            Arc::clone(&recipe),
-            Arc::clone(&meter),
-            budget.limits(),
-            streams.len(),
-        )?;
         let streams = streams.into_iter().map(|files| Stream {
             files: files.into(),
             reader: None,
         });
-        Ok(Merge {
+        let mut merge = Merge {
             storage: storage.clone(),
             recipe,
             request,
@@ -256,13 +290,17 @@ impl Merge {
             meter,
             streams: streams.collect(),
             stream_bytes,
-            unsorted,
-            core: Some(Box::new(core)),
-            range: None,
+            phase: None,
             read: Totals::default(),
             sums: None,
             progress,
-        })
+        };
+        merge.phase = Some(if unsorted.is_empty() {
+            Phase::Merge(merge.core(Vec::new(), None)?)
+        } else {
+            Phase::Load(Box::new(Loader::new(&merge, unsorted)?))
+        });
+        Ok(merge)
     }
 
     /// The sums of all rows that came in, once it has ended.
@@ -282,52 +320,104 @@ impl Merge {
     /// The next rows; `None` at the end, when everything has been checked.
     ///
     /// # Errors
-    /// Permanent ones of the store, and damaged files by name. Not to be called again after an error, nor after
-    /// its future was dropped.
+    /// Permanent ones of the store, damaged files by name, and those of the local disk. Not to be called again after an
+    /// error, nor after its future was dropped.
     pub(crate) async fn next(&mut self) -> Result<Option<RecordBatch>, Error> {
-        if self.sums.is_some() {
-            return Ok(None);
-        }
         loop {
-            let mut core = self.core.take().ok_or(Error::Shutdown)?;
-            if self.range.is_none() {
-                core = self.begin_range(core, HashRange::ALL).await?;
+            match self.advance().await? {
+                Advance::Rows(batch) => return Ok(Some(batch)),
+                Advance::Working => {}
+                Advance::End => return Ok(None),
             }
-            let rows_read = core.rows_read;
-            let (mut core, step) = self
-                .storage
-                .env
-                .cpu
-                .run(move || {
-                    let step = core.step();
-                    (core, step)
-                })
-                .await?;
-            self.progress.rows_read += core.rows_read - rows_read;
-            match step? {
-                Step::Rows(batch) => {
-                    self.core = Some(core);
-                    return Ok(Some(batch));
-                }
-                Step::More => {}
-                Step::Wait(streams) => {
-                    for index in streams {
-                        self.feed(&mut core, index).await?;
-                    }
-                }
-                Step::End => match self.range.and_then(|range| range.to) {
-                    Some(from) => {
-                        let rest = HashRange { from, to: None };
-                        core = self.begin_range(core, rest).await?;
-                    }
-                    None => {
-                        self.finish(&core)?;
-                        return Ok(None);
-                    }
-                },
-            }
-            self.core = Some(core);
         }
+    }
+
+    /// Goes on for a bounded time, beside what the store takes.
+    ///
+    /// # Errors
+    /// As [`Merge::next`].
+    pub(crate) async fn advance(&mut self) -> Result<Advance, Error> {
+        if self.sums.is_some() {
+            return Ok(Advance::End);
+        }
+        let phase = match self.phase.take().ok_or(Error::Shutdown)? {
+            Phase::Load(loader) => self.load(loader).await?,
+            Phase::Narrow(shelf) => self.narrow(shelf).await?,
+            Phase::Merge(core) => return self.merge(core).await,
+        };
+        self.phase = Some(phase);
+        Ok(Advance::Working)
+    }
+
+    async fn load(&mut self, mut loader: Box<Loader>) -> Result<Phase, Error> {
+        let more = loader.step().await?;
+        self.progress.rows_read = loader.rows_read();
+        self.progress.rows_spilled = loader.rows_spilled();
+        self.progress.files_done = loader.files_done();
+        if more {
+            return Ok(Phase::Load(loader));
+        }
+        let Loaded { read, rows } = loader.finish().await?;
+        self.read = read;
+        Ok(match rows {
+            Ok(run) => Phase::Merge(self.core(Vec::new(), Some(run))?),
+            Err(shelf) => Phase::Narrow(Box::new(shelf)),
+        })
+    }
+
+    async fn narrow(&mut self, mut shelf: Box<Shelf>) -> Result<Phase, Error> {
+        let goes_on = shelf.narrow(self.budget.fan_in(self.stream_bytes)).await?;
+        self.progress.rows_spilled = shelf.rows_spilled();
+        Ok(if goes_on {
+            Phase::Narrow(shelf)
+        } else {
+            Phase::Merge(self.core(shelf.into_runs(), None)?)
+        })
+    }
+
+    /// What brings the rows out, of the streams and of these runs.
+    fn core(&self, stored: Vec<StoredRun>, run: Option<Run>) -> Result<Box<Core>, Error> {
+        let core = Core::new(
+            Arc::clone(&self.recipe),
+            Arc::clone(&self.meter),
+            self.budget.limits(),
+            self.streams.len(),
+            stored,
+            run,
+        );
+        core.map(Box::new)
+    }
+
+    async fn merge(&mut self, mut core: Box<Core>) -> Result<Advance, Error> {
+        let rows_read = core.rows_read;
+        let recipe = Arc::clone(&self.recipe);
+        let work = move || {
+            let step = core.step();
+            let rows = match step {
+                Ok(Step::Rows(rows)) => Ok(Err(recipe.output(*rows))),
+                other => other.map(Ok),
+            };
+            (core, rows)
+        };
+        let (mut core, step) = self.storage.env.cpu.run(work).await?;
+        self.progress.rows_read += core.rows_read - rows_read;
+        self.progress.rows_merged = core.rows_read + core.rows_merged();
+        let advance = match step? {
+            Err(batch) => Advance::Rows(batch?),
+            Ok(Step::Rows(_) | Step::More) => Advance::Working,
+            Ok(Step::Wait(streams)) => {
+                for index in streams {
+                    self.feed(&mut core, index).await?;
+                }
+                Advance::Working
+            }
+            Ok(Step::End) => {
+                self.finish(&core)?;
+                return Ok(Advance::End);
+            }
+        };
+        self.phase = Some(Phase::Merge(core));
+        Ok(advance)
     }
 
     /// *conservation*
@@ -371,98 +461,5 @@ impl Merge {
             let held = self.meter.hold(reader.bytes());
             stream.reader = Some((reader, held));
         }
-    }
-
-    /// Brings the unsorted files' rows from `rest` into memory, as many as fit.
-    async fn begin_range(
-        &mut self,
-        mut core: Box<Core>,
-        rest: HashRange,
-    ) -> Result<Box<Core>, Error> {
-        core.set_run(None, None);
-        let (run, range) = if self.unsorted.is_empty() {
-            (None, HashRange::ALL)
-        } else {
-            let (run, range) = self.load(rest).await?;
-            (Some(run), range)
-        };
-        core.set_run(run, range.to);
-        self.range = Some(range);
-        self.progress.ranges += 1;
-        Ok(core)
-    }
-
-    /// Opens a file while other work goes on.
-    fn open(&self, file: &Arc<DataFile>) -> Task<Result<Opened, Error>> {
-        let (storage, request) = (self.storage.clone(), self.request.clone());
-        let (meter, file) = (Arc::clone(&self.meter), Arc::clone(file));
-        let span = tracing::debug_span!("open", shard = %storage.url, file = file.path);
-        Task::spawn(&self.storage.env, span, async move {
-            let reader = FileReader::open(&storage, &file, &request).await?;
-            let held = meter.hold(reader.bytes());
-            Ok((file, reader, held))
-        })
-    }
-
-    async fn load(&mut self, rest: HashRange) -> Result<(Run, HashRange), Error> {
-        let first = self.range.is_none();
-        let limit = self.budget.run_bytes(self.stream_bytes);
-        let mut builder = RunBuilder::new(
-            Arc::clone(&self.recipe),
-            Arc::clone(&self.meter),
-            rest,
-            limit,
-        );
-        let mut hasher = RowHasher::new(&self.recipe.rows)?;
-        let small = (self.budget.bytes / 16) / WHOLE_BYTES_MAX as usize;
-        let ahead = small.clamp(1, OPEN_AHEAD_MAX);
-        let mut rest = self.unsorted.iter();
-        let mut opening = VecDeque::new();
-        loop {
-            while opening.len() < ahead
-                && let Some(file) = rest.next()
-            {
-                opening.push_back(self.open(file));
-            }
-            let Some(opened) = opening.pop_front() else {
-                break;
-            };
-            let opened = opened.join().await?;
-            let (file, mut reader, _held) = opened?;
-            let check = first && self.recipe.takes_all() && !reader.skips();
-            let mut check = check.then(|| FileCheck::new(reader.shown().to_owned(), &file));
-            while let Some(group) = reader.next_group().await? {
-                reader.read_ahead();
-                let held = self
-                    .meter
-                    .hold(usize::try_from(group.bytes()).unwrap_or(usize::MAX));
-                let (recipe, meter) = (Arc::clone(&self.recipe), Arc::clone(&self.meter));
-                let mut read = std::mem::take(&mut self.read);
-                let work = move || {
-                    let mut rows = 0;
-                    for batch in group {
-                        let batch = batch?;
-                        rows += batch.num_rows() as u64;
-                        let wanted = first.then_some(&mut read);
-                        let range = builder.range();
-                        let check = check.as_mut();
-                        let chunk =
-                            recipe.prepare(&mut hasher, &batch, range, check, wanted, &meter)?;
-                        builder.push(&hasher, chunk)?;
-                    }
-                    drop(held);
-                    Ok::<_, Error>((builder, hasher, check, read, rows))
-                };
-                let rows;
-                (builder, hasher, check, self.read, rows) =
-                    self.storage.env.cpu.run(work).await??;
-                self.progress.rows_read += rows;
-            }
-            check.map_or(Ok(()), FileCheck::finish)?;
-            self.progress.files_done += u64::from(first);
-        }
-        let range = builder.range();
-        let run = self.storage.env.cpu.run(move || builder.finish()).await??;
-        Ok((run, range))
     }
 }

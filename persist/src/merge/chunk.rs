@@ -136,22 +136,6 @@ impl FileCheck {
     }
 }
 
-/// The hashes from `from` on, and below `to`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HashRange {
-    pub(crate) from: u128,
-    /// None: there is no end.
-    pub(crate) to: Option<u128>,
-}
-
-impl HashRange {
-    pub(crate) const ALL: HashRange = HashRange { from: 0, to: None };
-
-    pub(crate) fn contains(&self, hash: u128) -> bool {
-        self.from <= hash && self.to.is_none_or(|to| hash < to)
-    }
-}
-
 /// Rows in memory with their hashes, times and diffs.
 pub(crate) struct Chunk {
     pub(crate) batch: RecordBatch,
@@ -175,6 +159,18 @@ impl Chunk {
         let bytes = batch.get_array_memory_size()
             + size_of::<u128>() * hashes.capacity()
             + size_of::<i64>() * (times.capacity() + diffs.capacity());
+        Chunk::of_bytes(batch, hashes, times, diffs, bytes, meter)
+    }
+
+    /// The same, where the columns share memory, so that `bytes` says better than they what it all takes.
+    pub(crate) fn of_bytes(
+        batch: RecordBatch,
+        hashes: Vec<u128>,
+        times: Vec<i64>,
+        diffs: Vec<i64>,
+        bytes: usize,
+        meter: &Arc<Meter>,
+    ) -> Self {
         Chunk {
             batch,
             hashes,
@@ -330,16 +326,15 @@ impl Recipe {
         self.whole_rows && self.filter.is_all()
     }
 
-    /// The rows of a batch that was read, as far as they are wanted and their hashes are in `range`.
+    /// The rows of a batch that was read, as far as they are wanted.
     ///
-    /// The sums of all rows are added to `check`, and those of the rows wanted, in whatever range, to `wanted`.
+    /// The sums of all rows are added to `check`, and those of the rows wanted to `wanted`.
     pub(crate) fn prepare(
         &self,
         hasher: &mut RowHasher,
         batch: &RecordBatch,
-        range: HashRange,
         check: Option<&mut FileCheck>,
-        wanted: Option<&mut Totals>,
+        wanted: &mut Totals,
         meter: &Arc<Meter>,
     ) -> Result<Chunk, Error> {
         let mut times = self.integers(batch, TIME_COLUMN, self.since)?;
@@ -387,7 +382,7 @@ impl Recipe {
         } else {
             None
         };
-        let mut hashes = match (hashes, mask) {
+        let hashes = match (hashes, mask) {
             (Some(hashes), None) => hashes,
             (Some(hashes), Some(mask)) => {
                 rows = filter_record_batch(&rows, &mask).map_err(|error| self.failed(error))?;
@@ -404,22 +399,35 @@ impl Recipe {
                 hasher.hash(&rows)?
             }
         };
-        if let Some(wanted) = wanted {
-            for (hash, diff) in hashes.iter().zip(&diffs) {
-                wanted.add(*hash, *diff);
-            }
-        }
-        if range != HashRange::ALL && !hashes.iter().all(|hash| range.contains(*hash)) {
-            let inside: BooleanArray = hashes
-                .iter()
-                .map(|hash| Some(range.contains(*hash)))
-                .collect();
-            rows = filter_record_batch(&rows, &inside).map_err(|error| self.failed(error))?;
-            times = keep(&times, &inside);
-            diffs = keep(&diffs, &inside);
-            hashes = keep(&hashes, &inside);
+        for (hash, diff) in hashes.iter().zip(&diffs) {
+            wanted.add(*hash, *diff);
         }
         Ok(Chunk::new(rows, hashes, times, diffs, meter))
+    }
+
+    /// Rows that were merged, as they come out.
+    pub(crate) fn output(&self, rows: Chunk) -> Result<RecordBatch, Error> {
+        let Chunk {
+            batch,
+            times,
+            diffs,
+            ..
+        } = rows;
+        let options = RecordBatchOptions::new().with_row_count(Some(diffs.len()));
+        let (mut times, mut diffs) = (Some(times), Some(diffs));
+        let mut columns = batch.columns().iter();
+        let mut column = |name: &str| -> Option<ArrayRef> {
+            match name {
+                TIME_COLUMN => Some(Arc::new(Int64Array::from(times.take()?))),
+                DIFF_COLUMN => Some(Arc::new(Int64Array::from(diffs.take()?))),
+                _ => columns.next().cloned(),
+            }
+        };
+        let fields = self.output.fields().iter();
+        let columns = fields.filter_map(|field| column(field.name())).collect();
+        let output = Arc::clone(&self.output);
+        RecordBatch::try_new_with_options(output, columns, &options)
+            .map_err(|error| self.failed(error))
     }
 
     /// An error that only a bug or a damaged file explains.

@@ -1,29 +1,29 @@
 //! The merge itself: from sorted cursors to consolidated batches. It computes and waits for nothing.
 //!
 //! ```text
-//!   streams (a chunk each)  \
-//!                            >── least hash ──> group of equal hashes ──> (row, time, Σ diff) ──> batch
-//!   run (in memory)         /
+//!   streams (a chunk each)      \
+//!   runs on disk (a chunk each)  >── least hash ──> group of equal hashes ──> (row, time, Σ diff) ──> chunk
+//!   run in memory               /
 //! ```
 //!
-//! Rows are not copied until a batch is put together: what goes from step to step is where they are. A chunk is let
-//! go as soon as nothing refers to it, and a batch ends early if too many chunks are kept for its sake.
+//! Rows are not copied until a chunk is put together: what goes from step to step is where they are. A chunk is let
+//! go as soon as nothing refers to it, and one that is put together ends early if too many others are kept for its sake.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_select::interleave::interleave;
 
 use crate::error::Error;
 use crate::file::corrupt;
-use crate::merge::chunk::{Chunk, FileCheck, HashRange, Held, Meter, Recipe, Totals};
+use crate::merge::chunk::{Chunk, FileCheck, Held, Meter, Recipe, Totals};
 use crate::merge::group::Group;
 use crate::merge::run::Run;
+use crate::merge::stored::StoredRun;
 use crate::read::file;
 use crate::row_hash::RowHasher;
-use crate::schema::{DIFF_COLUMN, TIME_COLUMN};
 
 /// Rows that one step takes in at most, so that it does not keep a thread for long.
 const STEP_ROWS: usize = 128 * 1024;
@@ -35,22 +35,30 @@ const RUN: usize = usize::MAX;
 /// What a step came to.
 pub(crate) enum Step {
     /// The next rows.
-    Rows(RecordBatch),
+    Rows(Box<Chunk>),
     /// These streams need their next row group, or their end.
     Wait(Vec<usize>),
     /// There is more to do.
     More,
-    /// All rows below the limit are out.
+    /// All rows are out.
     End,
 }
 
 /// A row group that a stream goes on with, and the memory that it takes.
 pub(crate) type Fed = (file::Group, Held);
 
-/// The rows of files whose hashes never decrease.
+/// Where the rows of a stream come from.
+enum Feed {
+    /// From files: the row group that it goes on with.
+    Files(Option<Box<Fed>>),
+    /// From disk.
+    Stored(StoredRun),
+}
+
+/// Rows whose hashes never decrease.
 struct Stream {
     shown: String,
-    group: Option<Fed>,
+    feed: Feed,
     chunk: Option<Arc<Chunk>>,
     row: usize,
     /// Hashes that are lower cannot come any more.
@@ -89,14 +97,13 @@ pub(crate) struct Core {
     heap: BinaryHeap<Reverse<(u128, usize)>>,
     fed: Vec<usize>,
     waiting: Vec<usize>,
-    /// Hashes from here on are not due.
-    limit: Option<u128>,
     group: Group,
     group_hash: Option<u128>,
     group_updates_max: usize,
     slots: Vec<Option<Slot>>,
     kept_bytes: usize,
     out: Vec<(usize, usize)>,
+    out_hashes: Vec<u128>,
     out_times: Vec<i64>,
     out_diffs: Vec<i64>,
     out_bytes: usize,
@@ -108,39 +115,47 @@ pub(crate) struct Core {
 }
 
 impl Core {
+    /// A merge of so many streams of files, of runs on disk, and of what is in memory.
     pub(crate) fn new(
         recipe: Arc<Recipe>,
         meter: Arc<Meter>,
         limits: BatchLimits,
-        streams: usize,
+        files: usize,
+        stored: Vec<StoredRun>,
+        run: Option<Run>,
     ) -> Result<Self, Error> {
-        let stream = || Stream {
+        let stream = |feed| Stream {
             shown: String::new(),
-            group: None,
+            feed,
             chunk: None,
             row: 0,
             least: 0,
             slot: None,
             check: None,
         };
+        let streams = (0..files).map(|_| Feed::Files(None));
+        let streams = streams.chain(stored.into_iter().map(Feed::Stored));
+        let streams: Vec<_> = streams.map(stream).collect();
+        let first = run.as_ref().and_then(Run::hash);
         Ok(Core {
             hasher: RowHasher::new(&recipe.rows)?,
             recipe,
             meter,
             limits,
-            streams: (0..streams).map(|_| stream()).collect(),
-            run: None,
-            run_slots: Vec::new(),
-            heap: BinaryHeap::new(),
-            fed: Vec::new(),
-            waiting: (0..streams).collect(),
-            limit: None,
+            run_slots: vec![None; run.as_ref().map_or(0, |run| run.chunks.len())],
+            run,
+            heap: first.map(|hash| Reverse((hash, RUN))).into_iter().collect(),
+            // Those on disk need nobody to feed them.
+            fed: (files..streams.len()).collect(),
+            waiting: (0..files).collect(),
+            streams,
             group: Group::default(),
             group_hash: None,
             group_updates_max: GROUP_UPDATES,
             slots: Vec::new(),
             kept_bytes: 0,
             out: Vec::new(),
+            out_hashes: Vec::new(),
             out_times: Vec::new(),
             out_diffs: Vec::new(),
             out_bytes: 0,
@@ -166,25 +181,17 @@ impl Core {
 
     /// Stream `index`, which waited, goes on. Without this it has ended.
     pub(crate) fn feed(&mut self, index: usize, group: Fed) {
-        self.streams[index].group = Some(group);
+        self.streams[index].feed = Feed::Files(Some(Box::new(group)));
         self.fed.push(index);
     }
 
-    /// The rows in memory, of which those below `limit` are due, as are those of the streams. Called when all below
-    /// the limit before are out.
-    pub(crate) fn set_run(&mut self, run: Option<Run>, limit: Option<u128>) {
-        debug_assert!(
-            self.out.is_empty() && self.group.is_empty(),
-            "a range ended"
-        );
-        self.run_slots.clear();
-        self.renumber();
-        self.run_slots = vec![None; run.as_ref().map_or(0, |run| run.chunks.len())];
-        if let Some(hash) = run.as_ref().and_then(Run::hash) {
-            self.heap.push(Reverse((hash, RUN)));
-        }
-        self.run = run;
-        self.limit = limit;
+    /// How many of the rows that came in by memory or disk have been merged.
+    pub(crate) fn rows_merged(&self) -> u64 {
+        let stored = self.streams.iter().map(|stream| match &stream.feed {
+            Feed::Stored(run) => run.rows_done(),
+            Feed::Files(_) => 0,
+        });
+        stored.sum::<u64>() + self.run.as_ref().map_or(0, Run::rows_done)
     }
 
     /// Goes on, for a bounded time.
@@ -192,7 +199,7 @@ impl Core {
         for index in std::mem::take(&mut self.fed) {
             match self.pull(index)? {
                 Some(hash) => self.heap.push(Reverse((hash, index))),
-                None => self.waiting.push(index),
+                None => self.wait(index),
             }
         }
         let mut taken = 0;
@@ -212,9 +219,7 @@ impl Core {
             if taken >= STEP_ROWS {
                 return Ok(Step::More);
             }
-            let due = |hash: u128| self.limit.is_none_or(|limit| hash < limit);
-            let Some(Reverse((hash, who))) = self.heap.peek().copied().filter(|top| due(top.0.0))
-            else {
+            let Some(Reverse((hash, who))) = self.heap.peek().copied() else {
                 self.flush()?;
                 return if self.out.is_empty() {
                     Ok(Step::End)
@@ -300,9 +305,16 @@ impl Core {
         }
         let next = self.pull(who)?;
         if next.is_none() {
-            self.waiting.push(who);
+            self.wait(who);
         }
         Ok(next)
+    }
+
+    /// A stream has no row. If it is one of files, more may come.
+    fn wait(&mut self, index: usize) {
+        if matches!(self.streams[index].feed, Feed::Files(_)) {
+            self.waiting.push(index);
+        }
     }
 
     /// A chunk that no cursor is in any more is kept only for rows that are still to be written.
@@ -333,27 +345,31 @@ impl Core {
         Ok(())
     }
 
-    /// The next chunk of a stream's row group.
+    /// The next chunk of a stream.
     fn pull(&mut self, index: usize) -> Result<Option<u128>, Error> {
         let stream = &mut self.streams[index];
         loop {
-            let Some((group, _)) = &mut stream.group else {
-                return Ok(None);
+            let chunk = match &mut stream.feed {
+                Feed::Stored(run) => match run.next(&self.recipe, &self.meter)? {
+                    Some(chunk) => chunk,
+                    None => return Ok(None),
+                },
+                Feed::Files(group) => {
+                    let Some(batch) = group.as_mut().and_then(|fed| fed.0.next()) else {
+                        *group = None;
+                        return Ok(None);
+                    };
+                    let batch = batch?;
+                    self.rows_read += batch.num_rows() as u64;
+                    self.recipe.prepare(
+                        &mut self.hasher,
+                        &batch,
+                        stream.check.as_mut(),
+                        &mut self.read,
+                        &self.meter,
+                    )?
+                }
             };
-            let Some(batch) = group.next() else {
-                stream.group = None;
-                return Ok(None);
-            };
-            let batch = batch?;
-            self.rows_read += batch.num_rows() as u64;
-            let chunk = self.recipe.prepare(
-                &mut self.hasher,
-                &batch,
-                HashRange::ALL,
-                stream.check.as_mut(),
-                Some(&mut self.read),
-                &self.meter,
-            )?;
             let (Some(first), Some(last)) = (chunk.hashes.first(), chunk.hashes.last()) else {
                 continue;
             };
@@ -371,7 +387,7 @@ impl Core {
         }
     }
 
-    /// Ends the group: what it adds up to goes into the next batch.
+    /// Ends the group: what it adds up to goes into the next chunk.
     fn flush(&mut self) -> Result<(), Error> {
         let Some(hash) = self.group_hash.take() else {
             return Ok(());
@@ -383,6 +399,7 @@ impl Core {
             for diff in update.parts() {
                 self.written.add(hash, diff);
                 self.out.push((update.chunk, update.row));
+                self.out_hashes.push(hash);
                 self.out_times.push(update.time);
                 self.out_diffs.push(diff);
                 if let Some(slot) = &mut slots[update.chunk] {
@@ -396,8 +413,8 @@ impl Core {
         Ok(())
     }
 
-    /// The next batch, of all rows that are ready.
-    fn emit(&mut self) -> Result<RecordBatch, Error> {
+    /// The next chunk, of all rows that are ready.
+    fn emit(&mut self) -> Result<Box<Chunk>, Error> {
         // Only the chunks in use, numbered anew.
         let mut dense = vec![0; self.slots.len()];
         let mut used = Vec::new();
@@ -414,31 +431,28 @@ impl Core {
             place.0 = dense[place.0];
         }
         let failed = |error| self.recipe.failed(error);
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.recipe.output.fields().len());
-        let mut column = 0;
-        for field in self.recipe.output.fields() {
-            columns.push(match field.name().as_str() {
-                TIME_COLUMN => Arc::new(Int64Array::from(std::mem::take(&mut self.out_times))),
-                DIFF_COLUMN => Arc::new(Int64Array::from(std::mem::take(&mut self.out_diffs))),
-                _ => {
-                    let arrays: Vec<&dyn Array> = used
-                        .iter()
-                        .map(|chunk| chunk.batch.column(column).as_ref())
-                        .collect();
-                    column += 1;
-                    interleave(&arrays, &self.out).map_err(failed)?
-                }
-            });
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.recipe.rows.fields().len());
+        for column in 0..self.recipe.rows.fields().len() {
+            let arrays: Vec<&dyn Array> = used
+                .iter()
+                .map(|chunk| chunk.batch.column(column).as_ref())
+                .collect();
+            columns.push(interleave(&arrays, &self.out).map_err(failed)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let output = Arc::clone(&self.recipe.output);
-        let batch = RecordBatch::try_new_with_options(output, columns, &options).map_err(failed)?;
+        let schema = Arc::clone(&self.recipe.rows);
+        let batch = RecordBatch::try_new_with_options(schema, columns, &options).map_err(failed)?;
+        let chunk = Chunk::new(
+            batch,
+            std::mem::take(&mut self.out_hashes),
+            std::mem::take(&mut self.out_times),
+            std::mem::take(&mut self.out_diffs),
+            &self.meter,
+        );
         self.out.clear();
-        self.out_times.clear();
-        self.out_diffs.clear();
         self.out_bytes = 0;
         self.renumber();
-        Ok(batch)
+        Ok(Box::new(chunk))
     }
 
     /// Forgets all chunks but those that the group refers to. Nothing is ready to be written.

@@ -52,10 +52,6 @@ impl Group {
         self.updates.clear();
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.updates.is_empty()
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.updates.len()
     }

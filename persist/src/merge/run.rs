@@ -4,16 +4,15 @@
 //!   chunks as they came ── finish ──> places (chunk, row) in the order of the hashes
 //! ```
 //!
-//! The rows themselves stay where they are. When they outgrow their limit the ones that cancel are dropped, and if
-//! that does not help, the upper half of the hashes: the range that the run covers ends there, and what is beyond
-//! is read again later. Either way one chunk is rewritten at a time, so that no second copy is ever held.
+//! The rows themselves stay where they are. Dropping those that cancel rewrites one chunk at a time, so that no second
+//! copy is ever held.
 
 use std::sync::Arc;
 
 use arrow_array::BooleanArray;
 
 use crate::error::Error;
-use crate::merge::chunk::{Chunk, HashRange, Held, Meter, Recipe};
+use crate::merge::chunk::{Chunk, Held, Meter, Recipe};
 use crate::merge::group::Group;
 use crate::row_hash::RowHasher;
 
@@ -21,8 +20,6 @@ use crate::row_hash::RowHasher;
 const SMALL_BYTES: usize = 64 << 10;
 /// So many of them at once.
 const SMALL_CHUNKS: usize = 64;
-/// Hashes that are looked at to find the middle one.
-const SAMPLE: usize = 64 << 10;
 
 /// Where a row is, under the upper half of its hash.
 ///
@@ -61,37 +58,25 @@ pub(crate) struct RunBuilder {
     small: Vec<Chunk>,
     bytes: usize,
     rows: usize,
+    /// The rows that were added.
+    rows_in: u64,
+    /// What it may take, about.
     limit_bytes: usize,
-    range: HashRange,
-    /// What was left when it was made smaller the last time: until it has grown from there by half, dropping
-    /// rows that cancel is not tried again.
-    consolidated_bytes: usize,
 }
 
 impl RunBuilder {
-    /// A run of rows with hashes in `range`, which ends earlier if they take more than `limit_bytes`.
-    pub(crate) fn new(
-        recipe: Arc<Recipe>,
-        meter: Arc<Meter>,
-        range: HashRange,
-        limit_bytes: usize,
-    ) -> Self {
+    /// A run without rows, which is to take `limit_bytes` about.
+    pub(crate) fn new(recipe: &Arc<Recipe>, meter: &Arc<Meter>, limit_bytes: usize) -> Self {
         RunBuilder {
-            recipe,
-            meter,
+            recipe: Arc::clone(recipe),
+            meter: Arc::clone(meter),
             chunks: Vec::new(),
             small: Vec::new(),
             bytes: 0,
             rows: 0,
+            rows_in: 0,
             limit_bytes,
-            range,
-            consolidated_bytes: 0,
         }
-    }
-
-    /// The range that is covered, as far as is known by now: it only shrinks.
-    pub(crate) fn range(&self) -> HashRange {
-        self.range
     }
 
     /// The memory that it takes, that for the places to come included.
@@ -99,24 +84,22 @@ impl RunBuilder {
         self.bytes + self.rows * size_of::<Place>()
     }
 
-    /// Adds rows with hashes in the range.
-    pub(crate) fn push(&mut self, hasher: &RowHasher, chunk: Chunk) -> Result<(), Error> {
-        self.add(chunk)?;
-        if self.bytes() <= self.limit_bytes {
-            return Ok(());
-        }
-        if self.bytes() > self.consolidated_bytes + self.limit_bytes / 2 {
-            self.consolidate(hasher)?;
-            self.consolidated_bytes = self.bytes();
-        }
-        // Room for what comes, or this would be done again for every chunk.
-        while self.bytes() > self.limit_bytes - self.limit_bytes / 4 {
-            if !self.cut()? {
-                break;
-            }
-            self.consolidated_bytes = self.bytes();
-        }
-        Ok(())
+    /// True if it takes more than it is to.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes() > self.limit_bytes
+    }
+
+    /// Adds rows. It may become full by that.
+    pub(crate) fn push(&mut self, chunk: Chunk) -> Result<(), Error> {
+        self.rows_in += chunk.rows() as u64;
+        self.add(chunk)
+    }
+
+    /// Makes room for more by adding up what can be; false if little came of it.
+    pub(crate) fn make_room(&mut self, hasher: &RowHasher) -> Result<bool, Error> {
+        self.consolidate(hasher)?;
+        // Or this would be done again for every chunk.
+        Ok(self.bytes() <= self.limit_bytes / 2)
     }
 
     fn add(&mut self, chunk: Chunk) -> Result<(), Error> {
@@ -229,39 +212,6 @@ impl RunBuilder {
         self.filter(|chunk, row| keep[chunk][row])
     }
 
-    /// Drops the upper half of the hashes; false if they are all the same.
-    fn cut(&mut self) -> Result<bool, Error> {
-        let chunks = self.chunks.iter().chain(&self.small);
-        let all = || {
-            chunks
-                .clone()
-                .flat_map(|chunk| chunk.hashes.iter().copied())
-        };
-        let Some(least) = all().min() else {
-            return Ok(false);
-        };
-        let mut sample: Vec<u128> = all().step_by(self.rows / SAMPLE + 1).collect();
-        let middle = sample.len() / 2;
-        let mut pivot = *sample.select_nth_unstable(middle).1;
-        if pivot == least {
-            // Something must stay, and something must go.
-            match all().filter(|hash| *hash > least).min() {
-                Some(next) => pivot = next,
-                None => return Ok(false),
-            }
-        }
-        self.join_small()?;
-        self.chunks.append(&mut self.small);
-        self.range.to = Some(pivot);
-        let below: Vec<Vec<bool>> = self
-            .chunks
-            .iter()
-            .map(|chunk| chunk.hashes.iter().map(|hash| *hash < pivot).collect())
-            .collect();
-        self.filter(|chunk, row| below[chunk][row])?;
-        Ok(true)
-    }
-
     /// Keeps the rows that `keep` says, one chunk after the other.
     fn filter(&mut self, keep: impl Fn(usize, usize) -> bool) -> Result<(), Error> {
         let chunks = std::mem::take(&mut self.chunks);
@@ -289,6 +239,7 @@ impl RunBuilder {
             chunks: self.chunks.into_iter().map(Arc::new).collect(),
             places,
             next: 0,
+            rows_in: self.rows_in,
             _held: held,
         })
     }
@@ -299,6 +250,8 @@ pub(crate) struct Run {
     pub(crate) chunks: Vec<Arc<Chunk>>,
     places: Vec<Place>,
     next: usize,
+    /// How many rows of the files that are merged came to be its rows.
+    pub(crate) rows_in: u64,
     _held: Held,
 }
 
@@ -317,5 +270,13 @@ impl Run {
 
     pub(crate) fn advance(&mut self) {
         self.next += 1;
+    }
+
+    /// How many of its rows, as they came in, have been merged.
+    pub(crate) fn rows_done(&self) -> u64 {
+        match self.places.len() {
+            0 => self.rows_in,
+            all => (u128::from(self.rows_in) * self.next as u128 / all as u128) as u64,
+        }
     }
 }

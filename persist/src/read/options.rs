@@ -15,8 +15,10 @@ pub struct ReadOptions {
     pub columns: Option<Vec<String>>,
     /// The rows wanted.
     pub filter: Filter,
-    /// The memory to use, in bytes; with less, files may be read several times. At least one row group of one file
-    /// and all updates of any one row are held, whatever this says.
+    /// The memory to use, in bytes; what exceeds it is put aside on disk ([`ClientOptions::spill_directory`]). At least
+    /// one row group of one file and all updates of any one row are held, whatever this says.
+    ///
+    /// [`ClientOptions::spill_directory`]: crate::ClientOptions::spill_directory
     pub budget_bytes: usize,
     /// The rows of a batch, at most.
     pub batch_rows: usize,
@@ -37,7 +39,7 @@ pub struct ReadProgress {
     pub files_done: u64,
     /// The rows of the files, as far as their writers said how many.
     pub rows: u64,
-    /// The rows decoded so far; more than there are if files are read several times.
+    /// The rows decoded so far.
     pub rows_done: u64,
     /// The memory in use for it, in bytes.
     pub held_bytes: u64,
