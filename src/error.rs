@@ -9,7 +9,8 @@ pub enum Error {
     /// The shard cannot be used.
     #[error(transparent)]
     Shard(#[from] mvsink_persist::Error),
-    /// An ingest sink's input begins after the shard ends: the times between would be sealed unread.
+    /// The input begins after the shard ends, and the times between would be sealed unread: those of a source, or the
+    /// last ones at which a view was to be written.
     #[error("the input begins at {as_of}, but the shard ends at {upper}: resume at {upper}")]
     Gap {
         /// The shard's upper.

@@ -7,7 +7,8 @@
 //!   standing by? ─────┘     as-of = u ≥ d:          open u provisionally: writers may stage ahead
 //! ```
 //!
-//! The as-of is the empty frontier where a sink's schedule has no time at or after it: then the bump ends the shard.
+//! The as-of is the empty frontier where a sink's schedule has no time at or after it: then the bump ends the shard. Unless
+//! there is a time of the schedule that the shard has not reached: what holds there nobody would ever write.
 //!
 //! One worker mints, chosen by a hash of the sink's name. It learns the shard's upper from a task that
 //! watches the shard, not from the read-back stream, which lags behind when data spikes.
@@ -93,8 +94,8 @@ pub enum Effect<T> {
     },
     /// No description below this frontier will follow.
     Downgrade(Frontier<T>),
-    /// The sink cannot go on: in ingest mode, the as-of is beyond the shard's upper, and the times between
-    /// would be sealed unread.
+    /// The sink cannot go on: the input begins at the as-of, which is beyond the shard's upper, and what holds between
+    /// would be sealed unread. So it is in ingest mode, and where a view's schedule has times between and none after.
     Gap {
         /// The shard's upper.
         upper: T,
@@ -107,11 +108,21 @@ pub enum Effect<T> {
     Role(Role),
 }
 
+/// Where a view begins whose schedule has no time left there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Late<T> {
+    /// The as-of, before it was rounded up to no time.
+    pub as_of: T,
+    /// The last time of the schedule, if there is any.
+    pub last: Option<T>,
+}
+
 /// The control of mint: pure, no clock, no randomness, no I/O.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct State<T> {
     mode: Mode,
     as_of: Frontier<T>,
+    late: Option<Late<T>>,
     peers: usize,
     /// Drawn once for each sink instance, so that its commits are told from those of its rivals.
     nonce: u128,
@@ -138,6 +149,7 @@ impl<T: Copy + Ord> State<T> {
         State {
             mode,
             as_of,
+            late: None,
             peers,
             nonce,
             seq: 0,
@@ -152,6 +164,12 @@ impl<T: Copy + Ord> State<T> {
             role: None,
             failed: false,
         }
+    }
+
+    /// The same, where the schedule has no time left.
+    pub fn late(mut self, late: Option<Late<T>>) -> Self {
+        self.late = late;
+        self
     }
 
     /// Takes one input and appends what is to be done, in order.
@@ -194,9 +212,15 @@ impl<T: Copy + Ord> State<T> {
             return;
         }
         let behind = Frontier::At(upper) < self.as_of;
-        if behind && self.mode == Mode::Ingest {
+        let unread = match self.mode {
+            Mode::Ingest => Some(self.as_of),
+            Mode::View => {
+                let late = self.late.filter(|late| late.last >= Some(upper));
+                late.map(|late| Frontier::At(late.as_of))
+            }
+        };
+        if behind && let Some(as_of) = unread {
             self.failed = true;
-            let as_of = self.as_of;
             return effects.push(Effect::Gap { upper, as_of });
         }
         if self.is_outstanding() || !behind && !self.desired.is_complete(&upper) {

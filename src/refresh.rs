@@ -103,6 +103,19 @@ impl Refresh {
         let at = self.at.range(time..).next().copied();
         every.chain(at).min().and_then(T::from_i64)
     }
+
+    /// The last time of the schedule that is not after `time`.
+    fn round_down(&self, time: i64) -> Option<i64> {
+        if self.on_commit {
+            return Some(time);
+        }
+        let every = self.every.iter().filter_map(|(interval, origin)| {
+            let ahead = (i128::from(time) - i128::from(*origin)).rem_euclid((*interval).into());
+            i64::try_from(i128::from(time) - ahead).ok()
+        });
+        let at = self.at.range(..=time).next_back().copied();
+        every.chain(at).max()
+    }
 }
 
 /// The times at which a sink writes: those of its refreshes before its end.
@@ -124,6 +137,14 @@ impl Schedule {
         let next = self.refresh.round_up(time)?;
         let before = |until: i64| next.to_i64().is_some_and(|next| next < until);
         self.until.is_none_or(before).then_some(next)
+    }
+
+    /// The last time before `time` at which the sink sees anything; `None` if there is none.
+    pub(crate) fn last_before<T: Time>(&self, time: T) -> Option<T> {
+        let end = time.to_i64().unwrap_or(i64::MAX);
+        let end = self.until.map_or(end, |until| until.min(end));
+        let last = self.refresh.round_down(end.checked_sub(1)?)?;
+        T::from_i64(last)
     }
 
     /// How far the sink sees an input that is at this frontier.
@@ -173,6 +194,9 @@ mod tests {
                 let seen = next.filter(|next| until.is_none_or(|until| i64::from(*next) < until));
                 prop_assert_eq!(schedule.round_up(time), seen, "{} until", time);
                 prop_assert_eq!(schedule.round_up_frontier(Frontier::At(time)), Frontier::from(seen));
+                let before = |last: &u8| *last < time && until.is_none_or(|until| i64::from(*last) < until);
+                let last = times.iter().copied().rfind(before);
+                prop_assert_eq!(schedule.last_before(time), last, "before {}", time);
             }
             prop_assert_eq!(schedule.round_up_frontier(Frontier::<u8>::Empty), Frontier::Empty);
             prop_assert_eq!(schedule.is_trivial(), refresh.on_commit && until.is_none());

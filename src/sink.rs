@@ -22,7 +22,8 @@ use crate::{append, signal, write};
 /// `ok` and `err` are the collection's rows and its errors, both complete where both frontiers are. `as_of`
 /// is the time from which they are right: earlier times count as it. The shard is created if there is none. An as-of
 /// may lie anywhere beside the since and the upper of a shard that there is: from the upper on the shard is the
-/// collection; the times between its upper and a later as-of repeat what was there before.
+/// collection; the times between its upper and a later as-of repeat what was there before. An as-of beyond the last time
+/// at which the view is written ([`Target::until`], [`Target::refresh`]) is refused unless the shard has that time.
 ///
 /// Every worker of the dataflow calls this with the same arguments; workers of one process with clones of
 /// one context. Dropping the returned handle stops this worker's share.
@@ -58,10 +59,15 @@ where
         });
     }
     // The as-of is rounded up before anything else uses it.
+    let begins = as_of;
     let as_of = match target.mode {
-        Mode::View => schedule.round_up_frontier(Frontier::At(as_of)),
-        Mode::Ingest => Frontier::At(as_of),
+        Mode::View => schedule.round_up_frontier(Frontier::At(begins)),
+        Mode::Ingest => Frontier::At(begins),
     };
+    let late = as_of.is_empty().then(|| mint::Late {
+        as_of: begins,
+        last: schedule.last_before(begins),
+    });
     let codec = Codec::<D, E>::new()?;
     let scope = ok.inner.scope();
     let mut open = Open::new(codec.schema());
@@ -85,7 +91,7 @@ where
         err: schedule::render(scope, name, err.inner, &schedule),
     };
     let nonce = cx.client().random_u128();
-    let state = mint::State::new(target.mode, as_of, T::minimum(), worker.peers, nonce);
+    let state = mint::State::new(target.mode, as_of, T::minimum(), worker.peers, nonce).late(late);
     let minted = mint::render(&worker, driver, scope, desired, state, minter);
     let own = OwnCommits::default();
     let (purpose, comparison) = match target.mode {

@@ -236,7 +236,7 @@ impl Instance {
         let mut size = ShardSize::default();
         for file in pinned.files() {
             size.files += 1;
-            size.bytes += file.size;
+            size.bytes = size.bytes.saturating_add(file.size);
             size.rows = size.rows.saturating_add(file.rows.unwrap_or(0));
         }
         Some(Known {

@@ -64,7 +64,8 @@ impl Target {
 
     /// The same shard, written only at the times of this schedule: an update counts from the first refresh on that
     /// is not before it, the as-of is rounded up in the same way, and between two refreshes the shard repeats the
-    /// contents of the first. After the last refresh the shard is final: its upper is the empty frontier.
+    /// contents of the first. After the last refresh the shard is final: its upper is the empty frontier. A sink that
+    /// begins after the last refresh fails if the shard does not have it.
     pub fn refresh(mut self, refresh: Refresh) -> Self {
         self.refresh = refresh;
         self
@@ -73,6 +74,7 @@ impl Target {
     /// The same shard, final from this time on, given as the shard stores it: the sink takes no notice of updates at
     /// or beyond `until`. Once its input is complete up to there it ends the shard: the contents at the time before
     /// `until` hold for ever, the upper is the empty frontier, and the sink is [`Finished`](crate::Status::Finished).
+    /// A sink that begins at `until` or later, and finds a shard that has not come so far, fails.
     pub fn until(mut self, until: i64) -> Self {
         self.until = Some(until);
         self

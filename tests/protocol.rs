@@ -297,15 +297,27 @@ fn a_refresh_schedule_rounds_the_as_of_the_data_and_the_frontiers() {
 }
 
 #[test]
-fn a_sink_that_begins_beyond_its_last_time_ends_its_shard_as_it_is() {
-    for seed in 0..50 {
-        let ran = World::run(Setup {
+fn a_sink_that_begins_beyond_its_last_time_ends_no_shard_that_lacks_it() {
+    for (seed, held_upper) in (0..50).flat_map(|seed| (0..5).map(move |upper| (seed, upper))) {
+        let late = Setup {
             seed,
-            until: Some(2),
-            as_ofs: vec![3, 3],
+            held_upper,
+            as_ofs: vec![4, 4],
             ..quiet(Mode::View)
-        });
-        assert_eq!(ran.trace, ["append 0: 0..(empty) [] at 0"]);
+        };
+        let until = Setup {
+            until: Some(3),
+            ..late.clone()
+        };
+        let refreshed = Setup {
+            refresh: Refresh::at([0, 2]),
+            ..late
+        };
+        for setup in [until, refreshed] {
+            let ends = format!("append 0: {held_upper}..(empty) [] at {held_upper}");
+            let expected = (held_upper > 2).then_some(ends);
+            assert_eq!(World::run(setup).trace, Vec::from_iter(expected));
+        }
     }
 }
 

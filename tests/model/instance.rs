@@ -134,10 +134,15 @@ impl Instance {
             Mode::Ingest => updates.retain(|(_, time, _)| *time >= as_of),
         }
         updates.sort_by_key(|(_, time, _)| *time);
+        let begins = as_of;
         let as_of = match setup.mode {
-            Mode::View => setup.round_up_frontier(Frontier::At(as_of)),
-            Mode::Ingest => Frontier::At(as_of),
+            Mode::View => setup.round_up_frontier(Frontier::At(begins)),
+            Mode::Ingest => Frontier::At(begins),
         };
+        let late = as_of.is_empty().then(|| mint::Late {
+            as_of: begins,
+            last: setup.last_before(begins),
+        });
         let count = setup.workers;
         let worker = |index: usize| Worker {
             write: write::State::new(0),
@@ -170,7 +175,7 @@ impl Instance {
             own: BTreeSet::new(),
             alive: true,
         };
-        let mut mint = mint::State::new(setup.mode, as_of, 0, count, born);
+        let mut mint = mint::State::new(setup.mode, as_of, 0, count, born).late(late);
         mint.step(MintInput::Standby(setup.standby), &mut Vec::new());
         Instance {
             setup: Aside(Arc::clone(setup)),
@@ -235,6 +240,11 @@ impl Instance {
             || self.deeds.is_empty()
                 && self.workers.iter().filter(|worker| worker.alive).all(idle)
                 && (!self.is_whole() || ended && answered && self.workers.iter().all(collected))
+    }
+
+    /// It was refused.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// The files that it staged and that no commit refers to.

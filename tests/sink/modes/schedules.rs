@@ -119,26 +119,51 @@ with_workers! {
     until_ends_the_shard_with_4_workers: until_ends_the_shard(4),
 }
 
-fn a_sink_that_begins_beyond_its_end_ends_its_shard_as_it_is(driver: Driver) {
+/// A view that ends, or is written for the last time, before its input begins.
+fn a_sink_that_begins_beyond_its_end_ends_no_shard_that_lacks_it(driver: Driver) {
     let runtime = runtime();
-    let cx = driver.context(&runtime);
     let updates = words(89, 200, 20);
     let first = Program {
         until: Frontier::At(10),
         ..Program::new(updates.clone())
     };
-    execute(2, &cx, &Target::new("memory://view"), &first);
-    let last = Program {
+    let late = Program {
         as_of: 16,
         until: Frontier::At(18),
         ..Program::new(updates.clone())
     };
-    let target = Target::new("memory://view").until(15);
-    let status = execute(2, &cx, &target, &last);
-    assert!(matches!(status, Status::Finished), "{status}");
-    let (upper, stored) = read(&cx, &target.url);
-    assert_eq!(upper, Frontier::Empty);
-    assert_eq!(at(&stored, 1000), oracle(&updates, 9));
+    let target = || Target::new("memory://view");
+    let ends = [
+        target().until(15),
+        target().until(16),
+        target().refresh(Refresh::at([4, 14])),
+        target().refresh(Refresh::every(7, 0)).until(15),
+    ];
+    for end in ends {
+        let cx = driver.context(&runtime);
+        execute(2, &cx, &target(), &first);
+        let status = execute(2, &cx, &end, &late);
+        let Status::Failed { error } = status else {
+            panic!("{end:?}: {status}");
+        };
+        let gap = "the input begins at 16, but the shard ends at 10: resume at 10";
+        assert!(error.to_string().ends_with(gap), "{end:?}: {error}");
+        let (upper, stored) = read(&cx, &end.url);
+        assert_eq!(upper, Frontier::At(10));
+        assert_eq!(at(&stored, 9), oracle(&updates, 9));
+        // A shard that has come so far is as it is to be.
+        let on = Program {
+            as_of: 10,
+            until: Frontier::At(16),
+            ..Program::new(updates.clone())
+        };
+        execute(2, &cx, &target(), &on);
+        let status = execute(2, &cx, &end, &late);
+        assert!(matches!(status, Status::Finished), "{end:?}: {status}");
+        let (upper, stored) = read(&cx, &end.url);
+        assert_eq!(upper, Frontier::Empty);
+        assert_eq!(at(&stored, 1000), oracle(&updates, 15));
+    }
 }
 
 fn an_ingest_sink_ends_and_has_no_refreshes(driver: Driver) {
@@ -174,6 +199,6 @@ on_both_drivers! {
     until_ends_the_shard_with_1_worker,
     until_ends_the_shard_with_2_workers,
     until_ends_the_shard_with_4_workers,
-    a_sink_that_begins_beyond_its_end_ends_its_shard_as_it_is,
+    a_sink_that_begins_beyond_its_end_ends_no_shard_that_lacks_it,
     an_ingest_sink_ends_and_has_no_refreshes,
 }
