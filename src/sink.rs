@@ -12,7 +12,7 @@ use crate::handle::Handle;
 use crate::mint::{self, Desired};
 use crate::refresh::Schedule;
 use crate::schedule;
-use crate::source::{self, OwnCommits, Purpose, Reading};
+use crate::source::{self, Credits, OwnCommits, Purpose, Reading};
 use crate::target::{Mode, Target};
 use crate::worker::{Opening, Worker};
 use crate::{append, signal, write};
@@ -94,6 +94,7 @@ where
     let state = mint::State::new(target.mode, as_of, T::minimum(), worker.peers, nonce).late(late);
     let minted = mint::render(&worker, driver, scope, desired, state, minter);
     let own = OwnCommits::default();
+    let credits = Credits::new(cx);
     let (purpose, comparison) = match target.mode {
         Mode::View => {
             let (end, comparison) = comparison();
@@ -106,6 +107,7 @@ where
         codec: codec.clone(),
         purpose,
         own: own.clone(),
+        credits: credits.clone(),
     };
     let persist = source::render(&worker, scope, reading);
     let notices = minted.notices.clone();
@@ -113,6 +115,7 @@ where
         minted,
         persist,
         own,
+        credits,
         comparison,
     };
     let parts = write::render(&worker, driver, scope, inputs, codec, target.mode, as_of);

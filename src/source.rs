@@ -113,6 +113,32 @@ impl OwnCommits {
     }
 }
 
+/// How many chunks of what a source reads may wait to be taken up; whoever takes them up gives the credits back.
+#[derive(Clone, Debug)]
+pub(crate) struct Credits(Arc<Semaphore>);
+
+impl Credits {
+    /// As many as the flag says now.
+    pub(crate) fn new(cx: &Context) -> Self {
+        let credits = SOURCE_CREDITS.get(cx.configs()).max(1);
+        Credits(Arc::new(Semaphore::new(credits)))
+    }
+
+    /// Waits for one.
+    async fn take(&self) {
+        if let Ok(permit) = self.0.acquire().await {
+            permit.forget();
+        }
+    }
+
+    /// Gives back that of this piece, if it took one.
+    pub(crate) fn give_back<D, E, T, R>(&self, piece: &Piece<D, E, T, R>) {
+        if !matches!(piece, Piece::Mark(_)) {
+            self.0.add_permits(1);
+        }
+    }
+}
+
 /// Renders a shard as a collection: its contents at `as_of`, with all earlier times advanced to it, and its
 /// changes from then on. Rows come in whatever distribution the shard's files have.
 ///
@@ -151,6 +177,7 @@ where
         codec,
         purpose: Purpose::Collection { as_of },
         own: OwnCommits::default(),
+        credits: Credits::new(cx),
     };
     let pieces = render(&worker, scope, reading);
     let (ok, err) = split(&worker, scope, pieces);
@@ -254,17 +281,15 @@ where
     let info = builder.operator_info();
     let waker = worker.waker(&scope, &info);
     let (upstream, inbox) = replies(&waker);
-    let credits = Arc::new(Semaphore::new(
-        SOURCE_CREDITS.get(worker.cx.configs()).max(1),
-    ));
     let as_of = reading.as_of();
     let internal = as_of.is_none();
+    // Who takes up a sink's read-back gives them back itself: it may be busy, while pieces queue before it.
+    let credits = (!internal).then(|| reading.credits.clone());
     let (tether, gone) = oneshot::channel();
     worker.spawn(task::run(
         worker.clone(),
         reading,
         agreement,
-        Arc::clone(&credits),
         upstream,
         gone,
     ));
@@ -309,8 +334,8 @@ where
                 };
                 match message {
                     Message::Piece(piece) => {
-                        if !matches!(piece, Piece::Mark(_)) {
-                            credits.add_permits(1);
+                        if let Some(credits) = &credits {
+                            credits.give_back(&piece);
                         }
                         pieces_out.activate().session(&*held).give(piece);
                     }

@@ -1,6 +1,7 @@
 //! The asynchronous driver: each operator is a body that awaits in place, on the Timely thread, what it has ordered.
 //!
-//! What arrives meanwhile waits in Timely's channels, unseen and not metered, and frontiers wait with it. Long
+//! What arrives meanwhile waits in Timely's channels, unseen and not metered, and frontiers wait with it. Of what is read
+//! back no more arrives than there are credits ([`crate::source::Credits`]), since write gives them back. Long
 //! computations run on the pool all the same: the body only awaits them. There is no channel between who decides and
 //! who does the work, so the order of [`crate::channel`] is that of the statements here.
 //!

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mvsink_persist::{
     Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Schema, Shard, Summed, Unfit,
 };
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
 use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
 use super::first::{Agreement, First};
 use super::seen::{Changed, Seen};
-use super::{Mark, Message, OwnCommits, Piece};
+use super::{Credits, Mark, Message, OwnCommits, Piece};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
 use crate::comparison::{Buckets, HeldEnd, Totals};
 use crate::dyncfg::CHUNK_ROWS;
@@ -31,6 +31,7 @@ pub(crate) struct Reading<D, E, T> {
     pub(crate) codec: Codec<D, E>,
     pub(crate) purpose: Purpose<T>,
     pub(crate) own: OwnCommits,
+    pub(crate) credits: Credits,
 }
 
 /// What a source reads for, which says what of it falls to a worker.
@@ -96,7 +97,7 @@ pub(super) struct Task<D, E, T, R> {
     /// The live files that the next batch is to remove, by their paths.
     condemned: Mutex<BTreeMap<String, Condemned>>,
     holding: Option<Holding>,
-    credits: Arc<Semaphore>,
+    credits: Credits,
     replies: Replies<Message<D, E, T, R>>,
 }
 
@@ -105,7 +106,6 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
     worker: Worker,
     reading: Reading<D, E, T>,
     agreement: Option<Agreement>,
-    credits: Arc<Semaphore>,
     replies: Replies<Message<D, E, T, R>>,
     gone: oneshot::Receiver<Infallible>,
 ) -> Result<(), Error> {
@@ -117,6 +117,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             codec,
             purpose,
             own,
+            credits,
         } = reading;
         mvsink_persist::schema::check_schema(&shard.schema(), &codec.schema()).map_err(|why| {
             ShardError::SchemaMismatch {
@@ -664,10 +665,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let ahead = CHUNKS_AHEAD * CHUNK_ROWS.get(self.worker.cx.configs());
         let meter = &self.worker.instance.meter;
         meter.read_back_at_most(ahead).await;
-        if let Ok(permit) = self.credits.acquire().await {
-            // The operator gives it back.
-            permit.forget();
-        }
+        self.credits.take().await;
         self.reply(Message::Piece(data));
     }
 

@@ -22,7 +22,7 @@ use crate::driver::{Driver, ExchangedInput, LocalInput, Output, asynchronous, sy
 use crate::logging::CorrectionsLog;
 use crate::mint::{Minted, Notice};
 use crate::route::{self, Routed};
-use crate::source::{Mark, OwnCommits, Piece};
+use crate::source::{Credits, Mark, OwnCommits, Piece};
 use crate::status::Phase;
 use crate::target::Mode;
 use crate::worker::Worker;
@@ -33,6 +33,8 @@ pub(crate) struct Inputs<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) persist: StreamVec<'s, T, Piece<D, E, T, i64>>,
     /// The identities that the read-back replaces by marks.
     pub(crate) own: OwnCommits,
+    /// Those of the read-back.
+    pub(crate) credits: Credits,
     /// A view's end of the comparison that its read-back begins with.
     pub(crate) comparison: Option<DesiredEnd<T>>,
 }
@@ -41,6 +43,7 @@ pub(crate) struct Inputs<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
 pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     worker: Worker,
     own: OwnCommits,
+    credits: Credits,
     notices_in: ExchangedInput<T, (usize, Notice<T>)>,
     desired_ok: ExchangedInput<T, Routed<D, T, R>>,
     desired_err: ExchangedInput<T, Routed<E, T, R>>,
@@ -90,6 +93,7 @@ where
         minted,
         persist,
         own,
+        credits,
         comparison,
     } = inputs;
     let name = format!("mvsink::write({})", worker.instance.name);
@@ -112,6 +116,7 @@ where
     let operator = Operator {
         worker: worker.clone(),
         own,
+        credits,
         notices_in,
         desired_ok,
         desired_err,
@@ -168,6 +173,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         let mut marks = Vec::new();
         self.persist_in.for_each(|_, data| {
             for piece in data.drain(..) {
+                self.credits.give_back(&piece);
                 match piece {
                     Piece::Rows(rows) => batch.persist_ok.push(rows),
                     Piece::Errors(errors) => batch.persist_err.push(errors),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::support::{
     self, Driver, Program, assert_exact, cluster, execute, row, rows_sink, runtime, step_until,
@@ -10,6 +11,9 @@ use crate::support::{
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
 use mvsink_persist::testing::{Call, FaultyStore, GateStore, Hold, Side};
+use mvsink_persist::{
+    Append, Appended, Client, ClientOptions, Codec, CommitId, FileEncoder, FileMeta,
+};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use timely::Config;
@@ -125,6 +129,102 @@ fn r04_a_flag_flipped_while_a_sink_is_rendered_changes_nothing(driver: Driver) {
     });
     runtime.block_on(check.settled());
     assert_eq!(places.seen(), [driver.place()]);
+}
+
+/// Appends so many rows from the upper of the shard to the next time.
+async fn append_rows(client: &Client, rows: u64) {
+    let shard = client.open_existing(URL).await.unwrap();
+    let lower = shard.refresh().await.unwrap().upper;
+    let time = lower.time().unwrap();
+    let codec = Codec::<support::Row, String>::new().unwrap();
+    let rows: Vec<_> = (0..rows).map(support::row).collect();
+    let mut file = FileEncoder::new(codec.schema()).unwrap();
+    let batch = codec.encode(rows.iter().map(|row| (row, time, 1)));
+    file.write(&batch.unwrap()).unwrap();
+    let file = file.finish().unwrap();
+    let meta = FileMeta::from(&file);
+    let staged = shard.put_file(file.bytes, meta, &|_| ()).await.unwrap();
+    let append = Append {
+        id: CommitId { nonce: 77, seq: 0 },
+        lower,
+        upper: Frontier::At(time + 1),
+        files: vec![staged],
+        since: None,
+    };
+    let appended = shard.append(append, &|_| ()).await.unwrap();
+    assert!(matches!(appended, Appended::Committed { .. }));
+}
+
+/// A rival writes much while this sink is staging, and looks at nothing: no more is read than may wait.
+fn what_is_read_back_waits_for_who_takes_it_up(driver: Driver) {
+    const CHUNK: u64 = 4;
+    const CREDITS: u64 = 2;
+    const ROWS: u64 = 100 * CHUNK;
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    let store = GateStore::new(Arc::new(InMemory::new()));
+    let client = |seed| {
+        let mut options = ClientOptions::default();
+        options.inline_compute = true;
+        options.seed = Some(seed);
+        options
+    };
+    let rival = Client::new(runtime.handle().clone(), client(1));
+    let builder = Context::builder(runtime.handle().clone()).client_options(client(2));
+    let cx = builder.configs(driver.configs()).build();
+    for client in [cx.client(), &rival] {
+        client.mount("shared", Arc::clone(&store) as Arc<dyn ObjectStore>);
+    }
+    for (flag, value) in [
+        ("mvsink_chunk_rows", CHUNK),
+        ("mvsink_source_credits", CREDITS),
+    ] {
+        cx.configs().set(flag, &value.to_string()).unwrap();
+    }
+    timely::execute_directly(move |worker| {
+        // Everything happens on this thread, in turns.
+        let turns = |times: usize, worker: &mut Worker, so: &dyn Fn() -> bool| {
+            for _ in 0..times {
+                runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
+                worker.step();
+                if so() {
+                    return true;
+                }
+            }
+            false
+        };
+        let (mut input, handle) = support::rows_sink(worker, &cx, "view", URL);
+        input.advance_to(1);
+        input.flush();
+        let sealed = &handle;
+        let upper = |upper| move || sealed.frontier() >= Frontier::At(upper);
+        assert!(turns(1000, worker, &upper(1)), "the first time is sealed");
+        let staging = store.hold(1, Side::Before, |call, path| {
+            matches!(call, Call::Create | Call::Put) && support::is_data(path)
+        });
+        input.update((String::from("ours"), 1), 1);
+        input.advance_to(2);
+        input.flush();
+        assert!(turns(1000, worker, &|| staging.is_reached()), "it stages");
+        runtime.block_on(append_rows(&rival, ROWS));
+
+        let read = || handle.counters().rows_read_back;
+        turns(1000, worker, &|| false);
+        let waiting = match driver {
+            Driver::Sync => 4 * CHUNK,
+            Driver::Async => 0,
+        };
+        let bound = (CREDITS + 2) * CHUNK + waiting;
+        assert!((1..=bound).contains(&read()), "{} rows were read", read());
+        staging.release();
+        assert!(
+            turns(10_000, worker, &|| read() == ROWS),
+            "all is read in the end"
+        );
+        input.close();
+        let ended = || handle.frontier() == Frontier::Empty;
+        assert!(turns(10_000, worker, &ended), "it goes on");
+    });
 }
 
 /// Renders the view with this driver. All workers of a process share the flag, so they take turns.
@@ -356,6 +456,7 @@ on_both_drivers! {
     r04_workers_of_one_dataflow_may_have_different_drivers,
     r04_processes_of_one_cluster_may_have_different_drivers,
     r11_a_stop_winds_up_what_is_being_staged,
+    what_is_read_back_waits_for_who_takes_it_up,
     a_panic_fails_the_sink_on_all_workers_and_nothing_else,
     a_panic_in_an_operator_fails_its_sink_and_no_other,
 }
