@@ -180,6 +180,8 @@ struct Inner {
     stalls: BTreeMap<(String, usize), Stall>,
     /// The files with undecodable rows that were reported, and the versions in which they were met.
     undecodable: BTreeSet<(String, u64)>,
+    /// The names that are taken of what may be done several times at once, each with its worker.
+    doing: BTreeSet<(String, usize)>,
     stops: Vec<Weak<Stop>>,
     /// The workers that have a share of it: the index of each, and of how many.
     workers: BTreeSet<(usize, usize)>,
@@ -473,6 +475,25 @@ impl Instance {
         }
     }
 
+    /// A name for something that this worker may do several times at once, until it is [done](Instance::done): so that
+    /// one that goes on does not hide that another waits.
+    pub(crate) fn begin(&self, task: &str, worker: usize) -> String {
+        let doing = &mut self.lock().doing;
+        let mut name = task.to_owned();
+        let mut number = 1;
+        while !doing.insert((name.clone(), worker)) {
+            number += 1;
+            name = format!("{task} ({number})");
+        }
+        name
+    }
+
+    /// What has this name goes on, or was given up.
+    pub(crate) fn done(&self, name: String, worker: usize) {
+        self.resumed(&name, worker);
+        self.lock().doing.remove(&(name, worker));
+    }
+
     /// The shard's upper is empty.
     pub(crate) fn finished(&self) {
         self.end(Status::Finished);
@@ -583,5 +604,25 @@ mod tests {
         assert!(is_stalled());
         instance.resumed("stage", 1);
         assert!(!is_stalled());
+    }
+
+    #[test]
+    fn one_that_goes_on_does_not_hide_that_another_of_the_same_worker_waits() {
+        let instance = Instance::new("view", Kind::Sink, "memory://view".to_owned());
+        let on = || match &*instance.status().borrow() {
+            Status::Stalled { on, .. } => on.clone(),
+            status => status.to_string(),
+        };
+        let [first, second, other] = [0, 0, 1].map(|worker| instance.begin("stage", worker));
+        assert_eq!((first.as_str(), other.as_str()), ("stage", "stage"));
+        instance.stalled(&first, 0, &"no answer");
+        instance.stalled(&second, 0, &"an error");
+        assert_eq!(on(), "stage: no answer");
+        instance.done(first, 0);
+        assert_eq!(on(), "stage (2): an error");
+        instance.done(second, 0);
+        assert_eq!(on(), "starting");
+        // A name is free again.
+        assert_eq!(instance.begin("stage", 0), "stage");
     }
 }

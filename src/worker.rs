@@ -244,11 +244,30 @@ impl Worker {
         self.instance.resumed(task, self.index);
     }
 
+    /// Something that this worker may do several times at once, and that may have to wait: by its name it is
+    /// [stalled](Worker::stalled), and it goes on when this is dropped.
+    pub(crate) fn doing(&self, task: &str) -> Doing {
+        Doing {
+            name: self.instance.begin(task, self.index),
+            worker: self.index,
+            instance: Arc::clone(&self.instance),
+        }
+    }
+
     /// Deletes staged files that no commit refers to. What cannot be deleted costs space and nothing else: a sweeper
     /// finds it.
     pub(crate) async fn delete_staged(&self, shard: &Shard, files: &[StagedFile]) {
-        let delete = Box::pin(shard.delete_files(files));
-        match self.stop.or_grace(delete).await {
+        if files.is_empty() {
+            return;
+        }
+        let doing = self.doing("clean up");
+        let stalled = |error: &ShardError| self.stalled(doing.name(), error);
+        let delete = Box::pin(shard.delete_files_with(files, &stalled));
+        match self
+            .stop
+            .or_grace(self.patiently(doing.name(), delete))
+            .await
+        {
             Some(Ok(())) => self.instance.metrics.files_deleted.add(files.len() as u64),
             Some(Err(error)) => {
                 tracing::warn!(sink = %self.instance.name, %error, "left staged files behind");
@@ -335,6 +354,27 @@ impl Drop for Watched {
         if !self.has_ended {
             self.worker.shut_down();
         }
+    }
+}
+
+/// Something that a worker does, perhaps several times at once.
+pub(crate) struct Doing {
+    name: String,
+    worker: usize,
+    instance: Arc<Instance>,
+}
+
+impl Doing {
+    /// What it is called meanwhile.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Drop for Doing {
+    fn drop(&mut self) {
+        let name = std::mem::take(&mut self.name);
+        self.instance.done(name, self.worker);
     }
 }
 

@@ -20,7 +20,7 @@ use crate::data_file::{FileMeta, StagedFile};
 use crate::error::Error;
 use crate::lock;
 use crate::shard::{Inner, Shard};
-use crate::storage::OnRetry;
+use crate::storage::{OnRetry, Storage};
 
 /// Staged files by their paths.
 #[derive(Debug, Default)]
@@ -204,11 +204,24 @@ impl Shard {
     /// If the log cannot be read, or the store fails to delete, several times if that may pass. Deleting again is
     /// safe, and so is leaving it to garbage collection.
     pub async fn delete_files(&self, files: &[StagedFile]) -> Result<(), Error> {
+        self.delete_files_with(files, &Storage::warn_of_retry).await
+    }
+
+    /// As [`Shard::delete_files`]; errors that may pass while the log is read are told to `on_retry`, and followed by
+    /// another attempt, for ever.
+    ///
+    /// # Errors
+    /// As [`Shard::delete_files`].
+    pub async fn delete_files_with(
+        &self,
+        files: &[StagedFile],
+        on_retry: OnRetry<'_>,
+    ) -> Result<(), Error> {
         if files.is_empty() {
             return Ok(());
         }
-        self.refresh().await?;
         let inner = self.inner();
+        inner.catch_up(on_retry).await?;
         let deletes = files.iter().map(|file| async move {
             let path = file.path.as_str();
             let (live, removed) =

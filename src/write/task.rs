@@ -553,16 +553,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if files.is_empty() {
             return Ok(true);
         }
-        let stalled = |error: &ShardError| self.worker.stalled("stage", error);
+        let doing = self.worker.doing("stage");
+        let stalled = |error: &ShardError| self.worker.stalled(doing.name(), error);
         // An idle task keeps no room for it.
         let put = Box::pin(try_join_all(
             files.into_iter().map(|file| file.finish(&stalled)),
         ));
-        let put = self.worker.patiently("stage", put);
+        let put = self.worker.patiently(doing.name(), put);
         let Some(put) = self.worker.stop.or_grace(put).await else {
             return Ok(false);
         };
-        self.worker.resumed("stage");
         put?;
         Ok(true)
     }

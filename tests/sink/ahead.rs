@@ -281,6 +281,38 @@ fn r11_a_deletion_that_fails_for_now_is_tried_again(driver: Driver) {
     });
 }
 
+fn a_clean_up_that_waits_for_the_log_says_so(driver: Driver) {
+    let runtime = runtime();
+    let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let faulty = FaultyStore::new(Arc::clone(&truth), 0, 0);
+    let store = Arc::clone(&faulty) as Arc<dyn ObjectStore>;
+    let cx = contexts(driver, &runtime, 1, &store).remove(0);
+    timely::execute_directly(move |worker| {
+        let (signal, read_only) = watch::channel(false);
+        let target = Target::new(URL).read_only(read_only);
+        let (mut input, handle) = rows_sink(worker, &cx, "view", target);
+        feed_until_staged(worker, &mut input, &handle, 3);
+        step_until_so(worker, "nothing is being staged", || {
+            handle.pressure().queued_updates == 0
+        });
+        faulty.set_percent(100);
+        signal.send_replace(true);
+        step_until_so(
+            worker,
+            "the status says what waits",
+            || matches!(handle.status(), Status::Stalled { on, .. } if on.starts_with("clean up: ")),
+        );
+        assert!(!unreferenced(&cx, URL, &*truth).is_empty());
+        faulty.set_percent(0);
+        step_until_so(worker, "the files are gone", || {
+            let counters = handle.counters();
+            matches!(handle.status(), Status::ReadOnly)
+                && counters.files_deleted == counters.files_staged
+        });
+        assert_eq!(unreferenced(&cx, URL, &*truth), Vec::<String>::new());
+    });
+}
+
 fn a_sink_that_is_dropped_deletes_what_it_staged_ahead(driver: Driver) {
     let runtime = runtime();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -302,5 +334,6 @@ on_both_drivers! {
     a_rival_that_comes_first_has_what_was_staged_ahead_recalled,
     a_sink_that_is_demoted_recalls_what_it_staged_ahead,
     r11_a_deletion_that_fails_for_now_is_tried_again,
+    a_clean_up_that_waits_for_the_log_says_so,
     a_sink_that_is_dropped_deletes_what_it_staged_ahead,
 }
