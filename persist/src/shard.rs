@@ -106,8 +106,10 @@ impl Owner {
 }
 
 impl Inner {
+    /// As the watchers know it. The log may be locked for long, while a large entry is built of it: who only asks how far
+    /// it is does not wait for that.
     pub(crate) fn progress(&self) -> Progress {
-        lock(&self.log).state.progress()
+        self.known.borrow().progress
     }
 
     pub(crate) fn tail(&self) -> Tail {
@@ -224,7 +226,7 @@ impl Shard {
         })
     }
 
-    /// How far the shard is, as far as this process knows.
+    /// How far the shard is, as far as this process knows. It waits for nothing.
     pub fn progress(&self) -> Progress {
         self.inner().progress()
     }

@@ -46,6 +46,13 @@ use object_store::{GetOptions, ObjectStore, PutMode, PutOptions};
 
 use crate::client::Client;
 use crate::error::Error;
+use crate::shard::Shard;
+
+/// Runs `meanwhile` while this process's view of a shard's log is locked, as it is while a large entry is built of it. Who
+/// then waits for the log waits until `meanwhile` has returned.
+pub fn while_the_log_is_locked<T>(shard: &Shard, meanwhile: impl FnOnce() -> T) -> T {
+    shard.inner().with_state(|_| meanwhile())
+}
 
 /// How many cases a property is tried with: `PROPTEST_CASES`, or so many.
 pub fn cases(default: u32) -> u32 {

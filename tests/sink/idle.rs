@@ -3,12 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::mpsc;
 use std::time::Duration;
 
-use mvsink::Frontier;
+use mvsink::{Frontier, Status};
+use mvsink_persist::testing::while_the_log_is_locked;
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 
-use crate::support::{Driver, rows_sink, runtime, step_until};
+use crate::support::{Driver, row, rows_sink, runtime, step_until, step_until_so};
 
 fn r19_an_idle_sink_wakes_up_for_its_ticks_only(driver: Driver) {
     const SINKS: u64 = 20;
@@ -82,6 +84,51 @@ fn r19_an_idle_sink_wakes_up_for_its_ticks_only(driver: Driver) {
     });
 }
 
+/// A worker steps its sink, and asks it for all that can be asked, while a large entry is built of the log, say.
+fn workers_do_not_wait_for_the_log(driver: Driver) {
+    const URL: &str = "memory://locked/view";
+    let runtime = runtime();
+    let cx = driver.context(&runtime);
+    let handle = runtime.handle().clone();
+    timely::execute_directly(move |worker| {
+        let (mut input, sink) = rows_sink(worker, &cx, "view", URL);
+        for time in 0..2 {
+            step_until_so(worker, "the shard is open", || {
+                !matches!(sink.status(), Status::Starting)
+            });
+            let shard = handle.block_on(cx.client().open_existing(URL)).unwrap();
+            let (locked, is_locked) = mpsc::channel();
+            let (release, released) = mpsc::channel::<()>();
+            let lock = std::thread::spawn(move || {
+                while_the_log_is_locked(&shard, || {
+                    locked.send(()).unwrap();
+                    released.recv_timeout(Duration::from_secs(120)).is_ok()
+                })
+            });
+            is_locked.recv().unwrap();
+            input.update_at(row(time), time, 1);
+            if driver == Driver::Sync {
+                // In the other one the worker itself commits.
+                input.advance_to(time + 1);
+            }
+            input.flush();
+            for _ in 0..200 {
+                worker.step_or_park(Some(Duration::from_millis(1)));
+                assert_eq!(sink.frontier(), Frontier::At(time));
+                let (status, counters) = (sink.status(), sink.counters());
+                assert!(!status.is_final() && counters.rows_read_back == 0);
+                assert!(sink.pressure().held_updates <= 2);
+            }
+            release.send(()).unwrap();
+            assert!(lock.join().unwrap(), "it waited for the log");
+            input.advance_to(time + 1);
+            input.flush();
+            step_until(worker, &sink, Frontier::At(time + 1));
+        }
+    });
+}
+
 on_both_drivers! {
+    workers_do_not_wait_for_the_log,
     r19_an_idle_sink_wakes_up_for_its_ticks_only,
 }
