@@ -91,9 +91,10 @@ impl Judge {
         self.next
     }
 
-    /// The files that the log refers to.
-    pub fn files(&self) -> impl Iterator<Item = &String> {
-        self.live.keys()
+    /// A file that the log refers to, and its size.
+    pub fn file(&self) -> Option<(String, usize)> {
+        let path = self.live.keys().next()?;
+        Some((path.clone(), self.get(path)?.len()))
     }
 
     /// Judges what has been committed since the last time.
@@ -214,8 +215,9 @@ impl Judge {
                         );
                     }
                 }
+                // Another program may name what is there again.
                 assert!(
-                    self.added.insert(path.clone()),
+                    self.added.insert(path.clone()) || id.is_none(),
                     "{path} comes back: {words}"
                 );
                 self.live.insert(path, updates);
@@ -261,14 +263,17 @@ impl Judge {
     }
 
     fn contents(&self, time: u64) -> Contents {
-        let mut sums = Contents::new();
+        // Another program's rows, and what takes them back, may be more than one can say.
+        let mut sums = BTreeMap::<_, i128>::new();
         for (row, at, diff) in self.live.values().flatten() {
             if u64::try_from(*at).unwrap() <= time {
-                *sums.entry(row.clone()).or_default() += diff;
+                *sums.entry(row.clone()).or_default() += i128::from(*diff);
             }
         }
         sums.retain(|_, diff| *diff != 0);
-        sums
+        let sums = sums.into_iter();
+        sums.map(|(row, diff)| (row, i64::try_from(diff).expect("no row is there so often")))
+            .collect()
     }
 
     fn decode(&self, path: &str) -> Updates {

@@ -41,6 +41,16 @@ pub enum Edit {
     Delete,
     /// It adds a file with a row that the view's type cannot hold, beside one that it can.
     Unfit,
+    /// It names a file that is there once more, without a change, or as one that goes and comes.
+    Again {
+        /// Whether the file goes in the same entry.
+        goes: bool,
+    },
+    /// It adds rows as often as one can say.
+    Huge {
+        /// Or takes them away.
+        less: bool,
+    },
 }
 
 /// What a maintainer, a process of its own, does to the shard.
@@ -157,6 +167,7 @@ impl fmt::Display for Event {
             Event::Edit(Edit::Insert) => write!(f, "another program inserts a row"),
             Event::Edit(Edit::Delete) => write!(f, "another program deletes the rows of a file"),
             Event::Edit(Edit::Unfit) => write!(f, "another program inserts a row of nulls"),
+            Event::Edit(edit) => write!(f, "another program edits: {edit:?}"),
             Event::Upkeep(upkeep) => write!(f, "the maintainer begins: {upkeep:?}"),
         }
     }
@@ -197,6 +208,8 @@ pub struct Plan {
     pub until: Option<u64>,
     /// The updates are made definite in a table of their own first, from which the view has them.
     pub chained: bool,
+    /// Log entries are cleaned up when they are two seconds old, so that whoever is slow skips some.
+    pub hasty: bool,
     pub replicas: Vec<ReplicaPlan>,
     pub events: Vec<Event>,
 }
@@ -300,6 +313,7 @@ impl Plan {
             refresh: refresh(&mut rng, end),
             until: (rng.random_ratio(1, 8)).then(|| rng.random_range(end / 2..=end)),
             chained: rng.random_ratio(1, 4),
+            hasty: rng.random_ratio(1, 4),
             replicas,
             events,
         };
@@ -307,7 +321,7 @@ impl Plan {
         plan
     }
 
-    /// Leaves out what the schedule rules out: who begins beyond the last time ends the shard as it is, and what another
+    /// Leaves out what the schedule rules out: who begins beyond the last time is refused, and what another
     /// program does to a shard that has ended nobody repairs.
     fn conform(&mut self) {
         for index in 0..self.replicas.len() {
@@ -317,6 +331,16 @@ impl Plan {
         }
         if self.written(self.end - 1).is_none() {
             self.events.retain(|event| !matches!(event, Event::Edit(_)));
+        }
+        if self.hasty {
+            // What is two seconds old by the clock was there for two seconds.
+            let keeps = |event: &Event| !matches!(event, Event::SetClock { .. });
+            self.events.retain(keeps);
+            for event in &mut self.events {
+                if let Event::Pass { ms } = event {
+                    *ms *= 10;
+                }
+            }
         }
         if self.chained {
             // A replica that is started again reads the source from where it began before.
@@ -420,10 +444,12 @@ fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
                 value,
             }
         }
-        986..989 => Event::Edit(match rng.random_range(0..3) {
+        986..990 => Event::Edit(match rng.random_range(0..5) {
             0 => Edit::Insert,
             1 => Edit::Delete,
-            _ => Edit::Unfit,
+            2 => Edit::Unfit,
+            3 => Edit::Again { goes: rng.random() },
+            _ => Edit::Huge { less: rng.random() },
         }),
         _ => Event::Upkeep(match rng.random_range(0..3) {
             0 => Upkeep::Compact,

@@ -94,11 +94,7 @@ impl<'a> World<'a> {
         let (_, writable) = tokio::sync::watch::channel(false);
         let mut world = World {
             plan,
-            maintainer: Process::new(
-                options_of(plan.seed, 0, &clock),
-                Arc::clone(&store),
-                writable,
-            ),
+            maintainer: Process::new(options_of(plan, 0, &clock), Arc::clone(&store), writable),
             opened: Default::default(),
             upkept: Arc::new(Mutex::new(Ok(None))),
             clock,
@@ -126,7 +122,7 @@ impl<'a> World<'a> {
         let started = std::cell::Cell::new(self.started);
         let options = || {
             started.set(started.get() + 1);
-            options_of(self.plan.seed, started.get(), &self.clock)
+            options_of(self.plan, started.get(), &self.clock)
         };
         let replica = Replica::start(self.plan, &self.plan.replicas[index], options, &self.store);
         self.started = started.get();
@@ -213,33 +209,41 @@ impl<'a> World<'a> {
         if !begun {
             return;
         }
-        let action = match edit {
-            Edit::Insert | Edit::Unfit => {
+        let actions = match edit {
+            Edit::Insert | Edit::Unfit | Edit::Huge { .. } => {
                 let codec = Codec::<(Option<String>, Option<u64>), String>::new().unwrap();
                 let mut file = FileEncoder::new(codec.schema()).unwrap();
                 let rows = [(Some("nobody's".to_owned()), Some(99)), (None, None)];
-                let rows = &rows[..if edit == Edit::Unfit { 2 } else { 1 }];
-                let updates = rows.iter().map(|row| (row, 0, 1));
+                let (rows, diff) = match edit {
+                    Edit::Unfit => (&rows[..], 1),
+                    Edit::Huge { less: false } => (&rows[..1], i64::MAX),
+                    Edit::Huge { less: true } => (&rows[..1], i64::MIN),
+                    _ => (&rows[..1], 1),
+                };
+                let updates = rows.iter().map(|row| (row, 0, diff));
                 file.write(&codec.encode(updates).unwrap()).unwrap();
                 let bytes = file.finish().unwrap().bytes;
                 let path = format!("foreign-{}.parquet", self.judge.next());
                 let size = bytes.len();
                 self.put(&path, bytes.into());
-                serde_json::json!({"add": {
-                    "path": path, "partitionValues": {}, "size": size, "modificationTime": 1,
-                    "dataChange": true,
-                }})
+                vec![added(&path, size)]
             }
-            Edit::Delete => {
-                let Some(path) = self.judge.files().next() else {
+            Edit::Delete | Edit::Again { .. } => {
+                let Some((path, size)) = self.judge.file() else {
                     return;
                 };
                 let now_ms = self.clock.load(Ordering::Relaxed);
-                serde_json::json!({"remove": {"path": path, "deletionTimestamp": now_ms, "dataChange": true}})
+                let remove = serde_json::json!({"remove": {"path": path, "deletionTimestamp": now_ms, "dataChange": true}});
+                match edit {
+                    Edit::Again { goes: true } => vec![remove, added(&path, size)],
+                    Edit::Again { goes: false } => vec![added(&path, size)],
+                    _ => vec![remove],
+                }
             }
         };
+        let lines: Vec<String> = actions.iter().map(|action| action.to_string()).collect();
         let entry = format!("_delta_log/{:020}.json", self.judge.next());
-        self.put(&entry, action.to_string().into_bytes().into());
+        self.put(&entry, lines.join("\n").into_bytes().into());
     }
 
     /// Puts something beside the view.
@@ -456,8 +460,16 @@ impl<'a> World<'a> {
     }
 }
 
+/// What another program says of a file that it adds.
+fn added(path: &str, size: usize) -> serde_json::Value {
+    serde_json::json!({"add": {
+        "path": path, "partitionValues": {}, "size": size, "modificationTime": 1, "dataChange": true,
+    }})
+}
+
 /// The options of one process.
-fn options_of(seed: u64, process: u64, clock: &Arc<AtomicI64>) -> ClientOptions {
+fn options_of(plan: &Plan, process: u64, clock: &Arc<AtomicI64>) -> ClientOptions {
+    let seed = plan.seed;
     let clock = Arc::clone(clock);
     let mut options = ClientOptions::default();
     options.seed = Some(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ process);
@@ -465,7 +477,7 @@ fn options_of(seed: u64, process: u64, clock: &Arc<AtomicI64>) -> ClientOptions 
     options.clock = Arc::new(move || clock.load(Ordering::Relaxed));
     options.checkpoint_interval = 7;
     options.poll_max = Duration::from_millis(50);
-    options.log_min_age = Duration::from_secs(600);
+    options.log_min_age = Duration::from_secs(if plan.hasty { 2 } else { 600 });
     options
 }
 
