@@ -30,6 +30,7 @@ use std::process::{ExitCode, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::ValueEnum;
+use mvsink::mvsink_persist::local_directory;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -387,8 +388,7 @@ impl Place {
     /// If a directory cannot be made there.
     pub fn new(dir: Option<&str>) -> Result<Self, Error> {
         let within = dir.unwrap_or(".");
-        let within = within.strip_prefix("file://").unwrap_or(within);
-        if within.contains("://") {
+        let Some(within) = local_directory(within)? else {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             let id = (now.map_or(0, |now| now.as_nanos()), std::process::id());
             let url = format!(
@@ -402,13 +402,13 @@ impl Place {
                 url,
                 directory: None,
             });
-        }
-        let directory = std::fs::create_dir_all(within).and_then(|()| {
+        };
+        let directory = std::fs::create_dir_all(&within).and_then(|()| {
             let mut builder = tempfile::Builder::new();
-            builder.prefix("mvsink-bench-").tempdir_in(within)
+            builder.prefix("mvsink-bench-").tempdir_in(&within)
         });
         let directory = directory.map_err(|source| Error::Place {
-            directory: within.to_owned(),
+            directory: within.display().to_string(),
             source,
         })?;
         Ok(Place {

@@ -250,6 +250,82 @@ fn there_is_no_shard() {
 }
 
 #[test]
+fn every_command_refuses_what_looks_like_a_url_and_is_none() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (url, why) in [
+        ("file:x", "absolute path"),
+        ("file://elsewhere/x", "of this machine"),
+        ("s3:/bucket/x", "s3://name/path"),
+        ("htp://bucket/x", "htp: is not a kind of store"),
+        ("c:\\x", "c: is not a kind of store"),
+        ("data:v2", "./data:"),
+        ("my_s3://bucket/x", "before ://"),
+    ] {
+        let commands: [&[&str]; 11] = [
+            &["inspect", url],
+            &["snapshot", url],
+            &["tail", url],
+            &["verify", url],
+            &["compact", url],
+            &["gc", url],
+            &["hold", "list", url],
+            &["hold", "take", url, "x", "--at", "0"],
+            &["hold", "release", url, "x"],
+            &["run", "nexmark", "--events", "9", "--dir", url],
+            &["bench", "--quick", "--only", "bulk", "--dir", url],
+        ];
+        for arguments in commands {
+            let output = command(arguments).current_dir(dir.path()).output();
+            let output = output.expect("the binary runs");
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {told}");
+            assert!(told.contains(why), "{arguments:?}: {told}");
+            assert_eq!(told.lines().count(), 1, "{arguments:?}: {told}");
+        }
+    }
+    fail(&["run", "nexmark", "--dir", ""], 2);
+    assert_eq!(std::fs::read_dir(&dir).expect("it is there").count(), 0);
+}
+
+#[test]
+fn a_directory_may_be_named_in_every_form() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().canonicalize().expect("it is there");
+    let within = root.join("of 2024:x");
+    let run = |url: &str| {
+        let arguments = ["run", "nexmark", "--workers", "1", "--events", "500", "--dir", url];
+        let output = command(&arguments).current_dir(&root).output();
+        let output = output.expect("the binary runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{url}: {told}");
+    };
+    let text = within.to_str().expect("text");
+    let encoded = text.replace(' ', "%20");
+    let forms = [
+        format!("file:{encoded}"),
+        format!("file:{text}"),
+        format!("file://{encoded}/"),
+        format!("file://localhost{encoded}"),
+        format!("FILE:{encoded}"),
+        text.to_owned(),
+        "./of 2024:x".to_owned(),
+        "of 2024:x".to_owned(),
+    ];
+    run(&forms[0]);
+    let expected = history(&within.join("q1"));
+    assert!(!expected.is_empty());
+    for form in &forms {
+        let url = format!("{}/q1", form.trim_end_matches('/'));
+        let output = command(&["inspect", &url]).current_dir(&root).output();
+        assert!(output.expect("the binary runs").status.success(), "{url}");
+    }
+    run(&forms[7]);
+    assert_eq!(history(&within.join("q1")), expected);
+    let there = std::fs::read_dir(&root).expect("it is there");
+    assert_eq!(there.count(), 1, "no form makes another directory");
+}
+
+#[test]
 fn flags_are_checked_before_anything_is_done() {
     let dir = tempfile::tempdir().expect("a directory");
     let target = dir.path().join("new");

@@ -1,13 +1,14 @@
 //! From an address to the store that holds the shard.
 //!
-//! Addresses: a plain path or `file://` URL (a local directory), `memory://name[/path]` (a store that lives as long as
-//! the client, or one that was [mounted](crate::Client::mount) under that name), and the URLs of buckets
+//! Addresses ([`address`]): a plain path or `file:` URL (a local directory), `memory://name[/path]` (a store that lives
+//! as long as the client, or one that was [mounted](crate::Client::mount) under that name), and the URLs of buckets
 //! ([`bucket`]), as far as the cargo features allow. Two addresses of the same place have the same key: local paths
 //! are made absolute, and symbolic links are followed as far as the path exists. Nothing is created here: a directory
 //! appears with the first object put into it, and a bucket must be there.
 //!
 //! The shards of a client in one bucket share one store, and so its connections.
 
+mod address;
 mod bucket;
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod cloud;
@@ -26,6 +27,9 @@ use url::Url;
 
 use crate::error::Error;
 use crate::lock;
+pub(crate) use address::Address;
+pub use address::local_directory;
+use address::without_credentials;
 pub(crate) use bucket::Bucket;
 
 /// The stores of a process, by the beginning of an address.
@@ -73,46 +77,16 @@ impl Stores {
     }
 
     pub(crate) fn locate(&self, url: &str) -> Result<Location, Error> {
-        let shown = url.trim_end_matches('/').to_owned();
-        let refuse = |why: String| Error::Url {
+        let shown = address::shown(url).to_owned();
+        let located = Address::parse(url).and_then(|address| match address {
+            Address::Directory(path) => self.local(shown, &path),
+            Address::Memory(url) => self.memory(shown, &url),
+            Address::Bucket(bucket) => self.bucket(shown, bucket),
+        });
+        located.map_err(|why| Error::Url {
             url: without_credentials(url),
             why,
-        };
-        if !url.contains("://") {
-            if url.is_empty() {
-                return Err(refuse("it is empty".into()));
-            }
-            return self.local(shown, FsPath::new(url)).map_err(refuse);
-        }
-        let parsed = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
-        if has_credentials(&parsed) {
-            return Err(refuse(
-                "credentials come from the environment or from options, not from a URL".into(),
-            ));
-        }
-        if parsed.query().is_some() || parsed.fragment().is_some() {
-            return Err(refuse("an address has no query and no fragment".into()));
-        }
-        match parsed.scheme() {
-            "file" => {
-                let path = parsed.to_file_path().map_err(|()| {
-                    refuse("a file URL must name an absolute path of this machine".into())
-                })?;
-                self.local(shown, &path).map_err(refuse)
-            }
-            "memory" => self.memory(shown, &parsed).map_err(refuse),
-            scheme => match Bucket::parse(&parsed) {
-                Some(bucket) => bucket
-                    .and_then(|bucket| self.bucket(shown, bucket))
-                    .map_err(refuse),
-                None => Err(refuse(match scheme {
-                    "http" | "https" => {
-                        "a plain web server cannot hold a shard: it has no conditional puts".into()
-                    }
-                    _ => format!("{scheme}:// is not a kind of store"),
-                })),
-            },
-        }
+        })
     }
 
     fn memory(&self, shown: String, url: &Url) -> Result<Location, String> {
@@ -197,35 +171,6 @@ fn canonical(path: &FsPath) -> std::io::Result<PathBuf> {
     Ok(path)
 }
 
-fn has_credentials(url: &Url) -> bool {
-    url.password().is_some() || (!url.username().is_empty() && !bucket::user_is_container(url))
-}
-
-/// The address for a message, without what may be a credential: those in a URL are never repeated.
-fn without_credentials(url: &str) -> String {
-    match Url::parse(url) {
-        Ok(mut parsed) => {
-            if has_credentials(&parsed) {
-                // Both fail only for URLs that cannot have credentials.
-                let _ = parsed.set_username("");
-                let _ = parsed.set_password(None);
-            }
-            let url = parsed.to_string();
-            if !url.contains(['?', '#']) {
-                return url;
-            }
-            parsed.set_query(None);
-            parsed.set_fragment(None);
-            format!("{parsed} (and more)")
-        }
-        // What cannot be taken apart may hold anything.
-        Err(_) => match url.split_once("://") {
-            Some((scheme, rest)) if rest.contains(['@', '?', '#']) => format!("{scheme}://…"),
-            _ => url.to_owned(),
-        },
-    }
-}
-
 /// What must hold of any text that is taken for an address.
 #[cfg(feature = "testing")]
 pub(crate) fn fuzz(text: &str) {
@@ -293,11 +238,16 @@ mod tests {
         let slash = stores
             .locate(&format!("{}/", path.to_str().unwrap()))
             .unwrap();
-        let url = stores
-            .locate(Url::from_file_path(&path).unwrap().as_str())
-            .unwrap();
+        let url = Url::from_file_path(&path).unwrap();
+        for url in [
+            url.as_str(),
+            &url.as_str().replace("file://", "file:"),
+            &url.as_str().replace("file://", "FILE://localhost"),
+            &format!("file:{}", path.display()),
+        ] {
+            assert_eq!(stores.locate(url).unwrap().key, plain.key, "{url}");
+        }
         assert_eq!(plain.key, slash.key);
-        assert_eq!(plain.key, url.key);
         assert!(!path.parent().unwrap().exists());
         #[cfg(unix)]
         {

@@ -31,18 +31,32 @@ impl Storage {
         by_pointer: bool,
         on_retry: OnRetry<'_>,
     ) -> Result<Option<Log>, Error> {
-        let mut failed = None;
         let hint = match by_pointer {
             true => self.last_checkpoint(on_retry).await?,
             false => None,
         };
+        let Some(version) = hint else {
+            return self.load_listed(None, None, on_retry).await;
+        };
         // Whatever else the pointer says: what is found decides.
-        if let Some(version) = hint {
-            match self.load_checkpoint(version, on_retry).await {
-                Ok(log) => return Ok(Some(log)),
-                Err(error) => failed = Some(error.into_unusable()?),
-            }
+        let failed = match self.load_checkpoint(version, on_retry).await {
+            Ok(log) => return Ok(Some(log)),
+            Err(error) => error.into_unusable()?,
+        };
+        let mut loaded = self.load_listed(hint, Some(failed), on_retry).await?;
+        if let Some(log) = &mut loaded {
+            log.is_misled = true;
         }
+        Ok(loaded)
+    }
+
+    /// The same by a listing, after the checkpoint `hint` has failed with this error.
+    async fn load_listed(
+        &self,
+        hint: Option<u64>,
+        mut failed: Option<Error>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<Log>, Error> {
         let files = self.list_log(on_retry).await?;
         let mut checkpoints: Vec<_> = files
             .iter()

@@ -129,6 +129,8 @@ pub(crate) struct Log {
     anchor: Option<Anchor>,
     /// When what lies beyond the last entry was listed.
     listed: Option<Moment>,
+    /// The pointer to the newest checkpoint led to none that can be read: others may not look any further.
+    pub(crate) is_misled: bool,
     /// The last entries, without gaps, ending at the state's version.
     recent: VecDeque<Arc<Entry>>,
     recent_files: usize,
@@ -148,6 +150,7 @@ impl Log {
             confirmed: None,
             anchor: None,
             listed: None,
+            is_misled: false,
             recent: VecDeque::new(),
             recent_files: 0,
             jumped: None,

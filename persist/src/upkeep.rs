@@ -91,6 +91,7 @@ impl Inner {
             let bytes = serde_json::to_vec(&last).unwrap_or_default();
             storage.put(&last_checkpoint_path(), bytes.into()).await?;
         }
+        lock(&self.log).is_misled = false;
         tracing::debug!(shard = %storage.url, version, actions = size, "wrote a checkpoint");
         Ok(version)
     }
@@ -99,9 +100,12 @@ impl Inner {
     /// that it failed is only worth a warning, since the next one replaces it.
     pub(crate) fn checkpoint_if_due(self: &Arc<Self>, version: u64) {
         let interval = self.storage.env.options.checkpoint_interval;
-        let is_due = interval > 0
-            && version.is_multiple_of(interval)
-            && version.is_multiple_of(stride(interval, self.with_state(State::size)));
+        let is_next = || {
+            version.is_multiple_of(interval)
+                && version.is_multiple_of(stride(interval, self.with_state(State::size)))
+        };
+        // Other readers may refuse a table whose pointer leads nowhere.
+        let is_due = interval > 0 && (lock(&self.log).is_misled || is_next());
         if !is_due || self.upkeep.running.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -128,6 +128,35 @@ fn a_checkpoint_of_another_form_beside_one_that_can_be_read_is_passed_over() {
 }
 
 #[test]
+fn the_next_commit_has_a_checkpoint_where_the_hint_led_to_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let url = dir.to_str().unwrap();
+        drop(table(dir).await);
+        let hint = in_log(dir, "_last_checkpoint");
+        let whole = fs::read_to_string(&hint).unwrap();
+        let mut rarely = options(2);
+        rarely.checkpoint_interval = 1000;
+        // One that leads where it should costs nothing.
+        let shard = client(rarely.clone()).open_existing(url).await.unwrap();
+        grow(&shard, 10).await;
+        drop(shard);
+        assert_eq!(fs::read_to_string(&hint).unwrap(), whole);
+        fs::write(&hint, r#"{"version":900,"size":5,"parts":3}"#).unwrap();
+        let shard = client(rarely).open_existing(url).await.unwrap();
+        grow(&shard, 11).await;
+        // It is written beside whatever follows.
+        while !fs::read_to_string(&hint).unwrap().contains(r#""version":11,"#) {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        let written = fs::read(&hint).unwrap();
+        grow(&shard, 12).await;
+        assert_eq!(fs::read(&hint).unwrap(), written);
+    });
+}
+
+#[test]
 fn a_hint_to_nothing_is_replaced_by_the_next_checkpoint() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use crate::location::Bucket;
+use crate::location::{Address, Bucket};
 
 /// A table's address, and the ways in which absolute paths may begin that lie below it.
 #[derive(Debug, Default)]
@@ -33,19 +33,17 @@ impl TableRoot {
             url: url.to_owned(),
             ..TableRoot::default()
         };
-        match folder {
-            Some(folder) => {
-                let parsed = Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
-                let given = parsed.or_else(|| std::path::absolute(url).ok());
-                for folder in given.iter().chain([folder]) {
+        match Address::parse(url) {
+            Ok(Address::Directory(given)) => {
+                let given = std::path::absolute(given).ok();
+                for folder in given.iter().chain(folder) {
                     root.folders.extend(folder.to_str().map(normal));
                 }
             }
-            None => {
-                let parsed = Url::parse(url).ok();
-                root.bucket = parsed.and_then(|url| Bucket::parse(&url)?.ok());
-                root.prefix = url.contains("://").then(|| url.to_owned());
-            }
+            Ok(Address::Bucket(bucket)) => root.bucket = Some(bucket),
+            Ok(Address::Memory(_)) => root.prefix = Some(url.to_owned()),
+            // It was opened, so it is one.
+            Err(_) => {}
         }
         root
     }
@@ -61,7 +59,7 @@ impl TableRoot {
             return Some(Cow::Borrowed(path));
         }
         let below = match scheme(path) {
-            Some("file") => {
+            Some(scheme) if scheme.eq_ignore_ascii_case("file") => {
                 let path = &path["file:".len()..];
                 let path = path.strip_prefix("//localhost").unwrap_or(path);
                 self.below_folder(path.strip_prefix("//").unwrap_or(path))?
@@ -184,6 +182,7 @@ mod tests {
             "/data/my table",
             "file:///data/my%20table",
             "file:/data/my%20table/",
+            "FILE://localhost/data/my%20table",
             "/data/x/../my table",
         ] {
             let root = TableRoot::new(url, Some(&folder));
@@ -199,6 +198,7 @@ mod tests {
                 ("/data/my%20table//x.parquet", Some("x.parquet")),
                 ("file:/data/my%20table/x.parquet", Some("x.parquet")),
                 ("file:///data/my%20table/a/x.parquet", Some("a/x.parquet")),
+                ("FILE:/data/my%20table/x.parquet", Some("x.parquet")),
                 (
                     "file://localhost/data/my%20table/x.parquet",
                     Some("x.parquet"),
