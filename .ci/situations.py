@@ -38,6 +38,8 @@ class Situation:
     command: str = ""
     # Whether `mvsink verify` finds it, where the answer is an error: the table itself is sound if not.
     damage: bool = True
+    # Whether other readers open the table before the view's next commits.
+    others: bool = True
     # Whether the answer is still to be built: it is tried by name only.
     pending: bool = False
     # Whether older releases of the writer make the edit too.
@@ -99,7 +101,7 @@ GROUPS = {
     ],
     "The log": [
         Situation("hint_with_parts", FOLLOWS, "the checkpoint that is there decides"),
-        Situation("hint_to_nothing", FOLLOWS, "the entries that are there decide"),
+        Situation("hint_to_nothing", FOLLOWS, "the entries that are there decide; the next commit writes a checkpoint, with which other readers open the table again", others=False),
         Situation("hint_damaged", FOLLOWS, "the entries that are there decide"),
         Situation("odd_entries", FOLLOWS, "reads only what it needs"),
         Situation("paths_of_another_form", REPAIRS, "retracts the rows"),

@@ -293,7 +293,16 @@ fn a_directory_may_be_named_in_every_form() {
     let root = dir.path().canonicalize().expect("it is there");
     let within = root.join("of 2024:x");
     let run = |url: &str| {
-        let arguments = ["run", "nexmark", "--workers", "1", "--events", "500", "--dir", url];
+        let arguments = [
+            "run",
+            "nexmark",
+            "--workers",
+            "1",
+            "--events",
+            "500",
+            "--dir",
+            url,
+        ];
         let output = command(&arguments).current_dir(&root).output();
         let output = output.expect("the binary runs");
         let told = String::from_utf8_lossy(&output.stderr);

@@ -389,6 +389,7 @@ impl Client {
             url: location.url.into(),
             store: location.store,
             local: location.local,
+            log_sync: Arc::default(),
             env: Arc::clone(&self.inner.env),
         }
     }

@@ -6,7 +6,8 @@
 //! the state that includes it.
 //!
 //! So what is returned is what a fresh reader of the log finds: [`Appended::Committed`] if and only if the entry
-//! is there, [`Appended::Lost`] only after every slot that was tried has been seen to hold somebody else's. Each
+//! is there, [`Appended::Lost`] only after every slot that was tried has been seen to hold somebody else's, and an error
+//! that [is decided](Error::is_decided) only if no put of it is out there. Each
 //! slot is decided before the next is tried ([`Storage::occupy`]), so a commit is never in the log twice.
 //!
 //! Before a put the entry beyond its slot is looked for, while the files are being written: if that is there, the slot
@@ -101,8 +102,14 @@ impl Shard {
     ///
     /// # Errors
     /// [`Error::InvalidAppend`] if the parts contradict each other, [`Error::Swept`] if a file is gone because
-    /// nothing committed it for long, [`Error::Unwritten`] if one was given up, and permanent errors of the store and the log. Nothing was committed then.
-    /// [`Error::Undecided`] if an interrupted append is called again so late that the log was cleaned up beyond it.
+    /// nothing committed it for long, [`Error::Unwritten`] if one was given up, and permanent errors of the store and
+    /// the log. Nothing was committed then, but in these cases, of which [`Error::is_decided`] is false:
+    ///
+    /// - [`Error::Unconfirmed`]: something failed after the entry was put, or may have been. It may be in the log; calling
+    ///   again finds out.
+    /// - [`Error::Undecided`]: an interrupted append was called again so late that the log was cleaned up beyond it.
+    /// - [`Error::Replaced`]: what was put, if anything, went to where the table was, or to what has its place now.
+    /// - [`Error::Shutdown`]: as if the future was dropped.
     pub async fn append(&self, append: Append, on_retry: OnRetry<'_>) -> Result<Appended, Error> {
         self.append_removing(append, BTreeSet::new(), on_retry)
             .await
@@ -157,12 +164,17 @@ impl Shard {
             )))
         };
         let looped = self.commit_loop(append.id, plan, &append.files, on_retry);
-        let appended = match looped.await? {
+        let looped = looped.await.inspect_err(|error| {
+            if error.is_decided() {
+                inner.attempts.decided(append.id);
+            }
+        });
+        let appended = match looped? {
             Outcome::Committed(version) => Ok(Appended::Committed { version }),
             Outcome::Done(Ok(lost)) => self.how_it_ended(&append, lost).await,
             Outcome::Done(Err(error)) => Err(error),
         };
-        if !matches!(&appended, Err(error) if error.is_transient()) {
+        if !matches!(&appended, Err(error) if error.is_transient() || !error.is_decided()) {
             inner.attempts.decided(append.id);
         }
         appended
@@ -301,7 +313,8 @@ impl Shard {
     /// count as staged no more.
     ///
     /// # Errors
-    /// Permanent ones of the store and the log; nothing was committed then.
+    /// Permanent ones of the store and the log; nothing was committed then if the error
+    /// [is decided](Error::is_decided).
     pub(crate) async fn commit<T>(
         &self,
         id: CommitId,
@@ -311,6 +324,18 @@ impl Shard {
         let outcome = self.commit_loop(id, plan, &[], on_retry).await;
         self.inner().attempts.decided(id);
         outcome
+    }
+
+    /// The error of a commit, whose entry may have been `put` by then.
+    fn unless_put(&self, id: CommitId, put: bool, error: Error) -> Error {
+        if !put || !error.is_decided() {
+            return error;
+        }
+        Error::Unconfirmed {
+            url: self.url().to_owned(),
+            id,
+            source: Box::new(error),
+        }
     }
 
     /// As [`Shard::commit`], of these files, which may still be being written.
@@ -376,10 +401,15 @@ impl Shard {
                 continue;
             }
             inner.attempts.put(id, slot, env.moment());
-            let occupied = storage.occupy(slot, &body, Some(&tail), prepared, on_retry);
-            let (commit, evidence, ours) = match occupied.await? {
+            let mut uncertain = false;
+            let occupied = storage
+                .occupy(slot, &body, Some(&tail), prepared, &mut uncertain, on_retry)
+                .await;
+            let unless_put = |error| self.unless_put(id, uncertain, error);
+            let (commit, evidence, ours) = match occupied.map_err(unless_put)? {
                 Occupied::Unfounded => {
-                    inner.reload(&tail, on_retry).await?;
+                    let reloaded = inner.reload(&tail, on_retry).await;
+                    reloaded.map_err(unless_put)?;
                     continue;
                 }
                 Occupied::Now => (commit, Evidence::of_entry(&body), true),
@@ -388,20 +418,27 @@ impl Shard {
                     let found = storage.parse(slot, bytes).await;
                     let found = match found {
                         Ok(found) => found,
-                        Err(_) if !storage.stands(&tail, on_retry).await? => {
+                        Err(damaged) => {
+                            let stands = storage.stands(&tail, on_retry).await;
+                            if stands.map_err(unless_put)? {
+                                return Err(unless_put(damaged));
+                            }
                             // That is another log's.
-                            inner.reload(&tail, on_retry).await?;
+                            let reloaded = inner.reload(&tail, on_retry).await;
+                            reloaded.map_err(unless_put)?;
                             continue;
                         }
-                        Err(error) => return Err(error),
                     };
                     let ours = found.info.as_ref().and_then(|info| info.id) == Some(id);
                     (found, evidence, ours)
                 }
             };
+            let unless_put = |error| self.unless_put(id, ours, error);
             // Judged by what was known before the put, and after it: it may have taken long.
-            if tail.is_stale(env) && !storage.stands(&tail, on_retry).await? {
-                inner.reload(&tail, on_retry).await?;
+            let is_stale = tail.is_stale(env);
+            if is_stale && !storage.stands(&tail, on_retry).await.map_err(unless_put)? {
+                let reloaded = inner.reload(&tail, on_retry).await;
+                reloaded.map_err(unless_put)?;
                 if !ours {
                     continue;
                 }
@@ -412,7 +449,8 @@ impl Shard {
                     continue;
                 }
             } else {
-                inner.apply(slot, &commit, evidence)?;
+                let applied = inner.apply(slot, &commit, evidence);
+                applied.map_err(unless_put)?;
             }
             if ours {
                 for add in &commit.adds {

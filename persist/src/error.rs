@@ -198,6 +198,17 @@ pub enum Error {
         /// The append.
         id: CommitId,
     },
+    /// What failed did so after the entry of a commit was put, or may have been: it may be in the log. Who tries the same
+    /// append again, or opens the shard again, finds out.
+    #[error("{source}; {id} may have been committed to the shard {url} all the same")]
+    Unconfirmed {
+        /// The address of the shard.
+        url: String,
+        /// The commit.
+        id: CommitId,
+        /// What failed.
+        source: Box<Error>,
+    },
     /// A staged file was never written: its writer gave it up, or is another process.
     #[error("{path} cannot be committed to the shard {url}: it was not written")]
     Unwritten {
@@ -308,7 +319,20 @@ impl Error {
             Error::Shared(error) => error.is_transient(),
             // A full disk may be emptied.
             Error::Spill { action, .. } => *action != "read",
+            Error::Unconfirmed { source, .. } => source.is_transient(),
             _ => false,
+        }
+    }
+
+    /// True if what was to be committed is not in the log and will not be; false if it may be there.
+    pub fn is_decided(&self) -> bool {
+        match self {
+            Error::Unconfirmed { .. }
+            | Error::Undecided { .. }
+            | Error::Replaced { .. }
+            | Error::Shutdown => false,
+            Error::Shared(error) => error.is_decided(),
+            _ => true,
         }
     }
 }

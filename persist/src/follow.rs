@@ -136,7 +136,7 @@ impl Inner {
                 ahead = 1;
                 continue;
             };
-            if let Err(error) = self.apply_all(entries).await {
+            if let Err(error) = self.apply_all(entries, on_retry).await {
                 let shutdown = matches!(error, Error::Shutdown);
                 if shutdown || checked || storage.stands(&tail, on_retry).await? {
                     return Err(error);
@@ -182,7 +182,14 @@ impl Inner {
         }
     }
 
-    async fn apply_all(&self, entries: Vec<(u64, Bytes)>) -> Result<(), Error> {
+    async fn apply_all(
+        &self,
+        entries: Vec<(u64, Bytes)>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<(), Error> {
+        if !entries.is_empty() {
+            self.storage.settle_log(on_retry).await?;
+        }
         for (version, bytes) in entries {
             let evidence = Evidence::of_entry(&bytes);
             let commit = self.storage.parse(version, bytes).await?;
@@ -216,6 +223,7 @@ impl Inner {
         let fresh = fresh
             .ok_or_else(|| replaced("its table was moved or deleted, and nothing is there"))?;
         let is_another = self.storage.is_another(gone, &fresh, on_retry).await?;
+        self.storage.settle_log(on_retry).await?;
         let mut log = lock(&self.log);
         if fresh.state.metadata().id != log.state.metadata().id {
             return Err(replaced("its table was deleted and created again"));

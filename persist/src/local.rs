@@ -18,10 +18,16 @@
 //!   moved or deleted, every write fails ([`Error::Replaced`]).
 //! - *an entry follows its predecessor*: an entry is linked only where the entry before it, by its hash, lies in the same
 //!   directory, and `name#1` lies there still. So nothing is put into an older copy, or into a new table of the same name.
+//! - *known is durable*: an entry that this process finds in the log is applied after a sync of the log's directory that
+//!   began after it was linked, whoever linked it here and whatever became of the sync that followed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+#[cfg(test)]
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use object_store::Error as StoreError;
@@ -33,7 +39,7 @@ use crate::error::Error;
 use crate::log::checkpoint::checkpoint_path;
 use crate::log::{entry_path, folder as log_folder};
 use crate::replay::{Evidence, Tail};
-use crate::storage::Storage;
+use crate::storage::{OnRetry, Storage};
 
 /// As the local store calls itself in errors.
 const STORE: &str = "LocalFileSystem";
@@ -46,6 +52,7 @@ pub(crate) struct Prepared {
     folder: PathBuf,
     entry: PathBuf,
     fsync: bool,
+    log_sync: Arc<LogSync>,
     /// `None` once it is somebody else's to delete.
     written: Option<PathBuf>,
 }
@@ -54,19 +61,93 @@ pub(crate) struct Prepared {
 pub(crate) enum Published {
     /// It is in the log, safely.
     Linked,
+    /// It is in the log, and a crash may take it out again: its directory could not be synced.
+    Unsynced(StoreError),
     /// The entry before it is not what it was: nothing was put.
     Unfounded,
 }
 
+/// Whether the names of all entries that this process has linked are safe on the disk.
+#[derive(Debug, Default)]
+pub(crate) struct LogSync {
+    /// Counts links, before and after each.
+    linked: AtomicU64,
+    /// What `linked` was before the last sync that succeeded.
+    synced: AtomicU64,
+    /// Syncs that are to fail.
+    #[cfg(test)]
+    failing: AtomicU32,
+}
+
+impl LogSync {
+    fn link(&self, written: &Path, entry: &Path) -> io::Result<()> {
+        self.linked.fetch_add(1, Ordering::SeqCst);
+        let linked = hard_link(written, entry);
+        self.linked.fetch_add(1, Ordering::SeqCst);
+        linked
+    }
+
+    fn is_settled(&self) -> bool {
+        self.linked.load(Ordering::SeqCst) <= self.synced.load(Ordering::SeqCst)
+    }
+
+    /// Syncs the directory that has `entry`.
+    fn sync(&self, entry: &Path, fsync: bool) -> io::Result<()> {
+        let linked = self.linked.load(Ordering::SeqCst);
+        #[cfg(test)]
+        if self
+            .failing
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+        {
+            return Err(io::Error::other("the disk does not answer"));
+        }
+        sync_folder(entry, fsync)?;
+        self.synced.fetch_max(linked, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
 impl Storage {
     /// Creates the directories of a table that is about to be created. Nothing else does.
-    pub(crate) async fn create_folders(&self) -> Result<(), Error> {
-        let Some(folder) = self.local.clone() else {
+    pub(crate) async fn create_folders(&self, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let Some(folder) = &self.local else {
             return Ok(());
         };
-        let fsync = self.env.options.fsync;
-        let work = move || create_folders(&folder.join(log_folder().as_ref()), fsync);
-        self.blocking(&log_folder(), work).await
+        let (folder, fsync) = (folder.join(log_folder().as_ref()), self.env.options.fsync);
+        let looked = folder.clone();
+        // Looked for once: what an attempt has created and could not sync is there at the next one.
+        let shown = log_folder();
+        let looking = self.blocking(&shown, move || Ok(missing_folders(&looked)));
+        let missing = looking.await?;
+        let create = || {
+            let (folder, missing) = (folder.clone(), missing.clone());
+            let work = move || create_folders(&folder, &missing, |path| sync_folder(path, fsync));
+            self.blocking(&shown, work)
+        };
+        self.retry(on_retry, create).await
+    }
+
+    /// Waits until the names of all entries that this process has put are safe on the disk.
+    ///
+    /// # Errors
+    /// Permanent ones of the store: they may not be.
+    pub(crate) async fn settle_log(&self, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let Some(folder) = &self.local else {
+            return Ok(());
+        };
+        if self.log_sync.is_settled() {
+            return Ok(());
+        }
+        let (entry, shown) = (folder.join(entry_path(0).as_ref()), log_folder());
+        let sync = || {
+            let (entry, log_sync) = (entry.clone(), Arc::clone(&self.log_sync));
+            let fsync = self.env.options.fsync;
+            self.blocking(&shown, move || log_sync.sync(&entry, fsync))
+        };
+        self.retry(on_retry, sync).await
     }
 
     /// Writes an object whose name nobody knows yet; one attempt.
@@ -149,6 +230,7 @@ impl Storage {
         let (entry, body) = (folder.join(path.as_ref()), body.clone());
         let (handle, fsync) = (self.env.handle.clone(), self.env.options.fsync);
         let folder = folder.to_owned();
+        let log_sync = Arc::clone(&self.log_sync);
         let work = {
             let handle = handle.clone();
             // Dropped with what it is given if nobody waits for it any more.
@@ -158,6 +240,7 @@ impl Storage {
                     folder,
                     entry,
                     fsync,
+                    log_sync,
                     written: Some(written),
                 })
             }
@@ -175,23 +258,30 @@ impl Prepared {
         };
         let (entry, folder, fsync) = (self.entry.clone(), self.folder.clone(), self.fsync);
         let tail = tail.copied();
+        let (log_sync, path) = (
+            Arc::clone(&self.log_sync),
+            ObjectPath::from(self.entry.to_string_lossy().as_ref()),
+        );
+        let shown = path.clone();
         let work = move || {
             // In this order: the link fails unless what was written lies where the predecessor was found.
             let founded = tail.map_or(Ok(true), |tail| has_tail(&folder, &tail));
             let linked = match founded {
-                Ok(true) => hard_link(&written, &entry).map(|()| Published::Linked),
+                Ok(true) => log_sync.link(&written, &entry).map(|()| Published::Linked),
                 Ok(false) => Ok(Published::Unfounded),
                 Err(error) => Err(error),
             };
             // What is left of it costs space and nothing else.
             let _ = fs::remove_file(&written);
             let published = linked?;
-            if matches!(published, Published::Linked) {
-                sync_folder(&entry, fsync)?;
-            }
-            Ok(published)
+            Ok(match published {
+                Published::Linked => match log_sync.sync(&entry, fsync) {
+                    Ok(()) => Published::Linked,
+                    Err(error) => Published::Unsynced(store_error(&shown, error)),
+                },
+                other => other,
+            })
         };
-        let path = ObjectPath::from(self.entry.to_string_lossy().as_ref());
         let published: io::Result<_> = self.handle.spawn_blocking(work).await?;
         published.map_err(|error| store_error(&path, error))
     }
@@ -251,17 +341,23 @@ fn store_error(path: &ObjectPath, error: io::Error) -> StoreError {
     }
 }
 
-/// Creates a directory and those above it, as far as they are missing, and makes their names safe.
-fn create_folders(folder: &Path, fsync: bool) -> io::Result<()> {
-    let missing: Vec<_> = folder
+/// A directory and those above it, as far as they are missing.
+fn missing_folders(folder: &Path) -> Vec<PathBuf> {
+    folder
         .ancestors()
         .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
-        .collect();
+        .map(Path::to_owned)
+        .collect()
+}
+
+/// Creates a directory and those above it, and makes the names of those safe that were missing.
+fn create_folders(
+    folder: &Path,
+    missing: &[PathBuf],
+    sync: impl Fn(&Path) -> io::Result<()>,
+) -> io::Result<()> {
     fs::create_dir_all(folder)?;
-    for created in missing {
-        sync_folder(created, fsync)?;
-    }
-    Ok(())
+    missing.iter().try_for_each(|created| sync(created))
 }
 
 /// Writes and syncs a file, while another thread syncs its directory.
@@ -304,5 +400,98 @@ fn sync_folder(file: &Path, fsync: bool) -> io::Result<()> {
     match file.parent() {
         Some(folder) if fsync && cfg!(unix) => File::open(folder)?.sync_all(),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::{Append, Appended, Client, ClientOptions, Codec, CommitId, Frontier, Open, Shard};
+
+    async fn open(dir: &Path) -> Shard {
+        let client = Client::new(Handle::current(), ClientOptions::default());
+        let open = Open::new(Codec::<u64, String>::new().unwrap().schema());
+        client
+            .open_or_create(dir.to_str().unwrap(), open)
+            .await
+            .unwrap()
+    }
+
+    fn append() -> Append {
+        Append {
+            id: CommitId { nonce: 1, seq: 1 },
+            lower: Frontier::At(0),
+            upper: Frontier::At(1),
+            files: Vec::new(),
+            since: None,
+        }
+    }
+
+    #[test]
+    fn an_entry_counts_when_its_directory_could_be_synced_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        Runtime::new().unwrap().block_on(async {
+            let shard = open(dir.path()).await;
+            let log_sync = Arc::clone(&shard.inner().storage.log_sync);
+            let _watcher = shard.watch();
+            assert!(log_sync.is_settled());
+            log_sync.failing.store(3, Ordering::SeqCst);
+            let known = Mutex::new(Vec::new());
+            let stalled = |_: &Error| known.lock().unwrap().push(shard.progress().version);
+            let appended = shard.append(append(), &stalled).await.unwrap();
+            assert_eq!(appended, Appended::Committed { version: 1 });
+            assert!(log_sync.is_settled());
+            assert_eq!(log_sync.failing.load(Ordering::SeqCst), 0);
+            let known = known.into_inner().unwrap();
+            assert!(
+                !known.is_empty() && known.iter().all(|version| *version == 0),
+                "{known:?}"
+            );
+        });
+    }
+
+    #[test]
+    fn an_append_that_was_dropped_unsynced_is_synced_before_it_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        Runtime::new().unwrap().block_on(async {
+            let shard = open(dir.path()).await;
+            let log_sync = Arc::clone(&shard.inner().storage.log_sync);
+            log_sync.failing.store(u32::MAX, Ordering::SeqCst);
+            let (told, mut failed) = tokio::sync::watch::channel(false);
+            let stalled = |_: &Error| {
+                told.send_replace(true);
+            };
+            let first = shard.append(append(), &stalled);
+            tokio::select! {
+                ended = first => panic!("{ended:?}"),
+                _ = failed.wait_for(|failed| *failed) => {}
+            }
+            assert!(!log_sync.is_settled());
+            log_sync.failing.store(1, Ordering::SeqCst);
+            let again = shard.append(append(), &|_| ()).await.unwrap();
+            assert_eq!(again, Appended::Committed { version: 1 });
+            assert!(log_sync.is_settled());
+        });
+    }
+
+    #[test]
+    fn directories_that_could_not_be_synced_are_synced_by_the_next_attempt() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("a/b/_delta_log");
+        let missing = missing_folders(&log);
+        assert_eq!(missing.len(), 3);
+        let fails = |_: &Path| Err(io::Error::other("the disk does not answer"));
+        assert!(create_folders(&log, &missing, fails).is_err());
+        let synced = Mutex::new(Vec::new());
+        let sync = |path: &Path| {
+            synced.lock().unwrap().push(path.to_owned());
+            Ok(())
+        };
+        create_folders(&log, &missing, sync).unwrap();
+        assert_eq!(synced.into_inner().unwrap(), missing);
     }
 }

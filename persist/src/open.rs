@@ -278,8 +278,10 @@ impl Storage {
         State::first(&self.root, &path, 0, &commit)?;
         let body = commit.to_bytes();
         let started = self.env.moment();
-        self.retry(on_retry, || self.create_folders()).await?;
-        match self.occupy(0, &body, None, None, on_retry).await? {
+        self.create_folders(on_retry).await?;
+        let mut uncertain = false;
+        let occupied = self.occupy(0, &body, None, None, &mut uncertain, on_retry);
+        match occupied.await? {
             Occupied::Now => {
                 let mut log = self.first_entry(&body)?;
                 log.confirm(started);

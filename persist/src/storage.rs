@@ -13,7 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 
 use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing, credentials_advice, is_below_a_file};
-use crate::local::{Prepared, Published};
+use crate::local::{LogSync, Prepared, Published};
 use crate::log::entry_path;
 use crate::log::table_root::TableRoot;
 use crate::replay::Tail;
@@ -33,6 +33,8 @@ pub(crate) struct Storage {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The directory, if the objects are files.
     pub(crate) local: Option<PathBuf>,
+    /// Whether the names in that directory's log are safe.
+    pub(crate) log_sync: Arc<LogSync>,
     pub(crate) env: Arc<Environment>,
 }
 
@@ -203,20 +205,23 @@ impl Storage {
     /// one's own earlier attempt, or (an HTTP 409) about nothing. So after the first failure that does not prove
     /// that nothing was written, only the log decides: the same slot is tried until it can be read.
     ///
+    /// An entry that is found in the slot is safe on the disk, if it is this process's.
+    ///
     /// # Errors
-    /// Permanent ones, and only if nothing was and nothing will be written; or [`Error::Replaced`], if the table's
-    /// directory is gone.
+    /// Permanent ones, and [`Error::Replaced`], if the table's directory is gone. `uncertain` says whether the entry may
+    /// have been put all the same, as far as that is not decided.
     pub(crate) async fn occupy(
         &self,
         version: u64,
         body: &Bytes,
         tail: Option<&Tail>,
         mut prepared: Option<Prepared>,
+        uncertain: &mut bool,
         on_retry: OnRetry<'_>,
     ) -> Result<Occupied, Error> {
         let path = entry_path(version);
         // An attempt that may still take effect is out there.
-        let mut uncertain = false;
+        *uncertain = false;
         for attempt in 0.. {
             let put = match (prepared.take(), &self.local) {
                 (Some(prepared), _) => prepared.publish(tail).await,
@@ -234,6 +239,10 @@ impl Storage {
             let failed = match put {
                 Ok(Published::Linked) => return Ok(Occupied::Now),
                 Ok(Published::Unfounded) => return Ok(Occupied::Unfounded),
+                Ok(Published::Unsynced(error)) => {
+                    *uncertain = true;
+                    error
+                }
                 Err(error) => error,
             };
             let taken = matches!(
@@ -248,23 +257,26 @@ impl Storage {
             }
             if taken || !failed.is_transient() {
                 match self.get_retrying(&path, on_retry).await {
-                    Ok(Some(bytes)) => return Ok(Occupied::By(bytes)),
+                    Ok(Some(bytes)) => {
+                        self.settle_log(on_retry).await?;
+                        return Ok(Occupied::By(bytes));
+                    }
                     // The store has answered the only put, and the answer was no.
-                    _ if !taken && !uncertain => return Err(failed),
+                    _ if !taken && !*uncertain => return Err(failed),
                     Ok(None) => {
                         if let Some(other) = self.in_place_of(&path) {
                             return Err(other);
                         }
                     }
                     // Files are put once, so that it is somebody else's.
-                    Err(unreadable) if self.local.is_some() && !uncertain => {
+                    Err(unreadable) if self.local.is_some() && !*uncertain => {
                         return Err(unreadable);
                     }
                     // It may be ours that cannot be read.
                     Err(unreadable) => on_retry(&unreadable),
                 }
             }
-            uncertain = true;
+            *uncertain = true;
             on_retry(&failed);
             self.env.wait(attempt).await;
         }

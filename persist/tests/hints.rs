@@ -147,7 +147,10 @@ fn the_next_commit_has_a_checkpoint_where_the_hint_led_to_none() {
         let shard = client(rarely).open_existing(url).await.unwrap();
         grow(&shard, 11).await;
         // It is written beside whatever follows.
-        while !fs::read_to_string(&hint).unwrap().contains(r#""version":11,"#) {
+        while !fs::read_to_string(&hint)
+            .unwrap()
+            .contains(r#""version":11,"#)
+        {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         let written = fs::read(&hint).unwrap();

@@ -65,16 +65,18 @@ impl Address {
             return Err(unknown(scheme, rest));
         }
         if !rest.starts_with("//") {
-            return Err(format!("{named}: is followed by //, as in {named}://name/path"));
+            return Err(format!(
+                "{named}: is followed by //, as in {named}://name/path"
+            ));
         }
         let url = parse_url(text)?;
         match url.scheme() {
             "memory" => Ok(Address::Memory(url)),
             named => match Bucket::parse(&url) {
                 Some(bucket) => bucket.map(Address::Bucket),
-                None if named.starts_with("http") => Err(
-                    "a plain web server cannot hold a shard: it has no conditional puts".into(),
-                ),
+                None if named.starts_with("http") => {
+                    Err("a plain web server cannot hold a shard: it has no conditional puts".into())
+                }
                 None => Err(unknown(scheme, rest)),
             },
         }
@@ -101,9 +103,7 @@ fn directory(text: &str, rest: &str) -> Result<PathBuf, String> {
 fn parse_url(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if has_credentials(&url) {
-        return Err(
-            "credentials come from the environment or from options, not from a URL".into(),
-        );
+        return Err("credentials come from the environment or from options, not from a URL".into());
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("an address has no query and no fragment".into());

@@ -1,0 +1,149 @@
+//! Errors after the entry of a commit was put: they say that it may be in the log.
+
+mod support;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use mvsink_persist::{Appended, Client, Error, Frontier, Open, Shard};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use support::{append, client, options, run, schema, stage};
+
+const URL: &str = "memory://store/shard";
+
+fn quiet(_: &Error) {}
+
+/// A store in memory that takes its time to put the next log entry once it is armed, and forbids to read the log then.
+#[derive(Debug, Default)]
+struct Revoking {
+    inner: InMemory,
+    armed: AtomicBool,
+    revoked: AtomicBool,
+}
+
+impl fmt::Display for Revoking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("revoking")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Revoking {
+    async fn put_opts(
+        &self,
+        to: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult> {
+        let put = self.inner.put_opts(to, payload, options).await?;
+        if to.as_ref().ends_with(".json") && self.armed.swap(false, Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_secs(60 * 60)).await;
+            self.revoked.store(true, Ordering::Relaxed);
+        }
+        Ok(put)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        to: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(to, options).await
+    }
+
+    async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
+        if from.as_ref().ends_with(".json") && self.revoked.load(Ordering::Relaxed) {
+            return Err(object_store::Error::PermissionDenied {
+                path: from.to_string(),
+                source: "revoked".into(),
+            });
+        }
+        self.inner.get_opts(from, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+fn client_of(store: &Arc<Revoking>, seed: u64) -> Client {
+    let mut options = options(seed);
+    options.checkpoint_interval = 0;
+    options.log_min_age = Duration::from_secs(60 * 60);
+    let client = client(options);
+    client.mount("store", Arc::clone(store) as _);
+    client
+}
+
+async fn open(store: &Arc<Revoking>) -> Shard {
+    let open = Open::new(schema());
+    client_of(store, 1).open_or_create(URL, open).await.unwrap()
+}
+
+#[test]
+fn an_error_after_the_put_says_that_the_commit_may_be_in_the_log() {
+    run(async {
+        let store = Arc::new(Revoking::default());
+        let shard = open(&store).await;
+        let file = stage(&shard, 0).await;
+        let append = append(1, 0, 1, vec![file.clone()]);
+        store.armed.store(true, Ordering::Relaxed);
+        let error = shard.append(append.clone(), &quiet).await.unwrap_err();
+        assert!(matches!(error, Error::Unconfirmed { .. }), "{error}");
+        assert!(!error.is_decided() && !error.is_transient());
+        let told = error.to_string();
+        assert!(told.contains("may have been committed"), "{told}");
+        assert!(told.contains("revoked"), "{told}");
+        store.revoked.store(false, Ordering::Relaxed);
+        let reader = client_of(&store, 2).open_existing(URL).await.unwrap();
+        assert_eq!(reader.progress().upper, Frontier::At(1));
+        // Calling again finds out, and what was committed is not deleted.
+        shard
+            .delete_files(std::slice::from_ref(&file))
+            .await
+            .unwrap();
+        assert!(shard.read_file(&file.path).await.is_ok());
+        let again = shard.append(append, &quiet).await.unwrap();
+        assert_eq!(again, Appended::Committed { version: 1 });
+    });
+}
+
+#[test]
+fn an_error_before_the_put_says_that_nothing_was_committed() {
+    run(async {
+        let store = Arc::new(Revoking::default());
+        let shard = open(&store).await;
+        store.revoked.store(true, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(60 * 60)).await;
+        let append = append(1, 0, 1, Vec::new());
+        let error = shard.append(append, &quiet).await.unwrap_err();
+        assert!(matches!(error, Error::Store { .. }), "{error}");
+        assert!(error.is_decided());
+        store.revoked.store(false, Ordering::Relaxed);
+        assert_eq!(shard.refresh().await.unwrap().version, 0);
+    });
+}
