@@ -22,7 +22,7 @@ pub enum Mode {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Target {
-    /// The address: a path, `file://…`, `memory://…`, or a bucket's (`s3://…`, `gs://…`, `az://…`) with the feature for it.
+    /// The address: a path, `file:/…`, `memory://…`, or a bucket's (`s3://…`, `gs://…`, `az://…`) with the feature for it.
     pub url: String,
     /// What the input means.
     pub mode: Mode,
