@@ -12,12 +12,22 @@
 //! be read: a shard that is right is verified at the speed of hashing, by the sums that its files have in the log.
 //! Sums ignore times. Here all times up to c count as one: nothing is written below `max(as-of, u0)` any more.
 //!
+//! A read-back that was left so far behind that the rows it comes to are not told apart by their times any more, since the
+//! shard's since has passed them, compares again: what was written in between against what the corrections hold of it.
+//!
+//! ```text
+//!   has read up to u, the shard is at u'
+//!   Σ hash(row) × diff of what the shard holds more by then   ─▶  once desired is complete before u': is it what the
+//!                                                                 corrections hold of times before u'? Then they are dropped
+//!   goes on at u', or reads the rows and tells them apart     ◀─  yes or no
+//! ```
+//!
 //! A bucket lives on one worker, for desired and for what is held alike, so each worker compares by itself, with a
 //! version of its own.
 
-use mvsink_persist::Sums;
 use mvsink_persist::fingerprint::BUCKETS;
-use tokio::sync::oneshot;
+use mvsink_persist::{Frontier, Sums};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::route::target;
 
@@ -108,6 +118,14 @@ impl Totals {
         }
     }
 
+    /// Takes away what was counted in others.
+    pub(crate) fn subtract(&mut self, other: &Totals) {
+        for bucket in 0..BUCKETS {
+            self.sums[bucket] = self.sums[bucket].wrapping_sub(other.sums[bucket]);
+            self.rows[bucket] = self.rows[bucket].wrapping_sub(other.rows[bucket]);
+        }
+    }
+
     pub(crate) fn merge(&mut self, other: &Totals) {
         for bucket in 0..BUCKETS {
             self.sums[bucket] = self.sums[bucket].wrapping_add(other.sums[bucket]);
@@ -148,6 +166,18 @@ pub(crate) struct HeldEnd<T> {
     pub(crate) held: oneshot::Sender<Totals>,
     /// Where it differs.
     pub(crate) differing: oneshot::Receiver<Buckets>,
+    /// Whenever it has to compare again.
+    pub(crate) again: mpsc::Sender<Again<T>>,
+}
+
+/// A comparison of a read-back that was left behind.
+pub(crate) struct Again<T> {
+    /// Where the shard is.
+    pub(crate) upper: Frontier<T>,
+    /// What it holds more than what was read.
+    pub(crate) more: Totals,
+    /// Whether this is what the corrections held before the upper, and hold no more.
+    pub(crate) agrees: oneshot::Sender<bool>,
 }
 
 /// What the task of write has of it.
@@ -155,6 +185,7 @@ pub(crate) struct DesiredEnd<T> {
     pub(crate) cutoff: oneshot::Receiver<Option<T>>,
     pub(crate) held: oneshot::Receiver<Totals>,
     pub(crate) differing: oneshot::Sender<Buckets>,
+    pub(crate) again: mpsc::Receiver<Again<T>>,
 }
 
 /// The two ends of a comparison.
@@ -162,15 +193,19 @@ pub(crate) fn comparison<T>() -> (HeldEnd<T>, DesiredEnd<T>) {
     let cutoff = oneshot::channel();
     let held = oneshot::channel();
     let differing = oneshot::channel();
+    // One at a time.
+    let again = mpsc::channel(1);
     let ours = HeldEnd {
         cutoff: cutoff.0,
         held: held.0,
         differing: differing.1,
+        again: again.0,
     };
     let theirs = DesiredEnd {
         cutoff: cutoff.1,
         held: held.1,
         differing: differing.0,
+        again: again.1,
     };
     (ours, theirs)
 }

@@ -55,7 +55,8 @@ use crate::worker::{Opening, Worker};
 /// What the read-back of a sink says beside the rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Mark<T> {
-    /// A version is pinned, and its rows are to be compared with those of desired at this time.
+    /// A version is pinned, and its rows are to be compared with those of desired at this time: at the start, or since the
+    /// read-back was left behind.
     Pinned(T),
     /// What differs from the version pinned was sent; every later commit will be met.
     Settled,

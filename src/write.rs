@@ -12,7 +12,9 @@
 //!
 //! ```text
 //!   unpinned ── Pinned(c) ──▶ pinned ── d > c ──▶ Compare ── Settled ──▶ settled
-//!       '───────────── Settled: there is nothing to compare with ────────────▲
+//!       '                        ▲                                        ▲ '
+//!       '                        '───── Pinned(c): it was left behind ────│─'
+//!       '───────────── Settled: there is nothing to compare with ─────────'
 //! ```
 //!
 //! A first snapshot need not wait for its description: once mint has opened a lower provisionally, and nothing was there
@@ -59,8 +61,8 @@ use mvsink_persist::CommitId;
 /// What write is told.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Input<T> {
-    /// The read-back has pinned the version of the shard that it starts from: what that holds is to be compared with
-    /// what desired holds at this time, the cutoff.
+    /// The read-back has pinned the version of the shard that it starts from, or after it was left behind goes on from: what
+    /// that holds is to be compared with what desired holds at this time, the cutoff.
     Pinned(T),
     /// The read-back has sent all in which the version that it starts from differs, and goes on from there.
     Settled,
@@ -162,8 +164,19 @@ impl<T: Copy + Ord> State<T> {
     pub fn step(&mut self, input: Input<T>, effects: &mut Vec<Effect<T>>) {
         match input {
             Input::Pinned(cutoff) => {
-                assert!(self.start == Start::Unpinned, "one version is pinned");
+                assert!(
+                    matches!(self.start, Start::Unpinned | Start::Settled),
+                    "one version is pinned at a time"
+                );
                 self.start = Start::Pinned(cutoff);
+                // It was left behind: what became of the batch in flight is among what is compared.
+                self.marked = None;
+                let recalls = self.ahead.take().is_some();
+                match self.in_flight.take() {
+                    Some(lost) => effects.push(Effect::SettleLost(lost.id)),
+                    None if recalls => effects.push(Effect::Recall),
+                    None => {}
+                }
             }
             Input::Settled => {
                 assert!(

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use mvsink_persist::{DataFile, Frontier, Pinned, RecordBatch, Schema, Unfit, Updates};
+use mvsink_persist::{DataFile, Frontier, Pinned, Progress, RecordBatch, Schema, Unfit, Updates};
+use tokio::sync::oneshot;
 
 use super::Mark;
 use super::files::{OpenFile, Sign, Taking, Wanted, sift};
+use super::seen::Changed;
 use super::task::{Task, is_unreadable};
 use crate::bounds::{
-    Data, Diff, Timestamp, fingerprint_data, fingerprint_error, time_from_i64, time_to_i64,
+    Data, Diff, Timestamp, fingerprint_data, fingerprint_error, frontier_from_i64, time_from_i64,
+    time_to_i64,
 };
-use crate::comparison::{Buckets, HeldEnd, Totals};
+use crate::comparison::{Again, Buckets, HeldEnd, Totals};
 use crate::error::Error;
 
 impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
@@ -26,6 +29,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             cutoff,
             held,
             differing,
+            again: _,
         } = end;
         let finished = pinned.progress.upper.is_empty();
         let last = match pinned.progress.upper {
@@ -80,6 +84,48 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
         self.mark(Mark::Settled);
         Ok(())
+    }
+
+    /// Asks write whether the rows by which two versions differ are those that it would have written itself: then nobody
+    /// reads them.
+    pub(super) async fn compare_again(
+        &self,
+        Changed { added, removed }: &Changed,
+        Progress { version, upper, .. }: Progress,
+    ) -> Result<bool, Error> {
+        let (Some(again), Frontier::At(end)) = (&self.again, upper) else {
+            return Ok(false);
+        };
+        let mut gone = Totals::new();
+        for file in removed {
+            match self.summed(file) {
+                Some(summed) if !self.is_condemned(&file.path) => gone.add_sums(summed.sums),
+                // What it held may be gone.
+                _ => return Ok(false),
+            }
+        }
+        let mut more = Totals::new();
+        for file in added {
+            match self.summed(file) {
+                Some(summed) => more.add_sums(summed.sums),
+                None => more.merge(&self.totals(file, version, i64::MAX).await?),
+            }
+        }
+        more.subtract(&gone);
+        let (agrees, answer) = oneshot::channel();
+        let question = Again {
+            upper: frontier_from_i64(upper)?,
+            more,
+            agrees,
+        };
+        // A write that is gone has stopped with this.
+        let _ = again.send(question).await;
+        self.mark(Mark::Pinned(time_from_i64(end - 1)?));
+        let Ok(agrees) = answer.await else {
+            return std::future::pending().await;
+        };
+        self.mark(Mark::Settled);
+        Ok(agrees)
     }
 
     /// The last time at which this crate has written anything.

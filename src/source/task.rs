@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mvsink_persist::{
     Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Schema, Shard, Summed, Unfit,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
 use super::first::{Agreement, First};
 use super::seen::{Changed, Seen};
 use super::{Credits, Mark, Message, OwnCommits, Piece};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
-use crate::comparison::{Buckets, HeldEnd, Totals};
+use crate::comparison::{Again, Buckets, HeldEnd, Totals};
 use crate::dyncfg::CHUNK_ROWS;
 use crate::dyncfg::FULL_READ_BACK;
 use crate::error::Error;
@@ -97,6 +97,8 @@ pub(super) struct Task<D, E, T, R> {
     /// The live files that the next batch is to remove, by their paths.
     condemned: Mutex<BTreeMap<String, Condemned>>,
     holding: Option<Holding>,
+    /// Where a view's read-back compares again once it was left behind.
+    pub(super) again: Option<mpsc::Sender<Again<T>>>,
     credits: Credits,
     replies: Replies<Message<D, E, T, R>>,
 }
@@ -140,6 +142,10 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             read: AtomicU64::new(0),
             condemned: Mutex::default(),
             holding: None,
+            again: match &purpose {
+                Purpose::View { end, .. } => Some(end.again.clone()),
+                Purpose::Collection { .. } | Purpose::Ingest => None,
+            },
             credits,
             replies,
         };
@@ -335,7 +341,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         } else {
             self.check_overwritten(&changed.added, &changed.removed, progress.version)?;
-            match self.take_changed(&changed, passed.upper, progress).await {
+            let taken = async {
+                // What is new cannot be told by its times from what was there before.
+                let mixed = progress.since > Frontier::At(from.saturating_sub(1))
+                    && !FULL_READ_BACK.get(self.worker.cx.configs());
+                if mixed && self.compare_again(&changed, progress).await? {
+                    return Ok(());
+                }
+                self.take_changed(&changed, passed.upper, progress).await
+            };
+            match taken.await {
                 Err(Error::Shard(ShardError::MissingFile { path }))
                     if changed
                         .removed
@@ -558,6 +573,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             self.mark(Mark::Gone(path.to_owned()));
         }
         found
+    }
+
+    /// True if the next batch is to remove this file.
+    pub(super) fn is_condemned(&self, path: &str) -> bool {
+        self.condemned(path, false).is_some()
     }
 
     /// Has the next batch remove a file, met in this version, with rows that cannot be what the collection holds.

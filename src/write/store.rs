@@ -186,6 +186,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         self.ok.due_bytes() + self.err.due_bytes()
     }
 
+    /// What was drained is still to be written.
+    pub(super) fn give_back_in_flight(&mut self) {
+        if let Some((ok, err)) = self.in_flight.take() {
+            self.ok.give_back(ok);
+            self.err.give_back(err);
+        }
+    }
+
     /// What was drained is somewhere else now.
     pub(super) fn forget_in_flight(&mut self) {
         self.in_flight = None;
@@ -291,12 +299,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                 self.disputes.committed(self.in_flight_len());
                 self.in_flight = None;
             }
-            Some(Settle::Lost) => {
-                if let Some((ok, err)) = self.in_flight.take() {
-                    self.ok.give_back(ok);
-                    self.err.give_back(err);
-                }
-            }
+            Some(Settle::Lost) => self.give_back_in_flight(),
         }
         loop {
             let comparing = self.comparing.as_mut();

@@ -7,6 +7,7 @@ use futures::future::{join_all, try_join_all};
 use mvsink_persist::{
     Codec, EncodedFile, Error as ShardError, FileMeta, Frontier, PutFile, Shard, StagedFile,
 };
+use tokio::sync::mpsc;
 use tracing::Instrument;
 
 use super::ahead::Ahead;
@@ -15,7 +16,7 @@ use super::encode::{Cut, Position, Share};
 use super::store::{Compared, Shared, Store, Summing};
 use crate::bounds::{Data, Diff, Timestamp, time_to_i64};
 use crate::channel::Weigh;
-use crate::comparison::{Buckets, DesiredEnd, Totals};
+use crate::comparison::{Again, Buckets, DesiredEnd, Totals};
 use crate::counters::Size;
 use crate::description::{Description, Staged};
 use crate::dyncfg::{
@@ -40,6 +41,8 @@ pub(crate) struct Task<D: Data, E: Data, T: Timestamp, R: Diff> {
     size: Arc<Size>,
     /// Until it was compared.
     end: Option<DesiredEnd<T>>,
+    /// Where a read-back that was left behind says what is to be compared again; a view's.
+    again: Option<mpsc::Receiver<Again<T>>>,
     pub(super) ahead: Ahead<T>,
     /// Of the files that were sent last, those that are still to be written.
     writing: Vec<PutFile>,
@@ -77,6 +80,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             return Ok(None);
         };
         let mut end = store.take_end();
+        let again = end.as_mut().map(|end| {
+            let (_, closed) = mpsc::channel(1);
+            std::mem::replace(&mut end.again, closed)
+        });
         if let Some(begun) = &mut end {
             match worker.stop.or_stop(&mut begun.cutoff).await {
                 Some(Ok(Some(cutoff))) => store.begin(cutoff),
@@ -93,6 +100,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             store: Some(store),
             size,
             end,
+            again,
             ahead: Ahead::default(),
             writing: Vec::new(),
         }))
@@ -225,8 +233,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             instance.disputed(self.worker.index, disputes.clone());
         }
         let mut whole = true;
-        if let Some(end) = self.end.take_if(|_| compare) {
-            whole = self.compare(end).await?;
+        if compare {
+            whole = match self.end.take() {
+                Some(end) => self.compare(end).await?,
+                None => self.compare_again().await?,
+            };
         }
         match verify.filter(|_| whole) {
             Some(before) => self.verify(before).await,
@@ -282,6 +293,39 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             true => self.relieve().await,
             false => Ok(true),
         }
+    }
+
+    /// Compares what was written while the read-back was left behind with what the corrections hold of it. False if the sink
+    /// was stopped first.
+    async fn compare_again(&mut self) -> Result<bool, Error> {
+        let stop = Arc::clone(&self.worker.stop);
+        let asked = async {
+            match &mut self.again {
+                Some(again) => again.recv().await,
+                None => None,
+            }
+        };
+        let Some(Some(again)) = stop.or_stop(asked).await else {
+            // The read-back has failed.
+            return Ok(false);
+        };
+        if !self.drain(again.upper).await? {
+            return Ok(false);
+        }
+        let Some(held) = self.sum_in_flight().await? else {
+            return Ok(false);
+        };
+        let mine = Buckets::of_worker(self.worker.index, self.worker.peers);
+        let agrees = held.differing(&again.more, mine) == Buckets::default();
+        let settle = match agrees {
+            true => Store::forget_in_flight,
+            false => Store::give_back_in_flight,
+        };
+        self.with_store(false, settle).await?;
+        tracing::debug!(sink = %self.worker.instance.name, agrees, "compared again");
+        // A read-back that is gone has failed the sink.
+        let _ = again.agrees.send(agrees);
+        Ok(true)
     }
 
     /// Drains and stages this worker's part of a batch; `None` if the sink was stopped, and nothing is left staged. Some

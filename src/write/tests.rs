@@ -34,6 +34,37 @@ fn what_is_staged_ahead_is_recalled_when_its_lower_is_closed() {
 }
 
 #[test]
+fn a_read_back_that_was_left_behind_compares_before_anything_is_written() {
+    let mut state = fresh();
+    let description = |seq: u64| Description {
+        id: CommitId { nonce: 7, seq },
+        lower: 10 * seq,
+        upper: Frontier::At(10 * seq + 10),
+        appender: 0,
+    };
+    step(&mut state, Input::Desired(Frontier::At(10)));
+    let first = description(0);
+    step(&mut state, Input::Description(first.clone()));
+    let sent = step(&mut state, Input::Staged(first.id));
+    assert_eq!(sent, [Effect::Send(first.clone())]);
+    // What became of it is not told any more.
+    let lost = step(&mut state, Input::Pinned(19));
+    assert_eq!(lost, [Effect::SettleLost(first.id)]);
+    let next = description(2);
+    assert_eq!(step(&mut state, Input::Description(next.clone())), []);
+    let complete = step(&mut state, Input::Desired(Frontier::At(30)));
+    assert_eq!(complete, [Effect::Compare]);
+    assert_eq!(step(&mut state, Input::Settled), []);
+    let passed = step(&mut state, Input::Persist(Frontier::At(20)));
+    let expected = [
+        Effect::CheckRival(20),
+        Effect::Advance(Frontier::At(20)),
+        Effect::Write(next),
+    ];
+    assert_eq!(passed, expected);
+}
+
+#[test]
 fn a_batch_is_being_staged_until_its_part_is_sent() {
     let mut state = fresh();
     let description = Description {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use differential_dataflow::input::InputSession;
 use mvsink::dyncfg::ConfigSet;
 use mvsink::{Context, Data, persist_source};
 use mvsink_persist::testing::{Call, GateStore, Side};
@@ -16,6 +18,7 @@ use mvsink_persist::{
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use timely::worker::Worker;
 
 use crate::support::{self, Driver, at, is_data, read, rows_sink, runtime, step_until};
 
@@ -262,6 +265,184 @@ fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver:
     assert_eq!(at(&updates, 2), BTreeMap::from([(support::row(0), 1)]));
 }
 
+/// How a replica is left behind.
+#[derive(Clone, Copy, Debug)]
+struct Behind {
+    /// It writes as well, and is stopped with a batch on its way.
+    active: bool,
+    /// Its input comes only after what it has missed was cleaned up.
+    late_input: bool,
+    /// It computes other rows than the one that goes on.
+    differs: bool,
+    /// What was merged is deleted.
+    deleted: bool,
+}
+
+/// The rows of the view that goes on, and of the one that is left behind.
+fn rows_at(tick: u64, differs: bool) -> support::Row {
+    support::row(if differs && tick == 3 { 33 } else { tick })
+}
+
+/// Moves the since, merges all files, and cleans up the log, and what was merged if that is to be `deleted`.
+async fn clean_up(shard: Shard, deleted: bool) {
+    let last = Frontier::At(4);
+    let moved = shard.advance_since(last, &|_| ()).await.unwrap();
+    assert_eq!(moved.since, last, "nobody holds it");
+    // The log is cleaned up to the last checkpoint but one.
+    shard.checkpoint().await.unwrap();
+    let mut options = CompactOptions::default();
+    options.full = true;
+    let go_on = |_| ControlFlow::Continue(());
+    assert!(shard.compact(&options, &go_on).await.unwrap().files_in > 1);
+    shard.checkpoint().await.unwrap();
+    let mut options = GcOptions::default();
+    if deleted {
+        options.removed_grace = Duration::ZERO;
+    }
+    let cleaned = shard.collect_garbage(&options, &|_| ()).await.unwrap();
+    assert!(cleaned.log.count > 1, "{cleaned:?}");
+}
+
+/// Two replicas, of which one stalls while the other one goes on, and its past is given up; gives what the stalled one says
+/// in the end, and what the table holds.
+fn leave_behind(
+    driver: Driver,
+    workers: usize,
+    behind: Behind,
+) -> (String, BTreeMap<support::Row, i64>) {
+    const TICKS: u64 = 5;
+    let runtime = runtime();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let gated = GateStore::new(Arc::clone(&inner));
+    let process = |store: Arc<dyn ObjectStore>| {
+        let cx = Context::builder(runtime.handle().clone())
+            .client_options(client_options())
+            .configs(driver.configs())
+            .build();
+        cx.client().mount("shared", store);
+        for flag in ["mvsink_compaction", "mvsink_garbage_collection"] {
+            cx.configs().set(flag, "false").unwrap();
+        }
+        cx
+    };
+    let (ahead, stalled) = (process(inner), process(Arc::clone(&gated) as _));
+    let (signal, read_only) = tokio::sync::watch::channel(!behind.active);
+    let (check, handle) = (ahead.clone(), runtime.handle().clone());
+    let (met, signal) = (Arc::new(AtomicUsize::new(0)), Arc::new(signal));
+    let gates = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+        let first = worker.index() == 0;
+        let mut meetings = 0;
+        let mut meet = |worker: &mut Worker| {
+            meetings += workers;
+            met.fetch_add(1, Ordering::AcqRel);
+            support::until(worker, || met.load(Ordering::Acquire) >= meetings);
+        };
+        let target = mvsink::Target::new(URL).read_only(read_only.clone());
+        let (mut input, sink) = rows_sink(worker, &ahead, "view", URL);
+        let (mut late_input, late) = rows_sink(worker, &stalled, "view", target);
+        let feed = |input: &mut InputSession<u64, support::Row, i64>, tick, differs| {
+            if first {
+                input.update(rows_at(tick, differs), 1);
+            }
+            input.advance_to(tick + 1);
+            input.flush();
+        };
+        feed(&mut input, 0, false);
+        feed(&mut late_input, 0, false);
+        support::until(worker, || sink.is_hydrated() && late.is_hydrated());
+        meet(worker);
+        // It does not come to what the other one writes, nor to its own commit.
+        if first {
+            let read = gated.hold(1, Side::Before, |call, path| {
+                call == Call::Get && is_data(path)
+            });
+            let put = gated.hold_commit(1, Side::Before);
+            gates.lock().unwrap().extend([read, put]);
+        }
+        meet(worker);
+        for tick in 1..TICKS {
+            if !behind.late_input {
+                feed(&mut late_input, tick, behind.differs);
+            }
+            feed(&mut input, tick, false);
+            step_until(worker, &sink, Frontier::At(tick + 1));
+        }
+        if first {
+            support::until(worker, || gates.lock().unwrap()[0].is_reached());
+            handle.block_on(async {
+                let shard = ahead.client().open_existing(URL).await.unwrap();
+                clean_up(shard, behind.deleted).await;
+            });
+            gates.lock().unwrap().clear();
+        }
+        meet(worker);
+        if behind.late_input {
+            for tick in 1..TICKS {
+                for _ in 0..50 {
+                    worker.step_or_park(Some(Duration::from_micros(100)));
+                }
+                feed(&mut late_input, tick, behind.differs);
+            }
+        }
+        // Now it is the only one.
+        drop((sink, input));
+        signal.send_replace(false);
+        feed(&mut late_input, TICKS, behind.differs);
+        support::until(worker, || {
+            late.status().is_final() || late.frontier() > Frontier::At(TICKS)
+        });
+        // Until all have seen it.
+        meet(worker);
+        late.status().to_string()
+    });
+    let mut statuses = guards.unwrap().join().into_iter().map(Result::unwrap);
+    let (_, updates) = read(&check, URL);
+    (statuses.next().unwrap(), at(&updates, TICKS))
+}
+
+fn a_replica_left_behind_the_since_compares_again(driver: Driver, workers: usize) {
+    for (active, late_input) in [(false, false), (true, false), (false, true)] {
+        let behind = Behind {
+            active,
+            late_input,
+            differs: false,
+            deleted: true,
+        };
+        let (status, contents) = leave_behind(driver, workers, behind);
+        assert!(!status.contains("failed"), "{behind:?}: {status}");
+        let expected = (0..=5).map(|tick| (rows_at(tick, false), 1)).collect();
+        assert_eq!(contents, expected, "{behind:?}");
+    }
+}
+
+with_workers! {
+    a_replica_left_behind_the_since_compares_again_with_1_worker: a_replica_left_behind_the_since_compares_again(1),
+    a_replica_left_behind_the_since_compares_again_with_2_workers: a_replica_left_behind_the_since_compares_again(2),
+    a_replica_left_behind_the_since_compares_again_with_4_workers: a_replica_left_behind_the_since_compares_again(4),
+}
+
+fn a_replica_left_behind_one_that_computes_something_else_reads_what_that_wrote(driver: Driver) {
+    let mut behind = Behind {
+        active: false,
+        late_input: false,
+        differs: true,
+        deleted: false,
+    };
+    let (status, contents) = leave_behind(driver, 2, behind);
+    assert!(!status.contains("failed"), "{status}");
+    let expected = (0..=5).map(|tick| (rows_at(tick, true), 1)).collect();
+    assert_eq!(contents, expected);
+    // Where that is gone, nobody knows what to correct.
+    behind.deleted = true;
+    let (status, _) = leave_behind(driver, 2, behind);
+    assert!(status.contains("start again"), "{status}");
+}
+
 on_both_drivers! {
+    a_replica_left_behind_the_since_compares_again_with_1_worker,
+    a_replica_left_behind_the_since_compares_again_with_2_workers,
+    a_replica_left_behind_the_since_compares_again_with_4_workers,
+    a_replica_left_behind_one_that_computes_something_else_reads_what_that_wrote,
     a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot,
 }
