@@ -116,6 +116,9 @@ enum Start<T> {
     Pinned(T),
     Comparing,
     Settled,
+    /// It has settled before, and was left behind: desired is not complete at the cutoff yet.
+    PinnedAgain(T),
+    ComparingAgain,
 }
 
 /// The control of write: pure, no clock, no randomness, no I/O.
@@ -164,13 +167,12 @@ impl<T: Copy + Ord> State<T> {
     pub fn step(&mut self, input: Input<T>, effects: &mut Vec<Effect<T>>) {
         match input {
             Input::Pinned(cutoff) => {
-                assert!(
-                    matches!(self.start, Start::Unpinned | Start::Settled),
-                    "one version is pinned at a time"
-                );
-                self.start = Start::Pinned(cutoff);
-                // It was left behind: what became of the batch in flight is among what is compared.
-                self.marked = None;
+                self.start = match self.start {
+                    Start::Unpinned => Start::Pinned(cutoff),
+                    Start::Settled => Start::PinnedAgain(cutoff),
+                    _ => panic!("one version is pinned at a time"),
+                };
+                // Left behind: what became of the batch in flight is among what is compared.
                 let recalls = self.ahead.take().is_some();
                 match self.in_flight.take() {
                     Some(lost) => effects.push(Effect::SettleLost(lost.id)),
@@ -180,7 +182,10 @@ impl<T: Copy + Ord> State<T> {
             }
             Input::Settled => {
                 assert!(
-                    matches!(self.start, Start::Unpinned | Start::Comparing),
+                    matches!(
+                        self.start,
+                        Start::Unpinned | Start::Comparing | Start::ComparingAgain
+                    ),
                     "it settles once, and not before it was compared"
                 );
                 self.fresh = self.start == Start::Unpinned;
@@ -213,8 +218,13 @@ impl<T: Copy + Ord> State<T> {
             }
             Input::Persist(frontier) => {
                 if frontier > self.persist {
+                    // It may move up to where this worker was left behind, as other workers come there.
+                    let settled_once = matches!(
+                        self.start,
+                        Start::Settled | Start::PinnedAgain(_) | Start::ComparingAgain
+                    );
                     assert!(
-                        self.start == Start::Settled,
+                        settled_once,
                         "the read-back's frontier waits for the comparison"
                     );
                     self.persist = frontier;
@@ -256,10 +266,15 @@ impl<T: Copy + Ord> State<T> {
     /// Deciding after each input instead would take the frontiers of the activation before for those of now,
     /// and order a batch to be written that the next input reveals as lost.
     pub fn decide(&mut self, effects: &mut Vec<Effect<T>>) {
-        if let Start::Pinned(cutoff) = &self.start
+        let comparing = match &self.start {
+            Start::Pinned(cutoff) => Some((cutoff, Start::Comparing)),
+            Start::PinnedAgain(cutoff) => Some((cutoff, Start::ComparingAgain)),
+            Start::Unpinned | Start::Comparing | Start::Settled | Start::ComparingAgain => None,
+        };
+        if let Some((cutoff, comparing)) = comparing
             && self.desired.is_complete(cutoff)
         {
-            self.start = Start::Comparing;
+            self.start = comparing;
             effects.push(Effect::Compare);
         }
         let idle = self.pending.is_none() && self.in_flight.is_none() && self.staging.is_none();

@@ -50,6 +50,10 @@ fn a_read_back_that_was_left_behind_compares_before_anything_is_written() {
     // What became of it is not told any more.
     let lost = step(&mut state, Input::Pinned(19));
     assert_eq!(lost, [Effect::SettleLost(first.id)]);
+    // Other workers may still come to where this one was.
+    let passed = step(&mut state, Input::Persist(Frontier::At(5)));
+    let expected = [Effect::CheckRival(5), Effect::Advance(Frontier::At(5))];
+    assert_eq!(passed, expected);
     let next = description(2);
     assert_eq!(step(&mut state, Input::Description(next.clone())), []);
     let complete = step(&mut state, Input::Desired(Frontier::At(30)));
