@@ -164,6 +164,7 @@ pub(crate) struct Metrics {
     pub(crate) own_commits_read_back: Counter,
     pub(crate) undecodable_files: Counter,
     pub(crate) undecodable_rows: Counter,
+    pub(crate) damaged_files: Counter,
     pub(crate) commits: Histogram,
     /// The frontier of the input, as mint last saw it.
     desired: AtomicI64,
@@ -199,6 +200,7 @@ impl Default for Metrics {
             own_commits_read_back: Counter::default(),
             undecodable_files: Counter::default(),
             undecodable_rows: Counter::default(),
+            damaged_files: Counter::default(),
             commits: Histogram::default(),
             desired: AtomicI64::new(i64::MIN),
             #[cfg(feature = "prometheus")]
@@ -255,6 +257,7 @@ impl Metrics {
             own_commits_read_back: self.own_commits_read_back.get(),
             undecodable_files: self.undecodable_files.get(),
             undecodable_rows: self.undecodable_rows.get(),
+            damaged_files: self.damaged_files.get(),
             commits: self.commits.get(),
             queued_updates: queues.updates() as u64,
             queued_bytes: queues.bytes() as u64,
@@ -317,6 +320,9 @@ pub struct Counters {
     pub undecodable_files: u64,
     /// Those rows; of a file that cannot be read at all they are not known, and not counted.
     pub undecodable_rows: u64,
+    /// Files of the shard that are missing, or are not what the log says: a view removes such a file from the log, and
+    /// writes its rows again.
+    pub damaged_files: u64,
     /// How long the commits took, lost ones included, of batches whose files were all staged.
     pub commits: Latencies,
     /// Updates that wait in the queues to the tasks now.

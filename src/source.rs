@@ -18,14 +18,15 @@
 //! Nothing that is torn down lets a frontier pass: a collection that fails, or is dropped, keeps its capability for as
 //! long as a sink might take it for the end of its input ([`crate::share`]).
 
+mod condemned;
 mod files;
 mod first;
-
-pub(crate) use files::OpenFile;
+mod read;
 mod seen;
 mod start;
 mod task;
 
+pub(crate) use files::OpenFile;
 pub(crate) use task::{Purpose, Reading};
 
 use std::collections::BTreeSet;

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use mvsink_persist::{Frontier, Shard};
+use mvsink_persist::{Damage, Frontier, Shard};
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
@@ -152,6 +152,9 @@ pub(crate) struct Instance {
     shard_key: String,
     /// The shard, once the first task has opened it.
     pub(crate) shard: OnceCell<Shard>,
+    /// The files that were not in the store as the log says when the first task that starts looked, by their paths: all
+    /// workers of the process go by that.
+    pub(crate) damaged: OnceCell<BTreeMap<String, Damage>>,
     /// What waits in the command queues.
     pub(crate) meter: Arc<Meter>,
     /// What it counts.
@@ -178,8 +181,8 @@ struct Inner {
     disputes: BTreeMap<usize, Disputes>,
     /// What each task that has to wait waits for, by its name and its worker.
     stalls: BTreeMap<(String, usize), Stall>,
-    /// The files with undecodable rows that were reported, and the versions in which they were met.
-    undecodable: BTreeSet<(String, u64)>,
+    /// The files that were reported since the collection is not what they hold, and the versions in which they were met.
+    condemned: BTreeSet<(String, u64)>,
     /// The names that are taken of what may be done several times at once, each with its worker.
     doing: BTreeSet<(String, usize)>,
     stops: Vec<Weak<Stop>>,
@@ -212,6 +215,7 @@ impl Instance {
             kind,
             shard_key,
             shard: OnceCell::new(),
+            damaged: OnceCell::new(),
             meter: Arc::default(),
             metrics: Arc::default(),
             holding: Slot::default(),
@@ -441,9 +445,9 @@ impl Instance {
         self.lock().disputed()
     }
 
-    /// True for the first worker of this process to find that this file, met in this version, has undecodable rows.
-    pub(crate) fn is_first_to_find(&self, path: &str, version: u64) -> bool {
-        self.lock().undecodable.insert((path.to_owned(), version))
+    /// True for the first worker of this process to condemn this file, met in this version.
+    pub(crate) fn is_first_to_condemn(&self, path: &str, version: u64) -> bool {
+        self.lock().condemned.insert((path.to_owned(), version))
     }
 
     /// The task waits, because of this error.

@@ -56,7 +56,7 @@ pub enum Error {
         why: String,
     },
     /// A file of the shard does not say what it must.
-    #[error("{path} is damaged: {why}")]
+    #[error("{path} is damaged: {why}{}", what_helps(path))]
     Corrupt {
         /// The file.
         path: String,
@@ -106,7 +106,10 @@ pub enum Error {
         why: String,
     },
     /// A file that the log refers to is not there.
-    #[error("{path} is missing, though the log of the shard refers to it")]
+    #[error(
+        "{path} is missing, though the log of the shard refers to it: put it back, or drop the reference with \
+         `mvsink repair`; a view that is started again does so by itself, and writes its rows once more"
+    )]
     MissingFile {
         /// The file.
         path: String,
@@ -334,6 +337,17 @@ impl Error {
             Error::Shared(error) => error.is_decided(),
             _ => true,
         }
+    }
+}
+
+/// What to do about a damaged file of this name: a data file is one of many.
+fn what_helps(path: &str) -> &'static str {
+    match path.ends_with(".parquet") && !path.contains("_delta_log/") {
+        true => {
+            "; put it back as it was, or drop the reference with `mvsink repair`: a view that is started again then \
+             writes its rows once more"
+        }
+        false => "",
     }
 }
 

@@ -13,6 +13,7 @@
 //! What fails for now is tried again with the next round. What fails for good (no permission to write, say) is told
 //! once and ends the maintenance, and nothing else: the shard is as usable as before.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ impl Shard {
         };
         let mut watcher = self.watch();
         let mut last_collection: Option<Instant> = None;
+        // The data files that cannot be read.
+        let mut reported = BTreeSet::new();
         let mut interval = Maintenance::default().interval;
         loop {
             // Rivals that start together do not stay together.
@@ -95,13 +98,36 @@ impl Shard {
                 match work.await {
                     Ok(()) => {}
                     Err(Error::Shutdown) => return Err(Error::Shutdown),
-                    Err(error) if is_passing(&error) => {
+                    Err(error) if error.is_transient() => {
                         tracing::debug!(shard = %self.url(), %error, "maintenance failed for now");
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => match data_file(&error) {
+                        // Its writer may still remove it: the others go on.
+                        Some(path) => {
+                            if reported.insert(path.to_owned()) {
+                                tracing::warn!(shard = %self.url(), %error, "a data file cannot be maintained");
+                            }
+                        }
+                        None => return Err(error),
+                    },
                 }
                 if collect {
                     last_collection = Some(Instant::now());
+                    let pinned = self.pin();
+                    let look = Box::pin(self.damaged_files(&pinned));
+                    match unless(&mut stopped, look).await {
+                        None => return Ok(()),
+                        Some(Err(error)) if error.is_transient() => {}
+                        Some(damaged) => {
+                            for (file, damage) in damaged? {
+                                let path = format!("{}/{}", self.url(), file.path);
+                                if reported.insert(path.clone()) {
+                                    let error = damage.into_error(path);
+                                    tracing::warn!(shard = %self.url(), %error, "a data file is damaged");
+                                }
+                            }
+                        }
+                    }
                 }
             }
             match unless(&mut stopped, watcher.changed()).await {
@@ -149,9 +175,18 @@ impl Shard {
     }
 }
 
-/// Whether another round may do better: others change the shard at the same time.
-fn is_passing(error: &Error) -> bool {
-    error.is_transient() || matches!(error, Error::MissingFile { .. })
+/// The data file that cannot be read, if it is that.
+fn data_file(error: &Error) -> Option<&str> {
+    match error {
+        Error::MissingFile { path }
+        | Error::Corrupt { path, .. }
+        | Error::UnsupportedFile { path, .. }
+            if !path.contains("_delta_log/") =>
+        {
+            Some(path)
+        }
+        _ => None,
+    }
 }
 
 /// Runs the future unless the stop comes first; then it is dropped where it waits.

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::client::Open;
+use crate::damage;
 use crate::error::Error;
 use crate::history::Attempts;
 use crate::lock;
@@ -285,11 +286,27 @@ impl Shard {
         inner.entry(version).await
     }
 
+    /// True if the log, as far as it is known here, says that this data file is part of the table.
+    pub fn has_live_file(&self, path: &str) -> bool {
+        self.inner().with_state(|state| state.is_live(path))
+    }
+
     /// The bytes of a data file, by its path in the log; one attempt.
     ///
     /// # Errors
-    /// [`Error::MissingFile`] if it is not there, or the store's.
+    /// [`Error::MissingFile`] if it is not there, [`Error::Corrupt`] if it is live and of another size than the log
+    /// says, or the store's.
     pub async fn read_file(&self, path: &str) -> Result<Bytes, Error> {
+        let bytes = self.read_any_file(path).await?;
+        let live = self.inner().with_state(|state| state.file(path).cloned());
+        match live.and_then(|file| damage::differs(&file, bytes.len() as u64)) {
+            None => Ok(bytes),
+            Some(damage) => Err(damage.into_error(format!("{}/{path}", self.url()))),
+        }
+    }
+
+    /// The same, whatever its size.
+    pub(crate) async fn read_any_file(&self, path: &str) -> Result<Bytes, Error> {
         let storage = &self.inner().storage;
         let shown = || format!("{}/{path}", storage.url);
         let location = storage.data_location(path)?;

@@ -257,7 +257,7 @@ impl Shard {
 
     async fn examine(&self, file: Arc<DataFile>, schema: Arc<Schema>) -> Result<Examined, Error> {
         let storage = &self.inner().storage;
-        let read = || self.read_file(&file.path);
+        let read = || self.read_any_file(&file.path);
         let bytes = match storage.retry(&Storage::warn_of_retry, read).await {
             Ok(bytes) => bytes,
             Err(Error::Shutdown) => return Err(Error::Shutdown),

@@ -184,6 +184,11 @@ const FAMILIES: &[Family] = &[
         Value::Counter(|counters| counters.undecodable_rows),
     ),
     of_sink(
+        "mvsink_damaged_files_total",
+        "files of the shard that are missing or not what the log says",
+        Value::Counter(|counters| counters.damaged_files),
+    ),
+    of_sink(
         "mvsink_queued_updates",
         "updates that wait in the queues to the tasks",
         Value::Gauge(|of| Some(of.counters.queued_updates as f64)),

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use mvsink_persist::{DataFile, Frontier, Pinned, Progress, RecordBatch, Schema, Unfit, Updates};
+use mvsink_persist::{
+    DataFile, Error as ShardError, Frontier, Pinned, Progress, RecordBatch, Schema, Unfit, Updates,
+};
 use tokio::sync::oneshot;
 
 use super::Mark;
+use super::condemned::Cause;
 use super::files::{OpenFile, Sign, Taking, Wanted, sift};
+use super::read::OnDamage;
 use super::seen::Changed;
-use super::task::{Task, is_unreadable};
+use super::task::{Share, Task};
 use crate::bounds::{
     Data, Diff, Timestamp, fingerprint_data, fingerprint_error, frontier_from_i64, time_from_i64,
     time_to_i64,
@@ -32,6 +36,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             again: _,
         } = end;
         let finished = pinned.progress.upper.is_empty();
+        if finished && let Some((path, damage)) = self.damaged(pinned).await?.first_key_value() {
+            // Nothing can be written any more.
+            return Err(self.damage(path, *damage));
+        }
         let last = match pinned.progress.upper {
             Frontier::At(upper) if pinned.files().len() > 0 => upper - 1,
             Frontier::Empty if pinned.files().len() > 0 && self.worker.instance.was_finished() => {
@@ -53,8 +61,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let version = pinned.progress.version;
         // What is finished is compared as a whole.
         let until = if finished { i64::MAX } else { at };
+        let damaged = self.damaged(pinned).await?;
         let mut totals = Totals::new();
         for file in pinned.files() {
+            if let Some(damage) = damaged.get(&file.path) {
+                self.condemn(&file.path, version, Cause::Damage(damage.to_string()));
+                continue;
+            }
             match self.summed(file).filter(|summed| {
                 let early = |(min, max)| min >= 0 && max <= last;
                 summed.times.is_none_or(early)
@@ -79,7 +92,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             floor: 0,
         };
         for file in pinned.files() {
-            self.read(file, version, pinned.progress.upper, taking)
+            let upper = pinned.progress.upper;
+            self.read(file, version, upper, taking, OnDamage::Fail)
                 .await?;
         }
         self.mark(Mark::Settled);
@@ -106,7 +120,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
         let mut more = Totals::new();
         for file in added {
-            match self.summed(file) {
+            let summed = self.summed(file);
+            match summed.filter(|_| !self.is_absent(&file.path)) {
                 Some(summed) => more.add_sums(summed.sums),
                 None => more.merge(&self.totals(file, version, i64::MAX).await?),
             }
@@ -152,17 +167,32 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         let mut totals = Totals::new();
         let mut unfit = Unfit::default();
         let summed = self.sum_up(file, at, exactly.clone(), &mut totals, &mut unfit);
-        match summed.await {
-            Err(error) if exactly.is_some() && is_unreadable(&error) => unfit.add(0, error),
-            summed => summed?,
-        }
-        if !unfit.is_empty() {
-            self.condemn(&file.path, version, &unfit, exactly.is_some());
-            if exactly.is_some() {
-                return Ok(Totals::new());
+        let cause = match summed.await {
+            Ok(()) if unfit.is_empty() => return Ok(totals),
+            Ok(()) if exactly.is_some() => Cause::Inexact(unfit),
+            Ok(()) => Cause::Unfit(unfit),
+            // Nothing of it has been counted yet.
+            Err(error) if self.share == Share::Buckets => {
+                if !self.is_damaged(file, &error).await? {
+                    return Err(error);
+                }
+                let missing = matches!(error, Error::Shard(ShardError::MissingFile { .. }));
+                if exactly.is_some() && !missing {
+                    unfit.add(0, error);
+                    Cause::Inexact(unfit)
+                } else {
+                    Cause::Damage(error.to_string())
+                }
             }
+            Err(error) => return Err(error),
+        };
+        if self.share != Share::Buckets {
+            // Who reads them reports them.
+            return Ok(totals);
         }
-        Ok(totals)
+        let absent = cause.is_absent();
+        self.condemn(&file.path, version, cause);
+        Ok(if absent { Totals::new() } else { totals })
     }
 
     async fn sum_up(

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use mvsink_persist::{
-    Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Schema, Shard, Summed, Unfit,
+    Codec, DataFile, Entry, Error as ShardError, Frontier, Progress, Shard, Summed,
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::files::{OpenFile, Sign, Taken, Taking, Wanted};
+use super::condemned::Condemned;
+use super::files::{Sign, Taking, Wanted};
 use super::first::{Agreement, First};
+use super::read::OnDamage;
 use super::seen::{Changed, Seen};
 use super::{Credits, Mark, Message, OwnCommits, Piece};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, time_to_i64};
@@ -64,7 +66,7 @@ impl<D, E, T: Copy> Reading<D, E, T> {
 
 /// How the rows of a shard are shared among the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Share {
+pub(super) enum Share {
     /// Each file is one worker's.
     Files,
     /// Each bucket is one worker's.
@@ -73,29 +75,20 @@ enum Share {
     Nothing,
 }
 
-/// How the rows of a file count that is to be removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condemned {
-    /// As if it were removed already, on every worker.
-    Absent,
-    /// As there, as far as they fit, until it is removed.
-    Counted,
-}
-
 pub(super) struct Task<D, E, T, R> {
     pub(super) worker: Worker,
     pub(super) shard: Shard,
     pub(super) codec: Codec<D, E>,
     own: OwnCommits,
-    share: Share,
+    pub(super) share: Share,
     /// Earlier times count as this.
     floor: i64,
     /// What was read, where that tells how to go on from a later version.
     seen: Option<Seen>,
     /// How many updates were read.
-    read: AtomicU64,
+    pub(super) read: AtomicU64,
     /// The live files that the next batch is to remove, by their paths.
-    condemned: Mutex<BTreeMap<String, Condemned>>,
+    pub(super) condemned: Mutex<BTreeMap<String, Condemned>>,
     holding: Option<Holding>,
     /// Where a view's read-back compares again once it was left behind.
     pub(super) again: Option<mpsc::Sender<Again<T>>>,
@@ -191,6 +184,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 // Made while nobody ran.
                 if let Some(version) = self.shard.edited() {
                     return Err(self.foreign_edit(version));
+                }
+                // It has nothing to write their rows from.
+                let damaged = self.damaged(&pinned).await?;
+                if let Some((path, damage)) = damaged.first_key_value() {
+                    return Err(self.damage(path, *damage));
                 }
                 self.mark(Mark::Settled);
             }
@@ -290,7 +288,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.check_overwritten(&entry.adds, &entry.removes, entry.version)?;
         for file in &entry.adds {
             let taking = self.all(Sign::Plus, entry.lower);
-            self.read(file, entry.version, entry.upper, taking).await?;
+            let condemn = OnDamage::Condemn;
+            self.read(file, entry.version, entry.upper, taking, condemn)
+                .await?;
         }
         self.take_removed(entry).await
     }
@@ -299,7 +299,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     async fn take_removed(&self, entry: &Entry) -> Result<(), Error> {
         for file in &entry.removes {
             let taking = self.all(Sign::Minus, entry.lower);
-            self.read(file, entry.version, entry.upper, taking).await?;
+            self.read(file, entry.version, entry.upper, taking, OnDamage::Fail)
+                .await?;
         }
         Ok(())
     }
@@ -341,6 +342,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         } else {
             self.check_overwritten(&changed.added, &changed.removed, progress.version)?;
+            if self.share == Share::Buckets {
+                self.condemn_damaged(&pinned, &changed.added).await?;
+            }
             let taken = async {
                 // What is new cannot be told by its times from what was there before.
                 let mixed = progress.since > Frontier::At(from.saturating_sub(1))
@@ -391,7 +395,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             };
             for file in files {
                 let taking = Taking { wanted, ..all };
-                self.read(file, version, upper, taking).await?;
+                self.read(file, version, upper, taking, OnDamage::Fail)
+                    .await?;
             }
         }
         Ok(())
@@ -405,7 +410,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         last: i64,
     ) -> Result<Totals, Error> {
         let mut totals = Totals::new();
-        for file in files {
+        for file in files.iter().filter(|file| !self.is_absent(&file.path)) {
             match self.summed(file) {
                 Some(Summed { times: None, .. }) => {}
                 Some(Summed {
@@ -490,197 +495,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         summed.filter(|_| table == self.codec.schema().fields().len())
     }
 
-    /// Reads the rows of a file, met in this version, that fall to this worker; all that is sent now counts as of `upper`
-    /// in the end, if buckets are what is shared.
-    pub(super) async fn read(
-        &self,
-        file: &DataFile,
-        version: u64,
-        upper: Frontier<i64>,
-        taking: Taking,
-    ) -> Result<(), Error> {
-        match self.share {
-            Share::Files => self.read_mine(&file.path, version, taking).await,
-            Share::Buckets => self.read_bucketed(file, version, upper, taking).await,
-            Share::Nothing => Ok(()),
-        }
-    }
-
-    /// Reads a file if it is this worker's. Whoever reads the collection must have all of it.
-    async fn read_mine(&self, path: &str, version: u64, taking: Taking) -> Result<(), Error> {
-        if route_file(path, self.worker.peers) != self.worker.index {
-            return Ok(());
-        }
-        let unfit = self.read_all(path, taking, None).await?;
-        match unfit.why {
-            None => Ok(()),
-            Some(why) => Err(ShardError::UnfitRows {
-                path: format!("{}/{path}", self.shard.url()),
-                version,
-                rows: unfit.rows,
-                type_name: std::any::type_name::<D>().to_owned(),
-                why,
-            }
-            .into()),
-        }
-    }
-
-    /// Reads this worker's buckets of a file. One with rows that the types cannot hold is condemned.
-    async fn read_bucketed(
-        &self,
-        file: &DataFile,
-        version: u64,
-        upper: Frontier<i64>,
-        taking: Taking,
-    ) -> Result<(), Error> {
-        let removed = taking.sign == Sign::Minus;
-        match self.condemned(&file.path, removed) {
-            Some(Condemned::Absent) => return Ok(()),
-            Some(Condemned::Counted) | None => {}
-        }
-        let summed = self.summed(file);
-        if summed.is_some_and(|summed| !taking.wanted.may_matter(&summed, upper)) {
-            return Ok(());
-        }
-        let exactly = self.exactly(file).filter(|_| !removed);
-        let unfit = self.read_all(&file.path, taking, exactly.clone()).await?;
-        if !unfit.is_empty() && !removed {
-            self.condemn(&file.path, version, &unfit, exactly.is_some());
-        }
-        Ok(())
-    }
-
-    /// The table's schema if rows of the file count only where all of them are what a sink would store: every worker
-    /// reads all of it, and so finds the same. What a sink says of its file's rows some workers trust unread; and a sink of
-    /// a type with more columns stores rows that are right, and not what this one would store.
-    pub(super) fn exactly(&self, file: &DataFile) -> Option<Arc<Schema>> {
-        (self.share == Share::Buckets && file.summed().is_none()).then(|| self.shard.schema())
-    }
-
-    /// True if no row of the file counts, on any worker, since it is to be removed.
-    pub(super) fn is_absent(&self, path: &str) -> bool {
-        self.condemned(path, false) == Some(Condemned::Absent)
-    }
-
-    /// How a file is condemned, if it is; with `removed` it is so no more.
-    fn condemned(&self, path: &str, removed: bool) -> Option<Condemned> {
-        let mut condemned = self
-            .condemned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let found = condemned.get(path).copied();
-        if removed && condemned.remove(path).is_some() {
-            self.mark(Mark::Gone(path.to_owned()));
-        }
-        found
-    }
-
-    /// True if the next batch is to remove this file.
-    pub(super) fn is_condemned(&self, path: &str) -> bool {
-        self.condemned(path, false).is_some()
-    }
-
-    /// Has the next batch remove a file, met in this version, with rows that cannot be what the collection holds.
-    /// `absent` says that none of its rows were counted, nor are any, on any worker.
-    pub(super) fn condemn(&self, path: &str, version: u64, unfit: &Unfit, absent: bool) {
-        let how = match absent {
-            true => Condemned::Absent,
-            false => Condemned::Counted,
-        };
-        self.condemned
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(path.to_owned(), how);
-        self.mark(Mark::Condemned(path.to_owned()));
-        let instance = &self.worker.instance;
-        if instance.is_first_to_find(path, version) {
-            instance.metrics.undecodable_files.add(1);
-            instance.metrics.undecodable_rows.add(unfit.rows);
-            tracing::warn!(
-                sink = %instance.name,
-                shard = self.shard.url(),
-                file = path,
-                version,
-                rows = unfit.rows,
-                why = unfit.why.as_deref().unwrap_or_default(),
-                "a file has rows that are none of the collection: the view removes it and adds back the others"
-            );
-        }
-    }
-
-    /// Sends the rows of a file that are wanted and fit, and counts those that do not fit. If all must do so `exactly`,
-    /// then all rows are sent or, in sum, none.
-    async fn read_all(
-        &self,
-        path: &str,
-        taking: Taking,
-        exactly: Option<Arc<Schema>>,
-    ) -> Result<Unfit, Error> {
-        let mut unfit = Unfit::default();
-        let is_unfit = |error: &Error| exactly.is_some() && is_unreadable(error);
-        let mut open = match OpenFile::read(&self.worker, &self.shard, path).await {
-            Ok(open) => open,
-            Err(error) if is_unfit(&error) => {
-                unfit.add(0, error);
-                return Ok(unfit);
-            }
-            Err(error) => return Err(error),
-        };
-        let mut sent = 0;
-        loop {
-            match self.next(&mut open, taking, exactly.clone()).await {
-                Ok(Some(taken)) => {
-                    if exactly.is_none() || unfit.is_empty() && taken.unfit.is_empty() {
-                        self.send_taken(taken.rows, taken.errors).await;
-                        sent += 1;
-                    }
-                    unfit.merge(taken.unfit);
-                }
-                Ok(None) => break,
-                Err(error) if is_unfit(&error) => {
-                    unfit.add(0, error);
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        if exactly.is_some() && !unfit.is_empty() {
-            let taking = taking.reversed();
-            open.rewind().await?;
-            for _ in 0..sent {
-                if let Some(taken) = self.next(&mut open, taking, exactly.clone()).await? {
-                    self.send_taken(taken.rows, taken.errors).await;
-                }
-            }
-        }
-        Ok(unfit)
-    }
-
-    async fn next(
-        &self,
-        open: &mut OpenFile<'_>,
-        taking: Taking,
-        exactly: Option<Arc<Schema>>,
-    ) -> Result<Option<Taken<D, E, T, R>>, Error> {
-        let codec = self.codec.clone();
-        let take = move |batch| taking.take(&codec, &batch, exactly.as_deref());
-        open.next(take).await
-    }
-
-    async fn send_taken(&self, rows: Vec<(D, T, R)>, errors: Vec<(E, T, R)>) {
-        let updates = (rows.len() + errors.len()) as u64;
-        self.worker.instance.metrics.rows_read_back.add(updates);
-        self.read.fetch_add(updates, Ordering::Relaxed);
-        if !rows.is_empty() {
-            self.send(Piece::Rows(rows)).await;
-        }
-        if !errors.is_empty() {
-            self.send(Piece::Errors(errors)).await;
-        }
-    }
-
     /// Sends data once the operator has taken up enough of what was sent before.
-    async fn send(&self, data: Piece<D, E, T, R>) {
+    pub(super) async fn send(&self, data: Piece<D, E, T, R>) {
         // A sink's corrections may be slower than its read-back.
         let ahead = CHUNKS_AHEAD * CHUNK_ROWS.get(self.worker.cx.configs());
         let meter = &self.worker.instance.meter;
@@ -698,18 +514,4 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         // An operator that is gone ends this task.
         let _ = self.replies.send(message);
     }
-}
-
-/// True if it is the file that cannot be read, whoever reads it.
-pub(super) fn is_unreadable(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Shard(ShardError::Corrupt { .. } | ShardError::UnsupportedFile { .. })
-    )
-}
-
-/// The worker that reads a file: the same on all workers, whichever version they start from.
-fn route_file(path: &str, peers: usize) -> usize {
-    let hash = mvsink_persist::hash_data(path).unwrap_or(0);
-    usize::try_from(hash % peers as u128).expect("less than a usize")
 }

@@ -28,6 +28,8 @@ pub struct Judge {
     /// What was added once, or condemned: it must not come again.
     added: BTreeSet<String>,
     ids: BTreeSet<String>,
+    /// Live files that the store has lost: until a batch removes them, and adds their rows again, their rows count.
+    lost: BTreeSet<String>,
     /// Another program has edited the table, so that until the next batch it may hold anything.
     edited: bool,
     /// No sink seals times below this one without their contents.
@@ -60,6 +62,7 @@ impl Judge {
             live: BTreeMap::new(),
             added: BTreeSet::new(),
             ids: BTreeSet::new(),
+            lost: BTreeSet::new(),
             edited: false,
             batches: 0,
             commits: 0,
@@ -105,9 +108,15 @@ impl Judge {
         }
     }
 
-    /// No file that the log refers to may be missing.
+    /// The store has lost this live file.
+    pub fn lose(&mut self, path: &str) {
+        now(self.store.delete(&self.path(path))).unwrap();
+        self.lost.insert(path.to_owned());
+    }
+
+    /// No file that the log refers to may be missing, but for one that was lost.
     pub fn look_for_files(&self) {
-        for path in self.live.keys() {
+        for path in self.live.keys().filter(|path| !self.lost.contains(*path)) {
             let path = self.path(path);
             assert!(
                 now(self.store.head(&path)).is_ok(),
@@ -255,6 +264,12 @@ impl Judge {
     pub fn check_end(&self, plan: &Plan) {
         let name = self.table.name();
         assert_eq!(self.upper, Frontier::Empty, "the {name} has ended");
+        let mut lost = self.lost.iter();
+        let dangling = lost.find(|path| self.live.contains_key(*path));
+        assert_eq!(
+            dangling, None,
+            "the log of the {name} refers to a lost file"
+        );
         assert_eq!(
             self.contents(u64::MAX),
             plan.truth(self.table, u64::MAX),

@@ -51,6 +51,8 @@ pub enum Edit {
         /// Or takes them away.
         less: bool,
     },
+    /// A data file is gone from the store, though nobody has removed it, and all replicas start again.
+    Lose,
 }
 
 /// What a maintainer, a process of its own, does to the shard.
@@ -167,6 +169,7 @@ impl fmt::Display for Event {
             Event::Edit(Edit::Insert) => write!(f, "another program inserts a row"),
             Event::Edit(Edit::Delete) => write!(f, "another program deletes the rows of a file"),
             Event::Edit(Edit::Unfit) => write!(f, "another program inserts a row of nulls"),
+            Event::Edit(Edit::Lose) => write!(f, "a data file is lost, and everybody starts again"),
             Event::Edit(edit) => write!(f, "another program edits: {edit:?}"),
             Event::Upkeep(upkeep) => write!(f, "the maintainer begins: {upkeep:?}"),
         }
@@ -444,12 +447,13 @@ fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
                 value,
             }
         }
-        986..990 => Event::Edit(match rng.random_range(0..5) {
+        986..990 => Event::Edit(match rng.random_range(0..6) {
             0 => Edit::Insert,
             1 => Edit::Delete,
             2 => Edit::Unfit,
             3 => Edit::Again { goes: rng.random() },
-            _ => Edit::Huge { less: rng.random() },
+            4 => Edit::Huge { less: rng.random() },
+            _ => Edit::Lose,
         }),
         _ => Event::Upkeep(match rng.random_range(0..3) {
             0 => Upkeep::Compact,

@@ -210,6 +210,14 @@ impl<'a> World<'a> {
             return;
         }
         let actions = match edit {
+            Edit::Lose => {
+                let path = self.judge.files().next().cloned();
+                if let Some(path) = path {
+                    self.judge.lose(&path);
+                    (0..self.replicas.len()).for_each(|index| self.restart(index));
+                }
+                return;
+            }
             Edit::Insert | Edit::Unfit | Edit::Huge { .. } => {
                 let codec = Codec::<(Option<String>, Option<u64>), String>::new().unwrap();
                 let mut file = FileEncoder::new(codec.schema()).unwrap();

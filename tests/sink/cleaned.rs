@@ -16,8 +16,9 @@ use mvsink_persist::{
     Client, ClientOptions, Codec, CompactOptions, FileEncoder, FileMeta, Frontier, GcOptions, Open,
     Shard,
 };
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use serde_json::json;
 use timely::worker::Worker;
 
 use crate::support::{self, Driver, at, is_data, read, rows_sink, runtime, step_until};
@@ -227,7 +228,12 @@ fn r17_a_source_keeps_what_it_has_still_to_read_and_lets_it_go() {
     }
 }
 
-fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver: Driver) {
+/// A view of one row, which goes on from a snapshot: what it was to read next was merged and deleted. Then `edit` has put
+/// something beside that.
+fn jump<F: Future<Output = ()>>(
+    driver: Driver,
+    edit: impl FnOnce(Shard, Arc<dyn ObjectStore>) -> F + Send + Sync + 'static,
+) {
     let runtime = runtime();
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let gated = GateStore::new(Arc::clone(&inner));
@@ -237,7 +243,7 @@ fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver:
     let configs = cx.configs();
     configs.set("mvsink_compaction", "false").unwrap();
     configs.set("mvsink_garbage_collection", "false").unwrap();
-    let other = driver.contexts(&runtime, 1, inner).remove(0);
+    let other = driver.contexts(&runtime, 1, Arc::clone(&inner)).remove(0);
     let (writer, handle) = (cx.clone(), runtime.handle().clone());
     timely::execute_directly(move |worker| {
         let (mut input, sink) = rows_sink(worker, &writer, "view", URL);
@@ -254,6 +260,7 @@ fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver:
             append(&shard, 1, &[(support::row(99), 1)]).await;
             read.reached().await;
             merge(&shard).await;
+            edit(shard, inner).await;
             read.release();
         });
         input.advance_to(3);
@@ -263,6 +270,46 @@ fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver:
     let (upper, updates) = read(&cx, URL);
     assert_eq!(upper, Frontier::At(3));
     assert_eq!(at(&updates, 2), BTreeMap::from([(support::row(0), 1)]));
+}
+
+fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver: Driver) {
+    jump(driver, |_, _| async {});
+}
+
+fn a_snapshot_that_a_sink_goes_on_from_has_files_whose_statistics_lie(driver: Driver) {
+    jump(driver, |shard, store| async move {
+        let codec = Codec::<support::Row, String>::new().unwrap();
+        // That there are no rows, that all are long past, and that all are still to come.
+        for (rows, min, max) in [(0, 0, 0), (1, 0, 0), (1, 1_i64 << 40, 1_i64 << 41)] {
+            let mut file = FileEncoder::new(codec.schema()).unwrap();
+            let row = support::row(80);
+            file.write(&codec.encode([(&row, 1, 1)].into_iter()).unwrap())
+                .unwrap();
+            let bytes = file.finish().unwrap().bytes;
+            let version = shard.progress().version + 1;
+            let name = format!("lies-{version}.parquet");
+            let stats = json!({
+                "numRecords": rows, "minValues": {"mv_time": min}, "maxValues": {"mv_time": max},
+            });
+            let add = json!({"add": {
+                "path": name, "partitionValues": {}, "size": bytes.len(), "modificationTime": 1,
+                "dataChange": true, "stats": stats.to_string(),
+            }});
+            let put = async |path: String, body: PutPayload| {
+                store.put(&path.into(), body).await.unwrap();
+            };
+            put(format!("shard/{name}"), bytes.into()).await;
+            let entry = format!("shard/_delta_log/{version:020}.json");
+            put(entry, add.to_string().into()).await;
+            shard.refresh().await.unwrap();
+        }
+        assert!(
+            shard
+                .pin()
+                .files()
+                .any(|file| file.path.starts_with("lies-"))
+        );
+    });
 }
 
 /// How a replica is left behind.
@@ -444,5 +491,6 @@ on_both_drivers! {
     a_replica_left_behind_the_since_compares_again_with_2_workers,
     a_replica_left_behind_the_since_compares_again_with_4_workers,
     a_replica_left_behind_one_that_computes_something_else_reads_what_that_wrote,
+    a_snapshot_that_a_sink_goes_on_from_has_files_whose_statistics_lie,
     a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot,
 }

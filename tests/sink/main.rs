@@ -30,6 +30,7 @@ mod ahead;
 mod cleaned;
 mod cluster;
 mod counters;
+mod damage;
 mod drivers;
 mod edits;
 mod end_to_end;

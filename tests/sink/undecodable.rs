@@ -1,18 +1,17 @@
 //! Rows that other programs put into a shard, and that the types of its sinks and sources cannot hold.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::support::{
-    Driver, Row, at, cluster, feed_ticks, read, row, rows_sink, rows_sink_from, runtime,
-    step_until, step_until_so,
+    Driver, Row, append_entry, at, cluster, feed_ticks, feed_ticks_from, read, row, rows_below,
+    rows_sink, rows_sink_from, runtime, step_until, step_until_so,
 };
 use mvsink::{Context, Frontier, Mode, Source, Status, Target, persist_source};
 use mvsink_persist::{Codec, FileEncoder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::json;
 use timely::worker::Worker;
 
 /// A data type of another program's.
@@ -22,19 +21,6 @@ impl<D: Serialize + DeserializeOwned> Other for D {}
 /// What another program does to a shard in this directory.
 type Edit = (&'static str, Arc<dyn Fn(&Path) + Send + Sync>);
 
-/// Puts the next entry of a shard's log, as another program does.
-fn commit(shard: &Path, actions: &[Value]) {
-    let log = shard.join("_delta_log");
-    let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
-    // As a whole, as every writer does.
-    let staged = log.join("staged");
-    std::fs::write(&staged, lines.join("\n")).unwrap();
-    let entry = |version: u64| log.join(format!("{version:020}.json"));
-    let put = |version: &u64| std::fs::hard_link(&staged, entry(*version)).is_ok();
-    assert!((0..1 << 20).any(|version| put(&version)));
-    std::fs::remove_file(&staged).unwrap();
-}
-
 /// Appends a file that has these bytes.
 fn append_bytes(shard: &Path, name: &str, bytes: &[u8]) {
     std::fs::write(shard.join(name), bytes).unwrap();
@@ -42,7 +28,7 @@ fn append_bytes(shard: &Path, name: &str, bytes: &[u8]) {
         "path": name, "partitionValues": {}, "size": bytes.len(), "modificationTime": 1,
         "dataChange": true,
     }});
-    commit(shard, &[add]);
+    append_entry(shard, &[add]);
 }
 
 /// A file with rows and errors of these types, which need not be those of the table.
@@ -99,11 +85,6 @@ fn edits() -> Vec<Edit> {
             Arc::new(|shard: &Path| append_bytes(shard, "garbage", b"no Parquet at all")),
         ),
     ]
-}
-
-/// The rows up to this one, each once.
-fn rows_below(end: u64) -> BTreeMap<Row, i64> {
-    (0..end).map(|number| (row(number), 1)).collect()
 }
 
 /// Feeds a row at each time up to `end` on the first worker, and lets another program make an edit after each of the
@@ -271,7 +252,7 @@ fn the_batch_that_removes_a_file_adds_back_what_belongs_to_the_view(driver: Driv
             |path| json!({"remove": {"path": path, "deletionTimestamp": 1, "dataChange": true}}),
         );
         actions.extend(removes);
-        commit(&shard, &actions);
+        append_entry(&shard, &actions);
         let edited = open.progress().version + 1;
         client.handle().block_on(open.refresh()).unwrap();
         feed_ticks_from(worker, &mut input, &handle, 4, 8);
@@ -310,23 +291,6 @@ fn the_batch_that_removes_a_file_adds_back_what_belongs_to_the_view(driver: Driv
     });
     let (_, stored) = read(&cx, path.to_str().unwrap());
     assert_eq!(at(&stored, 8), rows_below(8));
-}
-
-/// Feeds one row at each time from one on, each once the one before is durable.
-fn feed_ticks_from(
-    worker: &mut Worker,
-    input: &mut differential_dataflow::input::InputSession<u64, Row, i64>,
-    handle: &mvsink::Handle<u64>,
-    from: u64,
-    to: u64,
-) {
-    for tick in from..to {
-        input.update(row(tick), 1);
-        input.advance_to(tick + 1);
-        input.flush();
-        let status = step_until(worker, handle, Frontier::At(tick + 1));
-        assert!(!matches!(status, Status::Failed { .. }), "{status}");
-    }
 }
 
 fn a_source_names_the_file_that_it_cannot_decode(driver: Driver) {

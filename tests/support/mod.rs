@@ -446,3 +446,38 @@ pub fn unreferenced(cx: &Context, url: &str, store: &dyn object_store::ObjectSto
         names.filter(left).collect()
     })
 }
+
+/// Puts the next entry of a shard's log, as another program does.
+pub fn append_entry(shard: &std::path::Path, actions: &[serde_json::Value]) {
+    let log = shard.join("_delta_log");
+    let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
+    // As a whole, as every writer does.
+    let staged = log.join("staged");
+    std::fs::write(&staged, lines.join("\n")).unwrap();
+    let entry = |version: u64| log.join(format!("{version:020}.json"));
+    let put = |version: &u64| std::fs::hard_link(&staged, entry(*version)).is_ok();
+    assert!((0..1 << 20).any(|version| put(&version)));
+    std::fs::remove_file(&staged).unwrap();
+}
+
+/// The rows up to this one, each once.
+pub fn rows_below(end: u64) -> BTreeMap<Row, i64> {
+    (0..end).map(|number| (row(number), 1)).collect()
+}
+
+/// Feeds one row at each time from one on, each once the one before is durable.
+pub fn feed_ticks_from(
+    worker: &mut Worker,
+    input: &mut InputSession<u64, Row, i64>,
+    handle: &Handle<u64>,
+    from: u64,
+    to: u64,
+) {
+    for tick in from..to {
+        input.update(row(tick), 1);
+        input.advance_to(tick + 1);
+        input.flush();
+        let status = step_until(worker, handle, Frontier::At(tick + 1));
+        assert!(!matches!(status, Status::Failed { .. }), "{status}");
+    }
+}

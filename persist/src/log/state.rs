@@ -432,6 +432,12 @@ impl State {
         self.files.contains(path)
     }
 
+    /// True if a commit that is remembered has removed the file, and its rows with it.
+    pub(crate) fn is_removed_with_its_rows(&self, path: &str) -> bool {
+        let tombstone = self.tombstones.get(path);
+        tombstone.is_some_and(|tombstone| tombstone.remove.data_change)
+    }
+
     /// True if a commit removed the file, so that no commit may add it any more.
     pub(crate) fn is_removed(&self, path: &str) -> bool {
         self.tombstones.contains(path)

@@ -28,6 +28,7 @@ use parquet::file::metadata::{FooterTail, ParquetMetaDataReader, RowGroupMetaDat
 use parquet::file::reader::ChunkReader;
 use parquet::file::statistics::Statistics;
 
+use crate::damage;
 use crate::data_file::{DataFile, MAX_TIME_TAG, MIN_TIME_TAG};
 use crate::error::Error;
 use crate::file::{FileDecoder, corrupt, guard, unreadable, unsupported};
@@ -203,8 +204,13 @@ impl FileReader {
                 }
             }
         };
-        // What the store has counts, where all of it was read.
-        let size = whole.as_ref().map_or(size, |bytes| bytes.len() as u64);
+        let size = match &whole {
+            None => size,
+            Some(bytes) => match damage::differs(file, bytes.len() as u64) {
+                Some(damage) => return Err(damage.into_error(shown)),
+                None => bytes.len() as u64,
+            },
+        };
         let plan = {
             let (shown, request) = (shown.clone(), request.clone());
             let whole = whole.is_some();
