@@ -211,8 +211,7 @@ impl<'a> World<'a> {
         }
         let actions = match edit {
             Edit::Lose => {
-                let path = self.judge.files().next().cloned();
-                if let Some(path) = path {
+                if let Some((path, _)) = self.judge.file() {
                     self.judge.lose(&path);
                     (0..self.replicas.len()).for_each(|index| self.restart(index));
                 }
