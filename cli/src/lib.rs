@@ -13,6 +13,7 @@ pub mod format;
 pub mod hold;
 pub mod inspect;
 pub mod limits;
+pub mod memory;
 pub mod meter;
 pub mod nexmark;
 pub mod read;

@@ -14,7 +14,7 @@ pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
         if let Some(why) = no_thread(message) {
-            let error = Error::Threads(why.to_owned());
+            let error = Error::Threads(in_words(why).to_owned());
             say(error.line());
             std::process::exit(i32::from(error.exit_code()));
         }
@@ -56,6 +56,9 @@ mod tests {
             no_thread(panic),
             Some("Resource temporarily unavailable (os error 11)")
         );
+        let panic = format!("failed to spawn thread: {error}");
+        let words = no_thread(&panic).map(in_words);
+        assert_eq!(words, Some("Resource temporarily unavailable"));
         assert_eq!(no_thread("index out of bounds"), None);
     }
 }

@@ -3,7 +3,7 @@
 //! Exit status: 0 on success, 1 on failure with one line on stderr, 2 on bad usage, 130 and 143 when a signal has ended it.
 //! Data goes to stdout and everything else to stderr; that whoever reads them has gone away is no failure.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
 
@@ -11,17 +11,24 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
+use mvsink_cli::memory::OrExit;
 use mvsink_cli::stderr::say;
 use mvsink_cli::{bench, hold, inspect, limits, nexmark, snapshot, tail, upkeep};
 use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: OrExit = OrExit;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(answer) => {
             match answer.kind() {
-                // Help and version go to stdout with status 0; if nobody reads them, nobody misses them.
-                _ if !answer.use_stderr() => drop(answer.print()),
+                // Help and version are data, and go to stdout.
+                _ if !answer.use_stderr() => {
+                    let printed = answer.print().and_then(|()| std::io::stdout().flush());
+                    return exit_code(printed.map(|()| ExitCode::SUCCESS).map_err(Error::Output));
+                }
                 ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => drop(answer.print()),
                 _ => say(format_args!("{}; see mvsink --help", usage_line(&answer))),
             }
@@ -33,13 +40,20 @@ fn main() -> ExitCode {
     // A panic has been reported where it happened.
     let ran = std::panic::catch_unwind(AssertUnwindSafe(|| run(cli.command)));
     match ran {
-        Ok(Ok(status)) => status,
-        Ok(Err(error)) if error.is_closed_pipe() => ExitCode::SUCCESS,
-        Ok(Err(error)) => {
+        Ok(ended) => exit_code(ended),
+        Err(_panic) => ExitCode::from(limits::PANICKED),
+    }
+}
+
+/// The exit status of a command that has ended so; says why it failed.
+fn exit_code(ended: Result<ExitCode, Error>) -> ExitCode {
+    match ended {
+        Ok(status) => status,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
             say(error.line());
             ExitCode::from(error.exit_code())
         }
-        Err(_panic) => ExitCode::from(limits::PANICKED),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::read::{with_shard, with_shard_within};
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long a merge may take to be given up.
-const GIVE_UP: Duration = Duration::from_secs(10);
+const GIVE_UP: Duration = Duration::from_secs(3);
 
 /// Compares every data file of a shard with what the log says of it.
 ///

@@ -113,6 +113,34 @@ fn one_signal_ends_a_run_whose_disk_is_full_and_its_log_stays_short() {
 }
 
 #[test]
+fn commands_that_wait_for_room_end_with_a_signal() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let Some(disk) = SmallDisk::new(dir.path(), "6m") else {
+        return;
+    };
+    succeed(&nexmark(&disk.0, "20000", "1"));
+    let bid = disk.0.join("bid");
+    let bid = text(&bid);
+    succeed(&["hold", "take", bid, "there"]);
+    // Block by block, so that nothing is left.
+    let mut filler = std::fs::File::create(disk.0.join("filler")).expect("a file");
+    while std::io::Write::write(&mut filler, &[0; 4096]).is_ok() {}
+    for arguments in [
+        &["compact", bid, "--full"][..],
+        &["hold", "take", bid, "report"],
+        &["hold", "release", bid, "there"],
+    ] {
+        let mut child = start(arguments);
+        let rest = wait_for_lines(&mut child, "No space left", 1).1;
+        signal(&child, "-INT");
+        assert_eq!(ended(child).status.code(), Some(130), "{arguments:?}");
+        drop(rest);
+    }
+    let verified = succeed(&["verify", bid]);
+    assert!(verified.contains("files"), "{verified}");
+}
+
+#[test]
 fn a_second_signal_ends_a_run_at_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let Some(disk) = SmallDisk::new(dir.path(), "2m") else {

@@ -193,3 +193,61 @@ fn a_limit_on_threads_is_an_error_in_words() {
         assert!(!stderr.contains("Os {"), "{limit}: {stderr}");
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_on_memory_is_an_error_in_words() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().display();
+    let mut failures = 0;
+    for limit_kib in (90_000..=330_000).step_by(60_000) {
+        let output = shell(&format!(
+            "ulimit -v {limit_kib} && exec \"$MVSINK\" run nexmark --dir {dir}/{limit_kib} --events 20000"
+        ));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => continue,
+            Some(1) => {}
+            // The system could not load the program.
+            _ if stderr.is_empty() || stderr.contains("shared object") => continue,
+            status => panic!("{limit_kib} KiB: {status:?}: {stderr}"),
+        }
+        failures += 1;
+        assert_eq!(stderr.lines().count(), 1, "{limit_kib} KiB: {stderr}");
+        assert!(stderr.contains("ulimit -v"), "{limit_kib} KiB: {stderr}");
+        assert!(!stderr.contains("Os {"), "{limit_kib} KiB: {stderr}");
+    }
+    assert!(failures > 0, "no limit was too low");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_output_that_is_full_is_a_failure() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().display();
+    shell(&format!(
+        "\"$MVSINK\" run nexmark --dir {dir}/d --events 1000"
+    ));
+    for arguments in [
+        "--help",
+        "--version",
+        &format!("inspect {dir}/d/q3"),
+        &format!("inspect {dir}/d"),
+        &format!("snapshot {dir}/d/q3"),
+        &format!("snapshot {dir}/d/q3 --count"),
+        &format!("tail {dir}/d/q3 --until 1"),
+        &format!("verify {dir}/d/q3"),
+        &format!("compact {dir}/d/q3"),
+        &format!("gc {dir}/d/q3"),
+        &format!("hold take {dir}/d/q3 name"),
+        &format!("run nexmark --dir {dir}/d --events 1000"),
+    ] {
+        let output = shell(&format!("\"$MVSINK\" {arguments} >/dev/full"));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{arguments}: {stderr}");
+        assert!(stderr.contains("standard output"), "{arguments}: {stderr}");
+        let neither = shell(&format!("\"$MVSINK\" {arguments} >/dev/full 2>&1"));
+        assert_eq!(neither.status.code(), Some(1), "{arguments}");
+    }
+}

@@ -19,7 +19,10 @@ const LEASE: Duration = Duration::from_secs(60);
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the end of a run may wait for the release of its holds.
-const RELEASE_MAX: Duration = Duration::from_secs(5);
+pub const RELEASE_MAX: Duration = Duration::from_secs(5);
+
+/// The same of a run whose store takes nothing.
+pub const STALLED_RELEASE_MAX: Duration = Duration::from_millis(500);
 
 /// The last time that every view has, or the first of all.
 fn needed(control: &Control) -> i64 {
@@ -48,7 +51,7 @@ pub async fn take(shards: &[Shard], control: &Control) -> Result<Vec<Hold>, Erro
 }
 
 /// Releases the holds: the next run takes its own. What cannot be released now lapses.
-pub async fn release(holds: Arc<Vec<Hold>>) {
+pub async fn release(holds: Arc<Vec<Hold>>, within: Duration) {
     let holds = Arc::into_inner(holds).unwrap_or_default();
     let release = async {
         for hold in holds {
@@ -58,7 +61,7 @@ pub async fn release(holds: Arc<Vec<Hold>>) {
         }
     };
     // The store may be in trouble.
-    let _ = tokio::time::timeout(RELEASE_MAX, release).await;
+    let _ = tokio::time::timeout(within, release).await;
 }
 
 /// Has the holds follow the views, until it is dropped.

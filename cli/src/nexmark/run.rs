@@ -133,7 +133,11 @@ fn with_runtime(
     progress.clear();
     // A worker that panicked has said so, and failed the run.
     drop(guards.join());
-    runtime.block_on(holds::release(holds));
+    let within = match ended {
+        Ended::AtRest => holds::RELEASE_MAX,
+        Ended::Stopped => holds::STALLED_RELEASE_MAX,
+    };
+    runtime.block_on(holds::release(holds, within));
     if let Some(error) = control.failure() {
         return Err(Error::Stopped(error));
     }
