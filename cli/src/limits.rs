@@ -3,6 +3,9 @@
 //! A runtime that cannot have the threads that it needs panics, on whichever thread wants one, and what waits for that
 //! thread may wait for ever. That is no bug: it ends the process, and is told as other errors are.
 
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::error::Error;
 use crate::stderr::say;
 
@@ -14,6 +17,7 @@ pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
         if let Some(why) = no_thread(message) {
+            claim_the_end();
             let error = Error::Threads(in_words(why).to_owned());
             say(error.line());
             std::process::exit(i32::from(error.exit_code()));
@@ -26,6 +30,20 @@ pub fn report_panics() {
             "a bug: the thread {thread} panicked{place}: {message}"
         ));
     }));
+}
+
+/// Returns on one thread only, which ends the process; a limit is often met by several. Allocates nothing.
+pub(crate) fn claim_the_end() {
+    static CLAIMED: AtomicBool = AtomicBool::new(false);
+    thread_local! {
+        static MINE: Cell<bool> = const { Cell::new(false) };
+    }
+    if CLAIMED.swap(true, Ordering::Relaxed) && !MINE.get() {
+        loop {
+            std::thread::park();
+        }
+    }
+    MINE.set(true);
 }
 
 /// What the system said, if this is the message of a runtime that could not start a thread.

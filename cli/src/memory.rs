@@ -5,7 +5,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::limits::claim_the_end;
 
 /// The line, ready made: nothing can be allocated for it.
 const OUT_OF_MEMORY: &[u8] =
@@ -49,13 +50,7 @@ fn or_exit(allocated: *mut u8) -> *mut u8 {
 
 #[cold]
 fn exit() -> ! {
-    static ENDING: AtomicBool = AtomicBool::new(false);
-    if ENDING.swap(true, Ordering::Relaxed) {
-        // Another thread ends the process.
-        loop {
-            std::thread::park();
-        }
-    }
+    claim_the_end();
     let _ = std::io::stderr().write_all(OUT_OF_MEMORY);
     std::process::exit(1);
 }
