@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow.parquet
 from deltalake import DeltaTable
 
-from situations import FOLLOWS, GROUPS, REFUSES, REPAIRS
+from situations import FOLLOWS, GROUPS, MENDS, REFUSES, REPAIRS
 
 HERE = Path(__file__).resolve().parent
 # Releases of `deltalake` beside that of requirements.txt: the last of the line before the kernel, and one that writes
@@ -136,23 +136,48 @@ def at_rest(situation, directory, writer=None):
         expect_view(table, "before the next run", situation.others)
     if situation.answer == REFUSES:
         refused(situation, table, directory)
-        if situation.undo:
-            edited(situation.undo, table)
-        elif situation.command:
-            must(*situation.command.format(table).split())
-        else:
+        if not situation.undo:
             return
+        edited(situation.undo, table)
+    if situation.answer == MENDS:
+        mended(situation, table)
     must(*demo(directory, DONE))
     expect_view(table, "after the next run")
     must(*demo(directory, LATER))
     expect_view(table, "after the run after that")
 
 
+def expect_damage(situation, table):
+    run = mvsink("verify", table, "--json")
+    if run.returncode != 1 or len(run.stderr.splitlines()) != 1:
+        raise Wrong(f"`mvsink verify` exits {run.returncode}: {run.stderr.strip()[-600:]}")
+    kinds = {finding["kind"] for finding in json.loads(run.stdout)["findings"]}
+    if not kinds or not set(situation.kinds) <= kinds:
+        raise Wrong(f"`mvsink verify` names {sorted(kinds)}: {run.stdout[-600:]}")
+
+
+def mended(situation, table):
+    """The damage is named, and repaired once, as a dry run says."""
+    expect_damage(situation, table)
+    before = listing(table)
+    command = situation.command.format(table).split()
+    planned = json.loads(must(*command, "--dry-run", "--json"))
+    if listing(table) != before:
+        raise Wrong("a dry run changes the table")
+    done = json.loads(must(*command, "--json"))
+    if done["steps"] != planned["steps"] or not done["steps"]:
+        raise Wrong(f"it is repaired by {done['steps']}, planned was {planned['steps']}")
+    must("verify", table)
+    before = listing(table)
+    if must(*command) != "nothing to repair\n" or listing(table) != before:
+        raise Wrong("it is repaired twice")
+
+
 def refused(situation, table, directory):
     before = listing(table)
     commands = [demo(directory, DONE), ("gc", table), ("compact", table)]
     if situation.damage:
-        commands.append(("verify", table))
+        expect_damage(situation, table)
     for command in commands:
         run = mvsink(*command)
         if run.returncode != 1:
@@ -166,7 +191,7 @@ def refused(situation, table, directory):
         if "panicked" in run.stderr:
             raise Wrong(f"`mvsink {command[0]}` panics: {run.stderr.strip()[-600:]}")
     changed = {name for name, _ in before.items() ^ listing(table).items()}
-    if changed and not situation.command:
+    if changed:
         raise Wrong(f"it was written to although it was refused: {sorted(changed)[:5]}")
 
 

@@ -455,6 +455,12 @@ def entry_lost(path):
 
 
 @edit
+def entry_lost_for_good(path):
+    """Lose a log entry in the middle for good."""
+    entries(path)[-2].unlink()
+
+
+@edit
 def entry_found(path):
     """Put the lost log entry back."""
     last = int(entries(path)[-1].stem)
@@ -467,6 +473,12 @@ def entry_damaged(path):
     last = entries(path)[-1]
     shutil.copy(last, Path(path).parent / f"{Path(path).name}.whole")
     last.write_bytes(last.read_bytes()[:-20])
+
+
+@edit
+def entry_damaged_for_good(path):
+    """Empty the last log entry for good."""
+    entries(path)[-1].write_bytes(b"")
 
 
 @edit
@@ -485,6 +497,23 @@ def first_entries_lost(path):
 def first_entries_found(path):
     """Put the first log entries back."""
     shutil.move(Path(path).parent / f"{Path(path).name}.first", log(path) / f"{0:020}.json")
+
+
+@edit
+def checkpoint_damaged(path):
+    """Damage the newest checkpoint."""
+    table_of(path).create_checkpoint()
+    newest = checkpoints(path)[-1]
+    newest.write_bytes(newest.read_bytes()[:200])
+
+
+@edit
+def checkpoint_of_another_table(path):
+    """Put another table's checkpoint in the place of its own."""
+    table_of(path).create_checkpoint()
+    other = f"{path}.other"
+    table_of(other).create_checkpoint()
+    shutil.copy(checkpoints(other)[-1], checkpoints(path)[-1])
 
 
 @edit
@@ -507,6 +536,13 @@ def data_file_cut_short(path):
     """Cut a data file short."""
     file = Path(path) / next(iter(live_adds(path)))
     file.write_bytes(file.read_bytes()[:100])
+
+
+@edit
+def data_file_replaced(path):
+    """Put another of its data files in the place of one."""
+    first, second, *_ = live_adds(path)
+    (Path(path) / first).write_bytes((Path(path) / second).read_bytes())
 
 
 @edit

@@ -21,6 +21,8 @@ REPAIRS = "repairs"
 FOLLOWS = "follows"
 # One line says what is wrong and what to do, and nothing is written.
 REFUSES = "refuses"
+# `mvsink verify` names the damage, and after `mvsink repair` the view's next run makes the table what it was to be.
+MENDS = "mends"
 
 
 @dataclass
@@ -35,7 +37,9 @@ class Situation:
     # The edit that ends the situation: the view goes on after it.
     undo: str = ""
     # The command that ends it; `{}` is the table.
-    command: str = ""
+    command: str = "repair {}"
+    # The kinds of damage that `mvsink verify` names.
+    kinds: tuple = ()
     # Whether `mvsink verify` finds it, where the answer is an error: the table itself is sound if not.
     damage: bool = True
     # Whether other readers open the table before the view's next commits.
@@ -107,14 +111,19 @@ GROUPS = {
         Situation("paths_of_another_form", REPAIRS, "retracts the rows"),
         Situation("live_file_added_again", FOLLOWS, "a file is live once", beside=True),
         Situation("absent_file_removed", FOLLOWS, "nothing is subtracted", beside=True),
-        Situation("entry_lost", REFUSES, "names the gap; the entry can be put back", error="missing|gap", undo="entry_found"),
-        Situation("entry_damaged", REFUSES, "names the entry", error="damaged|JSON", undo="entry_mended"),
-        Situation("first_entries_lost", REFUSES, "names the gap", error="missing|gap|gone", undo="first_entries_found"),
+        Situation("entry_lost", REFUSES, "names the gap; the entry can be put back", error="missing|gap", undo="entry_found", kinds=("entries missing",)),
+        Situation("entry_lost_for_good", MENDS, "with `--drop-entries`, sets aside what follows the gap", command="repair {} --drop-entries", kinds=("entries missing",)),
+        Situation("entry_damaged", REFUSES, "names the entry", error="damaged|JSON", undo="entry_mended", kinds=("unreadable",)),
+        Situation("entry_damaged_for_good", MENDS, "with `--drop-entries`, sets the entry aside", command="repair {} --drop-entries", kinds=("unreadable",)),
+        Situation("first_entries_lost", REFUSES, "names the gap", error="missing|gap|gone", undo="first_entries_found", kinds=("entries missing",)),
+        Situation("checkpoint_damaged", MENDS, "writes the checkpoint anew; without that the entries decide", kinds=("unreadable",)),
+        Situation("checkpoint_of_another_table", MENDS, "writes the checkpoint anew", kinds=("unreadable",), pending=True),
         Situation("last_entries_lost", REPAIRS, "writes again what is missing"),
     ],
     "Files and folders": [
-        Situation("data_file_lost", REPAIRS, "drops the reference, and writes the rows again", pending=True),
-        Situation("data_file_cut_short", REFUSES, "names the file; `mvsink repair` drops the reference", error="repair", command="repair {}", pending=True),
+        Situation("data_file_lost", MENDS, "drops the reference", kinds=("missing",)),
+        Situation("data_file_cut_short", MENDS, "drops the reference", kinds=("size", "unreadable")),
+        Situation("data_file_replaced", MENDS, "drops the reference", kinds=("sums",), pending=True),
         Situation("data_file_of_the_future", FOLLOWS, "one file does not move the time of the store", beside=True),
         Situation("files_of_others", FOLLOWS, "leaves them where they are"),
         Situation("moved", REPAIRS, "makes the table anew; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone"),
@@ -132,8 +141,9 @@ HEAD = """\
 <!-- Written by `.ci/situations.py`, which `.ci/answers.py` holds true. Edit that file, not this one. -->
 
 A view's table is an ordinary Delta table, and other tools may write to it. mvsink **repairs** an edit (the view's next
-commit makes the table what it was to be), **follows** it (readers see the same contents, and the view goes on), or
-**refuses** (one line says what is wrong; nothing is written). An ingest table has nothing to compare itself
+commit makes the table what it was to be), **follows** it (readers see the same contents, and the view goes on),
+**refuses** (one line says what is wrong; nothing is written), or **mends** it: `mvsink verify` names the damage, `mvsink repair`
+does what can be done without the writer, and the view's next run writes again what was lost. An ingest table has nothing to compare itself
 with: there an edit of rows is an error that names the edit.
 
 `.ci/answers.py` brings each situation about on the demo's tables, between two runs and, where the third column says so,

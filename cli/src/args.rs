@@ -49,8 +49,13 @@ pub enum Command {
     Snapshot(Snapshot),
     /// Print the updates of a shard, and its progress, as they come.
     Tail(Tail),
-    /// Read every data file of a shard, and compare it with what the log says of it.
+    /// Read the whole log and every data file of a shard, and name all damage.
     Verify(Verify),
+    /// Repair a shard as far as that is possible without whoever wrote it.
+    ///
+    /// References to data files that are missing or damaged are dropped: a view writes their rows again at its next run.
+    /// Damaged checkpoints are written anew. What else is damaged is named, with what can be done.
+    Repair(Repair),
     /// Merge the data files of a shard.
     Compact(Compact),
     /// Delete what no reader needs: merged files, files that were never committed, old log entries.
@@ -109,6 +114,25 @@ pub struct Nexmark {
 pub struct Verify {
     /// The shard.
     pub url: String,
+
+    /// Print one JSON object instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Options of `repair`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Repair {
+    /// The shard.
+    pub url: String,
+
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+
+    /// Where entries of the log are missing or damaged, go back to the version before, and set aside what comes after.
+    #[arg(long)]
+    pub drop_entries: bool,
 
     /// Print one JSON object instead of text.
     #[arg(long)]

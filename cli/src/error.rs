@@ -97,8 +97,11 @@ pub enum Error {
         /// How many different ones there are.
         count: usize,
     },
-    /// A data file is not what the log says of it.
-    #[error("{url} is not what its log says: {file}: {why}{}", and_more(*count))]
+    /// A file is damaged, or is not what the log says of it.
+    #[error(
+        "{url} is damaged: {file}: {why}{}; `mvsink repair {url} --dry-run` says what can be done",
+        and_more(*count)
+    )]
     Differs {
         /// The address of the shard.
         url: String,
@@ -128,6 +131,18 @@ pub enum Error {
         name: String,
         /// The names of the holds that it has.
         held: Vec<String>,
+    },
+    /// Damage is left after a repair.
+    #[error("{url} is not repaired: {finding}{}; {advice}", and_more(*count))]
+    Unrepaired {
+        /// The address of the shard.
+        url: String,
+        /// The first of what is left.
+        finding: String,
+        /// What can be done about it.
+        advice: String,
+        /// How many findings are left.
+        count: usize,
     },
     /// Somebody else writes to the shard of a measurement.
     #[error("somebody else writes to {url}")]

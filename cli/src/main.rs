@@ -13,7 +13,7 @@ use mvsink_cli::args::{Cli, Command, LogFormat, Workload};
 use mvsink_cli::error::Error;
 use mvsink_cli::memory::OrExit;
 use mvsink_cli::stderr::say;
-use mvsink_cli::{bench, hold, inspect, limits, nexmark, snapshot, tail, upkeep};
+use mvsink_cli::{bench, hold, inspect, limits, nexmark, repair, snapshot, tail, upkeep};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -71,7 +71,8 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Inspect(options) => inspect::run(&options),
         Command::Snapshot(options) => snapshot::run(&options),
         Command::Tail(options) => tail::run(&options),
-        Command::Verify(options) => upkeep::verify(&options),
+        Command::Verify(options) => repair::verify(&options),
+        Command::Repair(options) => repair::repair(&options),
         Command::Compact(options) => upkeep::compact(&options),
         Command::Gc(options) => upkeep::gc(&options),
         Command::Hold(command) => hold::run(&command),

@@ -1,4 +1,4 @@
-//! `verify`, `compact`, `gc`: looking after a shard by hand.
+//! `compact`, `gc`: looking after a shard by hand.
 //!
 //! The result goes to stdout, as text or as one JSON object, whose names scripts depend on; progress goes to stderr.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use mvsink::mvsink_persist::{CompactOptions, GcFiles, GcOptions, Shard};
 use serde_json::{Value, json};
 
-use crate::args::{Compact, Gc, Verify};
+use crate::args::{Compact, Gc};
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::read::{with_shard, with_shard_within};
@@ -21,63 +21,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How long a merge may take to be given up.
 const GIVE_UP: Duration = Duration::from_secs(3);
-
-/// Compares every data file of a shard with what the log says of it.
-///
-/// # Errors
-///
-/// If there is no such shard, it cannot be read, or a file is not what it must be.
-pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
-    with_shard(&options.url, |reader| async move {
-        let shard = reader.shard();
-        let meter = Meter::new("verified", "files");
-        let report = shard
-            .verify(&|progress| meter.show(progress.done as u64, progress.files as u64))
-            .await;
-        meter.clear();
-        let report = report.map_err(Error::from)?;
-        let findings: Vec<_> = report
-            .findings
-            .iter()
-            .map(|finding| json!({"file": finding.path, "why": finding.difference.to_string()}))
-            .collect();
-        let object = json!({
-            "url": shard.url(),
-            "version": report.version,
-            "files": report.files,
-            "rows": report.rows,
-            "bytes": report.bytes,
-            "without_fingerprint": report.without_sums,
-            "findings": findings,
-        });
-        print(options.json, &object, || {
-            let mut text = format!(
-                "{} files, {} rows, {} bytes\n",
-                report.files, report.rows, report.bytes
-            );
-            if report.without_sums > 0 {
-                let _ = writeln!(
-                    text,
-                    "{} files are another program's and have no fingerprint",
-                    report.without_sums
-                );
-            }
-            for finding in &report.findings {
-                let _ = writeln!(text, "{}: {}", finding.path, finding.difference);
-            }
-            text
-        })?;
-        match report.findings.first() {
-            None => Ok(()),
-            Some(first) => Err(Error::Differs {
-                url: shard.url().to_owned(),
-                file: first.path.clone(),
-                why: first.difference.to_string(),
-                count: report.findings.len(),
-            }),
-        }
-    })
-}
 
 /// Merges the data files of a shard.
 ///

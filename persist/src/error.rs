@@ -67,7 +67,7 @@ pub enum Error {
     /// deleted by hand. Nobody writes into such a log.
     #[error(
         "the log of the shard {url} has a gap: {} missing, and entry {next} is there; nothing was written. \
-         Put back what is missing, or wait for a copy that is under way; `mvsink repair` goes on without it",
+         Put back what is missing, or wait for a copy that is under way; `mvsink repair` says what can be done without it",
         entries(*first, *last)
     )]
     LogGap {
@@ -347,7 +347,7 @@ fn what_helps(path: &str) -> &'static str {
             "; put it back as it was, or drop the reference with `mvsink repair`: a view that is started again then \
              writes its rows once more"
         }
-        false => "",
+        false => " (`mvsink repair` says what can be done)",
     }
 }
 

@@ -87,7 +87,7 @@
 //! | `mvsink.owner.NAME` | a random number, the identity of who took it; 0 if it was released |
 //!
 //! The `commitInfo` of a commit of this crate has `timestamp`, `operation` (`CREATE TABLE`, `ADD COLUMNS`, `WRITE`,
-//! `SET SINCE`, `HOLD`, `RELEASE HOLD`, `OPTIMIZE`, `SWEEP`), `operationParameters`, `engineInfo`, and of its own
+//! `SET SINCE`, `HOLD`, `RELEASE HOLD`, `OPTIMIZE`, `SWEEP`, `REPAIR`), `operationParameters`, `engineInfo`, and of its own
 //! `mvsink.id` (the [`CommitId`]) and `mvsink.lines` (the lines of the entry, so that one that is cut off is noticed).
 //! All but the first entry also have `mvsink.lower` and `mvsink.upper` (the shard's upper before and after) and
 //! `mvsink.table` (the table's identity: tells entries of one that was deleted and created again).
@@ -173,10 +173,12 @@ mod location;
 mod log;
 mod maintain;
 mod merge;
+mod multiplicity;
 mod open;
 mod pages;
 mod pinned;
 mod read;
+mod repair;
 mod replay;
 mod retention;
 mod retry;
@@ -188,6 +190,7 @@ mod snapshot;
 mod staging;
 mod storage;
 mod sums;
+mod survey;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -221,6 +224,7 @@ pub use maintain::Maintenance;
 pub use pinned::{FileSet, Pinned};
 pub use read::filter::{Comparison, Filter, Literal, Predicate};
 pub use read::options::{ReadOptions, ReadProgress, ReadProgressFn};
+pub use repair::{LostFile, RepairOptions, RepairReport, RepairStep, Unrepaired};
 pub use retention::Retention;
 pub use retry::{RetryPolicy, RetryReport, report_retry, report_retry_of};
 pub use row_hash::sums_of;
@@ -230,7 +234,7 @@ pub use snapshot::SnapshotReader;
 pub use staging::PutFile;
 pub use storage::OnRetry;
 pub use sums::Sums;
-pub use verify::{Difference, Finding, VerifyProgress, VerifyReport};
+pub use verify::{Difference, Finding, Note, VerifyProgress, VerifyReport};
 
 /// Locks a mutex that protects plain data, which is whole even if a holder panicked.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -185,7 +185,7 @@ impl Storage {
         Ok(Log::new(state, evidence))
     }
 
-    async fn load_first_entry(&self, on_retry: OnRetry<'_>) -> Result<Log, Error> {
+    pub(crate) async fn load_first_entry(&self, on_retry: OnRetry<'_>) -> Result<Log, Error> {
         let bytes = self.get_existing(&entry_path(0), on_retry).await?;
         self.first_entry(&bytes)
     }

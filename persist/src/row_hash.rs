@@ -158,6 +158,20 @@ impl Fingerprints {
     ///
     /// As [`RowHasher::rows`].
     pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        self.add_each(batch, |_, _| ())
+    }
+
+    /// The same, and hands out the fingerprint and the diff of each row.
+    ///
+    /// # Errors
+    ///
+    /// As [`RowHasher::rows`].
+    #[inline]
+    pub(crate) fn add_each(
+        &mut self,
+        batch: &RecordBatch,
+        mut each: impl FnMut(u128, i64),
+    ) -> Result<(), Error> {
         let diffs = match batch.column_by_name(DIFF_COLUMN) {
             Some(diffs) => Some(
                 conform(diffs, &DataType::Int64).map_err(|why| column_error(DIFF_COLUMN, &why))?,
@@ -177,6 +191,7 @@ impl Fingerprints {
             *total = total.wrapping_add(hash.wrapping_mul(i128::from(diff) as u128));
             *sorted &= *last <= hash;
             *last = hash;
+            each(hash, diff);
         })
     }
 

@@ -39,6 +39,42 @@ struct Cleaned {
     checkpoints_since: u32,
 }
 
+impl Storage {
+    /// Writes the checkpoint of this state, whose entry is known by `evidence`; returns how many actions it has. What is
+    /// in its place is replaced.
+    pub(crate) async fn write_checkpoint(
+        &self,
+        state: State,
+        evidence: Evidence,
+    ) -> Result<u64, Error> {
+        let path = checkpoint_path(state.version);
+        let oldest_ms = self.oldest_tombstone_ms();
+        let encode = move || {
+            let commit = state.to_commit(oldest_ms);
+            let size = commit.actions() as u64;
+            let entry = match evidence {
+                Evidence::Entry(hash) => Some(hash),
+                Evidence::Listing => None,
+            };
+            checkpoint::encode(&commit, entry).map(|bytes| (size, bytes))
+        };
+        let encoded = self.env.cpu.run(encode).await?;
+        let (size, bytes) = encoded.map_err(|why| Error::Corrupt {
+            path: self.show(&path),
+            why,
+        })?;
+        self.put(&path, bytes).await?;
+        Ok(size)
+    }
+
+    /// Points to the checkpoint of this version, which has so many actions.
+    pub(crate) async fn point_to(&self, version: u64, size: u64) -> Result<(), Error> {
+        let last = LastCheckpoint { version, size };
+        let bytes = serde_json::to_vec(&last).unwrap_or_default();
+        self.put(&last_checkpoint_path(), bytes.into()).await
+    }
+}
+
 impl Inner {
     /// Writes a checkpoint of the state as it is now, and points to it.
     pub(crate) async fn checkpoint(&self) -> Result<u64, Error> {
@@ -53,27 +89,7 @@ impl Inner {
             (log.tail(), log.state.clone())
         };
         let version = state.version;
-        let oldest_ms = storage.oldest_tombstone_ms();
-        let encode = move || {
-            let commit = state.to_commit(oldest_ms);
-            let size = commit.actions() as u64;
-            let entry = match tail.evidence {
-                Evidence::Entry(hash) => Some(hash),
-                Evidence::Listing => None,
-            };
-            checkpoint::encode(&commit, entry).map(|bytes| (size, bytes))
-        };
-        let path = checkpoint_path(version);
-        let (size, bytes) = storage
-            .env
-            .cpu
-            .run(encode)
-            .await?
-            .map_err(|why| Error::Corrupt {
-                path: storage.show(&path),
-                why,
-            })?;
-        storage.put(&path, bytes).await?;
+        let size = storage.write_checkpoint(state, tail.evidence).await?;
         // If that took so long that the log was cleaned up beyond it, nobody must be led there.
         if !storage.stands(&tail, on_retry).await? {
             tracing::debug!(shard = %storage.url, version, "a checkpoint came too late");
@@ -87,9 +103,7 @@ impl Inner {
             _ => false,
         };
         if !newer {
-            let last = LastCheckpoint { version, size };
-            let bytes = serde_json::to_vec(&last).unwrap_or_default();
-            storage.put(&last_checkpoint_path(), bytes.into()).await?;
+            storage.point_to(version, size).await?;
         }
         lock(&self.log).is_misled = false;
         tracing::debug!(shard = %storage.url, version, actions = size, "wrote a checkpoint");

@@ -1,18 +1,21 @@
-//! Verification: whether the files of a shard are what the log says of them.
+//! Verification: whether the log of a shard can be read, and its files are what the log says of them.
 //!
 //! ```text
+//!   for the log:          every entry and checkpoint is there and can be used ([`crate::survey`])
 //!   for each live file:   it is there, of its size · it can be read · its rows are as many as said
 //!                         min ≤ mv_time ≤ max · Σ hash(row) × diff = its sums
+//!   for each row:         |Σ diff| fits in 64 bits ([`crate::multiplicity`])
 //! ```
 //!
 //! The sums say that the rows are right, the bounds when they are: sums ignore times. All files are looked at,
 //! whatever was found before, and each finding names its file. What the log says nothing of (files of other
-//! programs) can only be read.
+//! programs) can only be read. A log that cannot be opened is read as far as it goes. A note names what is odd, and no
+//! damage: readers and writers go on as if it were not there.
 //!
 //! A few files are in memory at a time; reading and hashing is done on the pool.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -22,18 +25,22 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 
+use crate::client::Client;
 use crate::codec::{NO_TIME, Unfit, unfit_for_any_type};
 use crate::conform::conform;
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::file::decode_file;
+use crate::lock;
+use crate::log::folder;
 use crate::log::state::State;
-use crate::pinned::Pinned;
+use crate::multiplicity::Multiplicities;
 use crate::row_hash::Fingerprints;
 use crate::schema::TIME_COLUMN;
 use crate::shard::Shard;
 use crate::storage::Storage;
 use crate::sums::Sums;
+use crate::survey::Survey;
 
 /// Files in memory at once.
 const FILES_AT_ONCE: usize = 4;
@@ -56,7 +63,7 @@ pub struct VerifyProgress {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct VerifyReport {
-    /// The version of the log that was verified.
+    /// The version of the log that was verified: the last that can be read; 0 if none can.
     pub version: u64,
     /// The live files of that version.
     pub files: usize,
@@ -72,22 +79,55 @@ pub struct VerifyReport {
     pub removed: usize,
     /// The sums of all rows read.
     pub sums: Sums,
-    /// The differences, in the order of the files' paths.
+    /// The damage: to the log, then to data files in the order of their paths.
     pub findings: Vec<Finding>,
+    /// What is odd, and no damage.
+    pub notes: Vec<Note>,
 }
 
 impl VerifyReport {
-    /// True if no file differs from what the log says of it.
+    fn of(version: u64, files: usize) -> Self {
+        VerifyReport {
+            version,
+            files,
+            rows: 0,
+            bytes: 0,
+            without_sums: 0,
+            without_times: 0,
+            removed: 0,
+            sums: Sums::default(),
+            findings: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// True if there is no damage.
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
 }
 
-/// A file that is not what the log says of it.
+/// Something odd about a file that keeps nobody from reading or writing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Note {
+    /// Its path in the table.
+    pub path: String,
+    /// What is odd.
+    pub text: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.text)
+    }
+}
+
+/// A file that is damaged, or is not what the log says of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// Its path in the log.
+    /// Its path as in the log, or of a file of the log in the table.
     pub path: String,
     /// How it differs.
     pub difference: Difference,
@@ -99,7 +139,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// How a file differs from what the log says of it.
+/// How a file differs from what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Difference {
@@ -145,6 +185,45 @@ pub enum Difference {
     },
     /// It is said to be in the order of its fingerprints, and is not.
     Order,
+    /// It cannot be had, or needs what this version does not understand: it may be as it should.
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// Entries of the log are missing before it.
+    EntriesMissing {
+        /// The first.
+        first: u64,
+        /// The last.
+        last: u64,
+    },
+    /// A directory is in its place.
+    Folder,
+    /// Rows, of which some are in this file, are there more often than 64 bits can say.
+    Multiplicity {
+        /// How many different ones.
+        rows: usize,
+    },
+}
+
+impl Difference {
+    /// A word for the kind of damage, which scripts may depend on.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Difference::Missing => "missing",
+            Difference::Unreadable { .. } => "unreadable",
+            Difference::Unfit { .. } => "unfit",
+            Difference::Size { .. } => "size",
+            Difference::Rows { .. } => "rows",
+            Difference::Times { .. } => "times",
+            Difference::Sums { .. } => "sums",
+            Difference::Order => "order",
+            Difference::Refused { .. } => "refused",
+            Difference::EntriesMissing { .. } => "entries missing",
+            Difference::Folder => "folder",
+            Difference::Multiplicity { .. } => "multiplicity",
+        }
+    }
 }
 
 impl fmt::Display for Difference {
@@ -172,6 +251,20 @@ impl fmt::Display for Difference {
                 buckets.len()
             ),
             Difference::Order => write!(f, "it is not in the order that the log says"),
+            Difference::Refused { why } => write!(f, "it is refused: {why}"),
+            Difference::EntriesMissing { first, last } if first == last => {
+                write!(f, "entry {first} is missing from the log")
+            }
+            Difference::EntriesMissing { first, last } => {
+                write!(f, "entries {first} to {last} are missing from the log")
+            }
+            Difference::Folder => write!(f, "a directory is in its place"),
+            Difference::Multiplicity { rows } => {
+                write!(
+                    f,
+                    "{rows} different rows are there more often than 64 bits can say"
+                )
+            }
         }
     }
 }
@@ -181,41 +274,115 @@ impl fmt::Display for Difference {
 struct Examined {
     rows: u64,
     bytes: u64,
-    has_times: bool,
+    /// The least and the greatest.
+    times: Option<(i64, i64)>,
     sums: Sums,
     differences: Vec<Difference>,
 }
 
+/// All that is known of a table: its log and its files.
+#[derive(Debug)]
+pub(crate) struct Examination {
+    pub(crate) survey: Survey,
+    pub(crate) report: VerifyReport,
+}
+
+/// Told of each file that was read.
+type OnFile<'a> = &'a (dyn Fn(VerifyProgress) + Send + Sync);
+
+impl Client {
+    /// Reads the log at `url` and all live files, and compares these with what the log says of them: whether or not the
+    /// shard can be opened. See [`Shard::verify`].
+    ///
+    /// # Errors
+    /// [`Error::NoShard`] if there is no log at all; otherwise as [`Shard::verify`].
+    pub async fn verify(
+        &self,
+        url: &str,
+        progress: &(dyn Fn(VerifyProgress) + Send + Sync),
+    ) -> Result<VerifyReport, Error> {
+        let storage = self.storage(url)?;
+        Ok(storage.examine_table(progress).await?.report)
+    }
+}
+
 impl Shard {
-    /// Reads all live files and compares them with what the log says of them. The log is read to its end first.
+    /// Reads the whole log and all live files, and compares these with what the log says of them.
     ///
     /// Errors that may pass are retried for ever, with a warning each. A file that cannot be read is a finding.
     /// `progress` is called after each file. Dropping the future is safe at any time.
     ///
     /// # Errors
-    /// If the log cannot be read, or the runtime shuts down.
+    /// If the store fails for good, the table is not the one that was opened, or the runtime shuts down.
     pub async fn verify(
         &self,
         progress: &(dyn Fn(VerifyProgress) + Send + Sync),
     ) -> Result<VerifyReport, Error> {
-        self.refresh().await?;
-        let (pinned, schema): (Pinned, _) = (self.pin(), self.schema());
-        let mut report = VerifyReport {
-            version: pinned.progress.version,
-            files: pinned.files().len(),
-            rows: 0,
-            bytes: 0,
-            without_sums: 0,
-            without_times: 0,
-            removed: 0,
-            sums: Sums::default(),
-            findings: Vec::new(),
+        if let Err(error @ (Error::Shutdown | Error::Replaced { .. })) = self.refresh().await {
+            return Err(error);
+        }
+        // Its files stay while they are read.
+        let _pinned = self.pin();
+        Ok(self.inner().storage.examine_table(progress).await?.report)
+    }
+}
+
+impl Storage {
+    pub(crate) async fn examine_table(&self, progress: OnFile<'_>) -> Result<Examination, Error> {
+        let on_retry = &Storage::warn_of_retry;
+        let no_shard = || Error::NoShard {
+            url: self.url.to_string(),
         };
-        let files: Vec<Arc<DataFile>> = pinned.files().cloned().collect();
+        let mut survey = self.survey(on_retry).await?.ok_or_else(no_shard)?;
+        if survey.findings.is_empty()
+            && let Err(error) = self.replay(on_retry).await
+        {
+            if matches!(error, Error::Shutdown) {
+                return Err(error);
+            }
+            let why = error.to_string();
+            survey.findings.push(Finding {
+                path: folder().to_string(),
+                difference: Difference::Refused { why },
+            });
+        }
+        let mut report = match &survey.end {
+            Some(state) => self.examine_files(state, progress).await?,
+            None => VerifyReport::of(0, 0),
+        };
+        let is_missing = |finding: &Finding| finding.difference == Difference::Missing;
+        if report.findings.iter().any(is_missing) {
+            // Somebody may have removed it, and then deleted it, as is their right.
+            let again = self.survey(on_retry).await?.ok_or_else(no_shard)?;
+            let before = report.findings.len();
+            let is_live = |path: &str| again.end.as_ref().is_some_and(|state| state.is_live(path));
+            report
+                .findings
+                .retain(|finding| !is_missing(finding) || is_live(&finding.path));
+            report.removed = before - report.findings.len();
+        }
+        report.findings.sort_by(|a, b| a.path.cmp(&b.path));
+        report.notes.sort_by(|a, b| a.path.cmp(&b.path));
+        report.findings.splice(..0, survey.findings.clone());
+        report.notes.splice(..0, survey.notes.clone());
+        Ok(Examination { survey, report })
+    }
+
+    /// Reads the live files of this state.
+    async fn examine_files(
+        &self,
+        state: &State,
+        progress: OnFile<'_>,
+    ) -> Result<VerifyReport, Error> {
+        let all = state.files();
+        let files: Vec<Arc<DataFile>> = all.values().cloned().collect();
+        let mut report = VerifyReport::of(state.version, files.len());
+        let (schema, upper) = (state.schema(), state.progress().upper);
+        let multiplicities = Arc::new(Mutex::new(Multiplicities::default()));
         let mut examined = stream::iter(files)
             .map(|file| {
-                let schema = Arc::clone(&schema);
-                async move { (Arc::clone(&file), self.examine(file, schema).await) }
+                let (schema, rows) = (Arc::clone(&schema), Arc::clone(&multiplicities));
+                async move { (Arc::clone(&file), self.examine(file, schema, rows).await) }
             })
             .buffer_unordered(FILES_AT_ONCE);
         let mut done = 0;
@@ -225,7 +392,13 @@ impl Shard {
             report.bytes += found.bytes;
             report.sums.merge(&found.sums);
             report.without_sums += usize::from(file.sums.is_none());
-            report.without_times += usize::from(found.has_times && bounds(&file).is_none());
+            report.without_times += usize::from(found.times.is_some() && bounds(&file).is_none());
+            if let Some((_, last)) = found.times.filter(|(_, last)| !upper.is_complete(last)) {
+                report.notes.push(Note {
+                    path: file.path.clone(),
+                    text: format!("it has rows at {last}, which is not below the upper {upper}"),
+                });
+            }
             let differences = found.differences.into_iter();
             report
                 .findings
@@ -240,33 +413,42 @@ impl Shard {
                 rows: report.rows,
             });
         }
-        let is_missing = |finding: &Finding| finding.difference == Difference::Missing;
-        if report.findings.iter().any(is_missing) {
-            // Somebody may have removed it, and then deleted it, as is their right.
-            self.refresh().await?;
-            let before = report.findings.len();
-            report.findings.retain(|finding| {
-                let is_live = |state: &State| state.is_live(&finding.path);
-                !is_missing(finding) || self.inner().with_state(is_live)
+        drop(examined);
+        let multiplicities = lock(&multiplicities);
+        for (path, rows) in multiplicities.beyond() {
+            report.findings.push(Finding {
+                path,
+                difference: Difference::Multiplicity { rows },
             });
-            report.removed = before - report.findings.len();
         }
-        report.findings.sort_by(|a, b| a.path.cmp(&b.path));
+        if let Some(rows) = multiplicities.negative() {
+            report.notes.push(Note {
+                path: ".".into(),
+                text: format!("{rows} different rows are there less often than never: retracted more often than added"),
+            });
+        }
         Ok(report)
     }
 
-    async fn examine(&self, file: Arc<DataFile>, schema: Arc<Schema>) -> Result<Examined, Error> {
-        let storage = &self.inner().storage;
-        let read = || self.read_any_file(&file.path);
-        let bytes = match storage.retry(&Storage::warn_of_retry, read).await {
-            Ok(bytes) => bytes,
+    async fn examine(
+        &self,
+        file: Arc<DataFile>,
+        schema: Arc<Schema>,
+        multiplicities: Arc<Mutex<Multiplicities>>,
+    ) -> Result<Examined, Error> {
+        let read = || async {
+            let location = self.data_location(&file.path)?;
+            self.get(&location).await
+        };
+        let bytes = match self.retry(&Storage::warn_of_retry, read).await {
+            Ok(Some(bytes)) => bytes,
             Err(Error::Shutdown) => return Err(Error::Shutdown),
-            Err(error) => {
-                let difference = match error {
-                    Error::MissingFile { .. } => Difference::Missing,
-                    error => Difference::Unreadable {
+            lost => {
+                let difference = match lost {
+                    Err(error) => Difference::Refused {
                         why: error.to_string(),
                     },
+                    Ok(_) => Difference::Missing,
                 };
                 return Ok(Examined {
                     differences: vec![difference],
@@ -274,10 +456,9 @@ impl Shard {
                 });
             }
         };
-        storage
-            .env
+        self.env
             .cpu
-            .run(move || examine(&file, bytes, &schema))
+            .run(move || examine(&file, bytes, &schema, &multiplicities))
             .await
     }
 }
@@ -286,7 +467,12 @@ fn bounds(file: &DataFile) -> Option<(i64, i64)> {
     file.min_time.zip(file.max_time)
 }
 
-fn examine(file: &DataFile, bytes: Bytes, schema: &Schema) -> Examined {
+fn examine(
+    file: &DataFile,
+    bytes: Bytes,
+    schema: &Schema,
+    multiplicities: &Mutex<Multiplicities>,
+) -> Examined {
     let mut examined = Examined {
         bytes: bytes.len() as u64,
         ..Examined::default()
@@ -297,15 +483,15 @@ fn examine(file: &DataFile, bytes: Bytes, schema: &Schema) -> Examined {
             found: examined.bytes,
         });
     }
-    if let Err(error) = compare(file, bytes, schema, &mut examined) {
-        let why = match error {
+    if let Err(error) = compare(file, bytes, schema, multiplicities, &mut examined) {
+        examined.differences.push(match error {
             // The finding names the file already.
-            Error::Corrupt { why, .. }
-            | Error::UnsupportedFile { why, .. }
-            | Error::Row { why, .. } => why,
-            error => error.to_string(),
-        };
-        examined.differences.push(Difference::Unreadable { why });
+            Error::Corrupt { why, .. } | Error::Row { why, .. } => Difference::Unreadable { why },
+            Error::UnsupportedFile { why, .. } => Difference::Refused { why },
+            error => Difference::Unreadable {
+                why: error.to_string(),
+            },
+        });
     }
     examined
 }
@@ -314,15 +500,19 @@ fn compare(
     file: &DataFile,
     bytes: Bytes,
     schema: &Schema,
+    multiplicities: &Mutex<Multiplicities>,
     examined: &mut Examined,
 ) -> Result<(), Error> {
     let mut fingerprints = Fingerprints::new(schema)?;
+    let mut rows = Vec::new();
     let mut times: Option<(i64, i64)> = None;
     let mut unfit = Unfit::default();
     for batch in decode_file(&file.path, bytes, None, BATCH_ROWS)? {
         let batch = batch?;
         examined.rows += batch.num_rows() as u64;
-        fingerprints.add(&batch)?;
+        rows.clear();
+        fingerprints.add_each(&batch, |hash, diff| rows.push((hash, diff)))?;
+        lock(multiplicities).add(&file.path, &rows);
         if file.sums.is_none() {
             unfit.merge(unfit_for_any_type(&batch)?);
         }
@@ -331,7 +521,7 @@ fn compare(
             (a, b) => a.or(b),
         };
     }
-    examined.has_times = times.is_some();
+    examined.times = times;
     examined.sums = fingerprints.sums();
     let found = &mut examined.differences;
     if let Some(why) = unfit.why {

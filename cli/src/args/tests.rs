@@ -144,6 +144,15 @@ fn upkeep_has_the_documented_options() {
         })
     );
     assert_eq!(
+        command("mvsink repair q4 --dry-run --drop-entries"),
+        Command::Repair(Repair {
+            url: "q4".into(),
+            dry_run: true,
+            drop_entries: true,
+            json: false,
+        })
+    );
+    assert_eq!(
         command("mvsink compact q4 --full --json"),
         Command::Compact(Compact {
             url: "q4".into(),

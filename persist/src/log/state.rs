@@ -357,8 +357,11 @@ impl State {
     }
 
     /// The review that this commit of ours carries as the next entry: all edits by other programs are answered up to its
-    /// version. `None` if an edit is still unanswered after it.
+    /// version. `None` if an edit is still unanswered after it, or it is an edit itself.
     pub(crate) fn review(&self, commit: &Commit) -> Option<[(&'static str, i64); 2]> {
+        if is_foreign(commit) {
+            return None;
+        }
         let since = commit.txns.iter().filter(|txn| txn.app_id == SINCE);
         let since = since.map(|txn| Frontier::from_version(txn.version));
         let since = since.fold(self.since, Frontier::max);

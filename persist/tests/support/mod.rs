@@ -1,6 +1,8 @@
 //! Short forms for the tests.
 #![allow(dead_code, reason = "each test crate uses its part")]
 
+pub mod damage;
+
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};

@@ -1,0 +1,245 @@
+//! `verify`, `repair`: finding damage, and doing about it what can be done without whoever wrote the shard.
+//!
+//! Both work on a shard that cannot be opened. The result goes to stdout, as text or as one JSON object, whose names
+//! scripts depend on; progress goes to stderr.
+
+use std::process::ExitCode;
+
+use mvsink::mvsink_persist::{
+    Finding, Frontier, LostFile, Note, RepairOptions, RepairReport, RepairStep, VerifyProgress,
+};
+use serde_json::{Value, json};
+
+use crate::args::{Repair, Verify};
+use crate::error::Error;
+use crate::meter::Meter;
+use crate::read::with_client;
+use crate::signal::GRACE;
+use crate::upkeep::print;
+
+/// Reads the whole log and every data file of a shard, and names all damage.
+///
+/// # Errors
+///
+/// If there is no such shard, it cannot be read, or there is damage.
+pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
+    with_client(GRACE, async |client, signals| {
+        let meter = Meter::new("verified", "files");
+        let progress = |progress| show(&meter, progress);
+        let verified = signals.unless(client.verify(&options.url, &progress)).await;
+        meter.clear();
+        let Ok(report) = verified else {
+            return Ok(());
+        };
+        let report = report.map_err(Error::from)?;
+        let findings: Vec<_> = report.findings.iter().map(finding).collect();
+        let object = json!({
+            "url": options.url,
+            "version": report.version,
+            "files": report.files,
+            "rows": report.rows,
+            "bytes": report.bytes,
+            "without_fingerprint": report.without_sums,
+            "findings": findings,
+            "notes": notes(&report.notes),
+        });
+        print(options.json, &object, || {
+            let mut lines = vec![format!(
+                "{} files, {} rows, {} bytes",
+                report.files, report.rows, report.bytes
+            )];
+            if report.without_sums > 0 {
+                lines.push(format!(
+                    "{} files are another program's and have no fingerprint",
+                    report.without_sums
+                ));
+            }
+            lines.extend(report.findings.iter().map(Finding::to_string));
+            lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+            lines.join("\n") + "\n"
+        })?;
+        match report.findings.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::Differs {
+                url: options.url.clone(),
+                file: first.path.clone(),
+                why: first.difference.to_string(),
+                count: report.findings.len(),
+            }),
+        }
+    })
+}
+
+/// Repairs a shard, and names what is lost and what is left.
+///
+/// # Errors
+///
+/// If there is no such shard, it cannot be read or written, or damage is left.
+pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
+    with_client(GRACE, async |client, signals| {
+        let mut repair = RepairOptions::default();
+        repair.dry_run = options.dry_run;
+        repair.drop_entries = options.drop_entries;
+        let meter = Meter::new("verified", "files");
+        let progress = |progress| show(&meter, progress);
+        // One that is cut off is made again.
+        let repaired = signals
+            .unless(client.repair(&options.url, &repair, &progress))
+            .await;
+        meter.clear();
+        let Ok(report) = repaired else {
+            return Ok(());
+        };
+        let report = report.map_err(Error::from)?;
+        let left: Vec<_> = report
+            .left
+            .iter()
+            .map(|left| {
+                let mut object = finding(&left.finding);
+                object["advice"] = left.advice.as_str().into();
+                object
+            })
+            .collect();
+        let object = json!({
+            "url": options.url,
+            "dry_run": options.dry_run,
+            "steps": report.steps.iter().map(step_object).collect::<Vec<_>>(),
+            "rows_lost": report.rows_lost(),
+            "committed": report.committed,
+            "left": left,
+            "notes": notes(&report.notes),
+        });
+        print(options.json, &object, || text(&report, options.dry_run))?;
+        match report.left.first() {
+            None => Ok(()),
+            Some(first) => Err(Error::Unrepaired {
+                url: options.url.clone(),
+                finding: first.finding.to_string(),
+                advice: first.advice.clone(),
+                count: report.left.len(),
+            }),
+        }
+    })
+}
+
+fn show(meter: &Meter, progress: VerifyProgress) {
+    meter.show(progress.done as u64, progress.files as u64);
+}
+
+fn finding(finding: &Finding) -> Value {
+    let Finding {
+        path, difference, ..
+    } = finding;
+    json!({"file": path, "kind": difference.kind(), "why": difference.to_string()})
+}
+
+fn notes(notes: &[Note]) -> Vec<Value> {
+    let notes = notes.iter();
+    notes
+        .map(|note| json!({"file": note.path, "why": note.text}))
+        .collect()
+}
+
+fn lost(file: &LostFile) -> Value {
+    json!({
+        "file": file.path,
+        "kind": file.why.kind(),
+        "why": file.why.to_string(),
+        "rows": file.rows,
+        "times": file.times.map(|(first, last)| [first, last]),
+    })
+}
+
+fn step_object(step: &RepairStep) -> Value {
+    match step {
+        RepairStep::DropEntries {
+            from,
+            files,
+            upper,
+            upper_before,
+            data_files,
+            rows,
+        } => json!({
+            "step": "drop entries", "from": from, "files": files, "upper": upper.time(),
+            "upper_before": upper_before.and_then(Frontier::time), "data_files": data_files, "rows": rows,
+        }),
+        RepairStep::RewriteCheckpoint { version } => {
+            json!({"step": "rewrite checkpoint", "version": version})
+        }
+        RepairStep::SetAside { path } => json!({"step": "set aside", "file": path}),
+        RepairStep::PointTo { version } => json!({"step": "point to", "version": version}),
+        RepairStep::DropFiles { files } => {
+            json!({"step": "drop files", "files": files.iter().map(lost).collect::<Vec<_>>()})
+        }
+        step => json!({"step": format!("{step:?}")}),
+    }
+}
+
+fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
+    let did = |done: &str, would: &str, what: String| match dry_run {
+        true => format!("would {would} {what}"),
+        false => format!("{done} {what}"),
+    };
+    match step {
+        RepairStep::DropEntries {
+            from,
+            files,
+            upper,
+            upper_before,
+            data_files,
+            rows,
+        } => {
+            let was = match upper_before {
+                Some(was) if was > upper => format!(" instead of {was}"),
+                _ => String::new(),
+            };
+            let what = format!(
+                "{} files of the log from entry {from} on: the upper is {upper}{was}, and {data_files} data files with \
+                 {rows} rows are lost as far as no sink writes them again",
+                files.len()
+            );
+            let mut lines = vec![did("set aside", "set aside", what)];
+            lines.extend(files.iter().map(|file| format!("  {file}")));
+            lines
+        }
+        RepairStep::RewriteCheckpoint { version } => vec![did(
+            "wrote",
+            "write",
+            format!("the checkpoint of version {version} anew, from the log's entries"),
+        )],
+        RepairStep::SetAside { path } => vec![did(
+            "set aside",
+            "set aside",
+            format!("{path}, for which a later checkpoint stands"),
+        )],
+        RepairStep::PointTo { version } => vec![did(
+            "made",
+            "make",
+            format!("the log's pointer lead to the checkpoint of version {version}"),
+        )],
+        RepairStep::DropFiles { files } => {
+            let what = format!(
+                "the references to {} data files; a view writes their rows again at its next run, and a table in \
+                 ingest mode has lost them",
+                files.len()
+            );
+            let mut lines = vec![did("dropped", "drop", what)];
+            lines.extend(files.iter().map(|file| format!("  {file}")));
+            lines
+        }
+        step => vec![format!("{step:?}")],
+    }
+}
+
+fn text(report: &RepairReport, dry_run: bool) -> String {
+    let steps = report.steps.iter();
+    let mut lines: Vec<_> = steps.flat_map(|step| step_lines(step, dry_run)).collect();
+    if report.is_sound() {
+        lines.push("nothing to repair".into());
+    }
+    for left in &report.left {
+        lines.push(format!("left: {}: {}", left.finding, left.advice));
+    }
+    lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
+    lines.join("\n") + "\n"
+}

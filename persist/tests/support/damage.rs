@@ -1,0 +1,129 @@
+//! Tables in a directory, to be damaged by hand.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mvsink_persist::{
+    Client, Codec, DataFile, FileEncoder, FileMeta, Frontier, Open, Shard, VerifyReport,
+};
+
+use super::{append, client, options};
+
+pub type Row = (u64, Option<String>);
+
+pub fn codec() -> Codec<Row, String> {
+    Codec::new().unwrap()
+}
+
+/// Without checkpoints of its own.
+pub fn plain() -> Client {
+    let mut options = options(1);
+    options.checkpoint_interval = 0;
+    client(options)
+}
+
+pub fn url(dir: &Path) -> &str {
+    dir.to_str().unwrap()
+}
+
+/// A table with a row at each time below `upper`, each in a file of the entry after that time.
+pub async fn filled(dir: &Path, upper: i64) -> Shard {
+    let open = Open::new(codec().schema());
+    let shard = plain().open_or_create(url(dir), open).await.unwrap();
+    grow(&shard, upper).await;
+    shard
+}
+
+pub async fn grow(shard: &Shard, upper: i64) {
+    for time in shard.progress().upper.time().unwrap()..upper {
+        let row = (time as u64, Some(format!("row {time}")));
+        let mut file = FileEncoder::new(codec().schema()).unwrap();
+        let batch = codec().encode([(&row, time, 1)].into_iter()).unwrap();
+        file.write(&batch).unwrap();
+        let file = file.finish().unwrap();
+        let meta = FileMeta::from(&file);
+        let staged = shard.put_file(file.bytes, meta, &|_| ()).await.unwrap();
+        let append = append(time as u64, time, time + 1, vec![staged]);
+        shard.append(append, &|_| ()).await.unwrap();
+    }
+}
+
+pub async fn open(dir: &Path) -> Result<Shard, mvsink_persist::Error> {
+    plain().open_existing(url(dir)).await
+}
+
+pub fn in_log(dir: &Path, name: &str) -> PathBuf {
+    dir.join("_delta_log").join(name)
+}
+
+pub fn entry(dir: &Path, version: u64) -> PathBuf {
+    in_log(dir, &format!("{version:020}.json"))
+}
+
+pub fn checkpoint(dir: &Path, version: u64) -> PathBuf {
+    in_log(dir, &format!("{version:020}.checkpoint.parquet"))
+}
+
+pub fn remove_entries(dir: &Path, versions: impl IntoIterator<Item = u64>) {
+    for version in versions {
+        fs::remove_file(entry(dir, version)).unwrap();
+    }
+}
+
+pub fn cut(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+/// The file of the row at this time.
+pub fn data_file(shard: &Shard, time: i64) -> DataFile {
+    let pinned = shard.pin();
+    let mut files = pinned.files();
+    let file = files.find(|file| file.min_time == Some(time)).unwrap();
+    file.as_ref().clone()
+}
+
+pub async fn verify(dir: &Path) -> VerifyReport {
+    plain().verify(url(dir), &|_| ()).await.unwrap()
+}
+
+/// The last names of the damaged files, and the kinds of damage.
+pub fn named(report: &VerifyReport) -> Vec<(String, &'static str)> {
+    let findings = report.findings.iter();
+    findings
+        .map(|finding| {
+            let name = finding.path.rsplit('/').next().unwrap();
+            let name = name.trim_start_matches('0');
+            (name.to_owned(), finding.difference.kind())
+        })
+        .collect()
+}
+
+/// The names and contents of everything below `dir`.
+pub fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => {
+                let bytes = fs::read(&path).unwrap();
+                found.insert(path, bytes);
+            }
+        }
+    }
+    found
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    for (path, bytes) in contents(from) {
+        let path = to.join(path.strip_prefix(from).unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+pub fn at(time: i64) -> Frontier<i64> {
+    Frontier::At(time)
+}
