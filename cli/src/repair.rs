@@ -6,14 +6,15 @@
 use std::process::ExitCode;
 
 use mvsink::mvsink_persist::{
-    Finding, Frontier, LostFile, Note, RepairOptions, RepairReport, RepairStep, VerifyProgress,
+    Error as ShardError, Finding, Frontier, LostFile, Note, RepairOptions, RepairReport,
+    RepairStep, VerifyProgress,
 };
 use serde_json::{Value, json};
 
 use crate::args::{Repair, Verify};
 use crate::error::Error;
 use crate::meter::Meter;
-use crate::read::with_client;
+use crate::read::{Reader, with_client};
 use crate::signal::GRACE;
 use crate::upkeep::print;
 
@@ -31,7 +32,13 @@ pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
         let Ok(report) = verified else {
             return Ok(());
         };
-        let report = report.map_err(Error::from)?;
+        let report = match report {
+            // That one says which tables are below.
+            Err(ShardError::NoShard { .. }) => {
+                return Reader::open(client, &options.url).await.map(drop);
+            }
+            report => report.map_err(Error::from)?,
+        };
         let findings: Vec<_> = report.findings.iter().map(finding).collect();
         let object = json!({
             "url": options.url,
@@ -90,7 +97,13 @@ pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
         let Ok(report) = repaired else {
             return Ok(());
         };
-        let report = report.map_err(Error::from)?;
+        let report = match report {
+            // That one says which tables are below.
+            Err(ShardError::NoShard { .. }) => {
+                return Reader::open(client, &options.url).await.map(drop);
+            }
+            report => report.map_err(Error::from)?,
+        };
         let left: Vec<_> = report
             .left
             .iter()
