@@ -33,6 +33,8 @@ fn add(path: &str, size: usize) -> Value {
 }
 
 type Edit = fn(&Path);
+/// What is wrong, how it comes about, and what is named.
+type Case = (&'static str, Edit, &'static [(&'static str, &'static str)]);
 
 fn copy_file(from: &Path, to: &Path) {
     fs::copy(from, to).unwrap();
@@ -46,7 +48,7 @@ fn every_kind_of_damage_to_a_log_is_named() {
         drop(table(whole.path()).await);
         drop(table(other.path()).await);
     });
-    let cases: [(&str, Edit, &[(&str, &str)]); 15] = [
+    let cases: [Case; 15] = [
         ("sound", |_| (), &[]),
         (
             "an entry in the middle is missing",

@@ -157,7 +157,7 @@ fn a_damaged_checkpoint_is_written_anew_from_the_entries() {
         let damaged = fs::read(checkpoint(dir, 6)).unwrap();
         let report = repaired(dir, false).await;
         let rewrite = RepairStep::RewriteCheckpoint { version: 6 };
-        assert_eq!(report.steps, [rewrite.clone()]);
+        assert_eq!(report.steps, std::slice::from_ref(&rewrite));
         let aside = in_log(dir, "_set_aside_6.checkpoint.parquet.bak");
         assert_eq!(fs::read(aside).unwrap(), damaged);
         // The pointer, too.
@@ -224,9 +224,12 @@ fn a_pointer_to_nothing_is_made_to_lead_to_the_newest_checkpoint() {
     }
 }
 
+/// What is wrong, how it comes about, and the first version that is given up.
+type Case = (&'static str, fn(&Path), u64);
+
 #[test]
 fn entries_are_given_up_only_if_that_is_asked_for() {
-    let cases: [(&str, fn(&Path), u64); 4] = [
+    let cases: [Case; 4] = [
         ("missing", |dir| remove_entries(dir, [9]), 9),
         ("missing, twice", |dir| remove_entries(dir, [8, 10]), 8),
         ("cut short", |dir| cut(&entry(dir, 12)), 12),
