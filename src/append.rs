@@ -13,15 +13,16 @@
 //! - *all parts or none*: a commit holds exactly one part of every worker;
 //! - *one commit per description*;
 //! - *everything staged ends*: the files of every part are committed, or deleted. Files are deleted only if
-//!   no commit with them was ever attempted, or the one attempted is known to be lost. Those that were staged ahead of
-//!   the description are left to the worker that staged them, which needs them then;
-//! - *removed by one commit*: a file of the shard that several workers want removed is removed once, with the batch.
+//!   no commit with them was ever attempted, or the one attempted is known to have failed. Those that were staged ahead
+//!   of the description are left to the worker that staged them, which needs them then;
+//! - *removed by one commit*: a file of the shard that several workers want removed is removed once, with the batch;
+//! - *what vanished is staged again*: a commit of which a file is gone has failed, and mint is told.
 
 mod operator;
 mod task;
 
 pub(crate) use operator::{Operator, render};
-pub(crate) use task::Task;
+pub(crate) use task::{News, Task};
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,7 +109,7 @@ where
                 let files = files.expect("a commit ends once");
                 match outcome {
                     Outcome::Done => {}
-                    Outcome::Lost => delete(files, effects),
+                    Outcome::Lost | Outcome::Vanished => delete(files, effects),
                     // Whether it happened is unknown: its files are the sweeper's.
                     Outcome::Cancelled => {}
                 }

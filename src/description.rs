@@ -1,11 +1,13 @@
 //! Batch descriptions: what is to be written next, by whom it is committed, and how it is known.
 //!
 //! A description `(lower, upper)` asks every worker for the updates at times `lower ≤ t < upper`. It is
-//! minted once, at the shard's actual upper, and ends in a commit, in an observed loss, or with the sink.
+//! minted once, at the shard's actual upper, and ends in a commit, in an observed loss, in the word that a staged file of
+//! it has vanished, or with the sink.
 //!
 //! Invariants, asserted by [`crate::mint::State`]:
 //!
-//! - *lowers strictly increase*: a lower is minted once, so at most one description is valid at a time;
+//! - *lowers strictly increase*: a lower is minted once, so at most one description is valid at a time. It is minted
+//!   again only where the first of that lower can never be committed, since a staged file has vanished;
 //! - *uppers never decrease*;
 //! - *lower < upper*.
 
@@ -76,6 +78,8 @@ pub enum Outcome {
     Done,
     /// A rival came first; nothing of it was done.
     Lost,
+    /// A staged file was gone before it was committed; nothing of it was done, and nothing will be.
+    Vanished,
     /// It was given up: the sink failed or was cancelled.
     Cancelled,
 }

@@ -17,7 +17,8 @@
 //!
 //! - *lower is the upper*: a description's lower is the shard's actual upper. The as-of and the since only
 //!   advance times, they never stand in for it.
-//! - *lowers strictly increase*, *uppers never decrease*, *lower < upper*;
+//! - *lowers strictly increase*, *uppers never decrease*, *lower < upper*. A lower is minted again only once its appender
+//!   has said that the batch can never be committed, since a staged file of it has vanished;
 //! - *bump first*: no description while the upper lies below the as-of;
 //! - *read-only writes nothing*: neither a description nor a bump; and a sink is read-only until it is told that it
 //!   may write. It counts as read-only once nothing that it began is outstanding any more; what was opened
@@ -50,6 +51,8 @@ pub enum Input<T> {
     Upper(Frontier<T>),
     /// Whether the sink may write.
     ReadOnly(bool),
+    /// This batch can never be committed: a staged file of it was gone.
+    Vanished(CommitId),
     /// The end of the bump with this identity.
     Bumped(CommitId, Outcome),
     /// How long in ms a rival may be silent before a replica that stands by writes again; `None` if this one never
@@ -136,6 +139,8 @@ pub struct State<T> {
     wake: Option<u64>,
     bumping: Option<CommitId>,
     minted: Option<Description<T>>,
+    /// What was minted can never be committed: its lower is to be minted again.
+    vanished: bool,
     /// What is open ahead of its description.
     provisional: Option<T>,
     role: Option<Role>,
@@ -160,6 +165,7 @@ impl<T: Copy + Ord> State<T> {
             wake: None,
             bumping: None,
             minted: None,
+            vanished: false,
             provisional: None,
             role: None,
             failed: false,
@@ -187,12 +193,19 @@ impl<T: Copy + Ord> State<T> {
                 }
                 self.upper = Some(frontier);
                 self.bumping = None;
+                self.vanished = false;
                 self.standby.moved();
                 effects.push(Effect::Downgrade(frontier));
             }
             Input::ReadOnly(read_only) => self.read_only = read_only,
+            Input::Vanished(id) => {
+                // The word may come late.
+                let minted = self.minted.as_ref();
+                let minted = minted.is_some_and(|minted| minted.id == id);
+                self.vanished |= minted && self.is_outstanding();
+            }
             // Whoever moved the upper, the watcher tells.
-            Input::Bumped(_, Outcome::Done | Outcome::Lost) => {}
+            Input::Bumped(_, Outcome::Done | Outcome::Lost | Outcome::Vanished) => {}
             Input::Bumped(id, Outcome::Cancelled) => {
                 self.bumping.take_if(|bumping| *bumping == id);
             }
@@ -250,13 +263,18 @@ impl<T: Copy + Ord> State<T> {
             appender,
         };
         if let Some(last) = &self.minted {
-            assert!(last.lower < description.lower, "lowers strictly increase");
+            let again = self.vanished && last.lower == description.lower;
+            assert!(
+                again || last.lower < description.lower,
+                "lowers strictly increase"
+            );
             assert!(last.upper <= description.upper, "uppers never decrease");
         }
         assert!(
             Frontier::At(description.lower) < description.upper,
             "lower < upper"
         );
+        self.vanished = false;
         self.minted = Some(description.clone());
         effects.push(Effect::Mint(description));
     }
@@ -291,7 +309,7 @@ impl<T: Copy + Ord> State<T> {
     fn is_outstanding(&self) -> bool {
         let minted = self.minted.as_ref();
         let minted = minted.is_some_and(|minted| self.upper <= Some(Frontier::At(minted.lower)));
-        self.bumping.is_some() || minted
+        self.bumping.is_some() || minted && !self.vanished
     }
 
     fn report(&mut self, effects: &mut Vec<Effect<T>>) {

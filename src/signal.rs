@@ -5,11 +5,13 @@
 //!
 //! ```text
 //!   append ────── upper: this process has moved the shard's upper ──▶ workers elsewhere ──▶ their processes look at the log now
+//!   append ────── vanished: a file of this batch was gone ──▶ workers elsewhere ──▶ mint, wherever it is, has it staged again
 //!   append, source ── failed: it has failed in this process ────────▶ workers elsewhere ──▶ it fails there too
 //! ```
 //!
 //! A hint saves others the wait for their next poll, and is never taken for the truth: what has become of the shard
-//! its log alone tells. A description is a hint as well: its lower was the upper when it was minted.
+//! its log alone tells. A description is a hint as well: its lower was the upper when it was minted. That a batch failed
+//! since a file of it vanished, only its appender knows: mint believes that.
 //!
 //! Invariants, by name:
 //!
@@ -17,7 +19,7 @@
 //! - *told before let go*: a worker keeps the capability to signal until no part can come to it any more and its last
 //!   commit has ended.
 
-use mvsink_persist::Frontier;
+use mvsink_persist::{CommitId, Frontier};
 use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
@@ -36,6 +38,8 @@ use crate::worker::Worker;
 pub(crate) enum Signal<T> {
     /// The shard's upper is this, or beyond.
     Upper(Frontier<T>),
+    /// A staged file of this batch was gone before its commit: the batch is to be staged again.
+    Vanished(CommitId),
     /// The sink or source has failed.
     Failed {
         /// The worker that says so.
@@ -140,6 +144,7 @@ pub(crate) fn listen<'s, T: Timestamp>(
                 for (_, signal) in data.drain(..) {
                     match signal {
                         Signal::Upper(upper) => hint(&worker, upper),
+                        Signal::Vanished(id) => worker.instance.vanished(id),
                         Signal::Failed {
                             worker: there,
                             message,

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use mvsink_persist::{Damage, Frontier, Shard};
+use mvsink_persist::{CommitId, Damage, Frontier, Shard};
 use tokio::sync::{OnceCell, watch};
 
 use crate::channel::Meter;
@@ -167,6 +167,8 @@ pub(crate) struct Instance {
     /// The hold on what its read-back, or the source, has still to read.
     pub(crate) holding: Slot,
     status: watch::Sender<Status>,
+    /// The last batch that could not be committed since a file of it was gone.
+    vanished: watch::Sender<Option<CommitId>>,
     inner: Mutex<Inner>,
 }
 
@@ -222,6 +224,7 @@ impl Instance {
             given: Given::default(),
             was_finished: AtomicBool::new(false),
             status: watch::Sender::new(Status::Starting),
+            vanished: watch::Sender::new(None),
             inner: Mutex::new(inner),
         })
     }
@@ -325,6 +328,16 @@ impl Instance {
         if !torn && self.given.passed(worker, frontier) {
             self.finished();
         }
+    }
+
+    /// This batch can never be committed, since a file of it was gone.
+    pub(crate) fn vanished(&self, batch: CommitId) {
+        self.vanished.send_replace(Some(batch));
+    }
+
+    /// The last batch that can never be committed, and every change of that.
+    pub(crate) fn watch_vanished(&self) -> watch::Receiver<Option<CommitId>> {
+        self.vanished.subscribe()
     }
 
     /// The error that stopped the sink, if one has.

@@ -23,8 +23,9 @@
 //! into the corrections, and deleted.
 //!
 //! What was drained is kept apart until the read-back has passed `lower`: the mark "own" drops it, its
-//! absence gives it back. Only the read-back decides that, not the result of the commit and not a newer
-//! description.
+//! absence gives it back. Only the read-back decides that, not the result of the commit and not a description with a
+//! later lower. One with the same lower says that the batch can never be committed, since a staged file of it has
+//! vanished: then it is given back, and staged again.
 //!
 //! Invariants, by name:
 //!
@@ -202,6 +203,16 @@ impl<T: Copy + Ord> State<T> {
                 }
             }
             Input::Description(description) => {
+                // The same lower again: a file of the batch has vanished, and it can never be committed.
+                let again = |batch: &mut Description<T>| batch.lower == description.lower;
+                if let Some(vanished) = self.in_flight.take_if(again) {
+                    assert!(
+                        self.staging.is_none(),
+                        "what was to be committed was staged"
+                    );
+                    self.ahead = None;
+                    effects.push(Effect::SettleLost(vanished.id));
+                }
                 if let Some(older) = self.pending.take() {
                     assert!(older.lower < description.lower, "lowers strictly increase");
                     effects.push(Effect::SendObsolete(older));

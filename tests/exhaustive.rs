@@ -5,6 +5,9 @@
 //! contents. It stands for any number of replicas, since each of them is checked to be such a rival; two whole
 //! instances beside each other are searched too, on a smaller scale.
 //!
+//! Where an outcome is unknown to whoever began something, all outcomes are searched: what somebody who stops or dies had
+//! under way happens at any later time, or never.
+//!
 //! Each state that can be reached is exact at all sealed times, with everything else that the model asserts; and one
 //! from which nothing goes on is the end: the shard final, every batch answered, no file left behind. So progress is a
 //! safety property here, and needs no fairness.
@@ -190,6 +193,12 @@ impl Model for Search {
                 add(&|| format!("the rival seals up to {to}"), next);
             }
         }
+        for put in 0..state.world.shard.late() {
+            for (lands, words) in [(true, "lands"), (false, "never lands")] {
+                let next = after(state, |next| next.world.decide_late(put, lands));
+                add(&|| format!("late put {put} {words}"), next);
+            }
+        }
         let stuck = state.crashes == 0 && actions.is_empty();
         if stuck {
             let end = after(state, |end| {
@@ -277,6 +286,15 @@ fn every_schedule_is_exact_and_comes_to_its_end() {
         rival: true,
         ..Search::new(1, workers, times)
     };
+    // A staged file vanishes, and a put lands when nobody waits for it any more.
+    let vanishing = |mut search: Search| {
+        search.setup.vanish = 1;
+        search
+    };
+    let late = |mut search: Search| {
+        search.setup.late = 1;
+        search
+    };
     match std::env::var("EXHAUSTIVE").as_deref() {
         Ok("large") => search([
             Search {
@@ -286,8 +304,14 @@ fn every_schedule_is_exact_and_comes_to_its_end() {
             beside_any_rival(1, 4),
             beside_any_rival(2, 1),
             Search::new(2, 1, 1),
+            vanishing(beside_any_rival(1, 2)),
+            late(beside_any_rival(1, 2)),
         ]),
-        Ok("small") | Err(_) => search([beside_any_rival(1, 2)]),
+        Ok("small") | Err(_) => search([
+            beside_any_rival(1, 2),
+            vanishing(beside_any_rival(1, 1)),
+            late(beside_any_rival(1, 1)),
+        ]),
         Ok(other) => panic!("EXHAUSTIVE={other} is neither small nor large"),
     }
 }

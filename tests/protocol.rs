@@ -41,8 +41,9 @@ fn setup() -> impl Strategy<Value = Setup> {
         (schedule, standby),
         prop::collection::vec(0..8u64, 2),
         prop::array::uniform5(any::<bool>()),
+        (0..3u8, 0..3u8),
     )
-        .prop_map(|(drawn, updates, before, modes, as_ofs, flags)| {
+        .prop_map(|(drawn, updates, before, modes, as_ofs, flags, trouble)| {
             let (seed, mode, workers, instances) = drawn;
             let ((mut wrong, mut since, mut held_upper), mut right) = before;
             let [tear_down, restart, read_only, full_read_back, jumps] = flags;
@@ -84,6 +85,8 @@ fn setup() -> impl Strategy<Value = Setup> {
                 full_read_back,
                 ahead: true,
                 jumps,
+                vanish: trouble.0,
+                late: if restart { trouble.1 } else { 0 },
             }
         })
 }

@@ -94,6 +94,58 @@ fn gc_deletes_what_was_never_committed() {
     assert_eq!(files(&shard), live);
 }
 
+/// Gives a file, which is created if it is not there, another time.
+fn touch(path: &Path, seconds_since_1970: u64) {
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path);
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds_since_1970);
+    file.and_then(|file| file.set_modified(at)).expect("a file");
+}
+
+#[test]
+fn gc_goes_by_no_file_with_a_time_that_cannot_be() {
+    let (dir, shard) = shard("q1");
+    let url = text(&shard);
+    succeed(&["compact", url, "--full"]);
+    let young = shard.join("6f9619ff-8b86-4d01-b42d-00cf4fc964ff.parquet");
+    std::fs::write(&young, "staged just now").expect("a file");
+    let log = shard.join("_delta_log");
+    let count = |folder: &Path| std::fs::read_dir(folder).expect("a directory").count();
+    let beside = dir.path().join("beside.parquet");
+    let (stray, in_log) = (shard.join("stray.parquet"), log.join("stray"));
+    let first = log.join(format!("{:020}.json", 0));
+    let last = std::fs::read_dir(&log).expect("a log").flatten();
+    let last = last.map(|entry| entry.path());
+    let last = last.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let last = last.max().expect("an entry");
+    for path in [&beside, &stray, &in_log, &first, &last] {
+        // In 2096, and at the beginning of 1970.
+        for time in [4_000_000_000, 0] {
+            let is_new = !path.exists();
+            touch(path, time);
+            let before = (files(&shard).len(), count(&log));
+            let told = printed_json(&["gc", url, "--json"]);
+            let strays = usize::from(path == &stray && time == 0);
+            assert_eq!(told["orphans"]["files"], strays, "{told}");
+            assert_eq!(told["removed"]["files"], 0, "{told}");
+            assert_eq!(told["log"]["files"], 0, "{told}");
+            assert!(young.exists());
+            assert_eq!(files(&shard).len(), before.0 - strays);
+            assert!(count(&log) >= before.1);
+            if is_new && path.exists() {
+                std::fs::remove_file(path).expect("a file");
+            }
+        }
+    }
+    // What is old goes all the same.
+    touch(&stray, 4_000_000_000);
+    touch(&young, 1_700_000_000);
+    let told = printed_json(&["gc", url, "--json"]);
+    assert_eq!(told["orphans"]["files"], 1, "{told}");
+}
+
 #[test]
 fn verify_names_the_file_that_differs() {
     let (_dir, shard) = shard("bid");

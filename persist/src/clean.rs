@@ -6,14 +6,14 @@
 //! ```
 //!
 //! - *ascending*: what is deleted is a prefix of the log, at every moment. Readers rely on that ([`crate::replay`]).
-//! - *the store's clock*: an object's age is how much older it is than the newest object of the same listing. No
-//!   process's clock matters; a listing that is late makes everything younger.
+//! - *the store's clock*: an object's age is how much older it is than the newest object of the same listing; a
+//!   listing that is late makes everything younger. Times that cannot be make nothing older ([`crate::store_time`]).
 //! - *an opener finds its way*: whoever has just read the pointer, or has found the newest checkpoint damaged,
 //!   finds the checkpoint and the entries after it.
 //!
 //! What is neither an entry nor a checkpoint in one file is left alone.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore};
@@ -22,13 +22,16 @@ use crate::error::Error;
 use crate::log::checkpoint::LogFile;
 use crate::log::folder;
 use crate::storage::Storage;
+use crate::store_time::{LogTimes, age};
 
 /// The objects to delete, in this order.
-fn doomed(mut objects: Vec<ObjectMeta>, hint: Option<u64>, min_age: Duration) -> Vec<ObjectMeta> {
+fn doomed(
+    objects: Vec<ObjectMeta>,
+    hint: Option<u64>,
+    now: SystemTime,
+    min_age: Duration,
+) -> Vec<ObjectMeta> {
     let kind = |object: &ObjectMeta| LogFile::from_name(object.location.filename()?);
-    let Some(newest) = objects.iter().map(|object| object.last_modified).max() else {
-        return Vec::new();
-    };
     let mut checkpoints: Vec<_> = objects
         .iter()
         .filter_map(|object| match kind(object) {
@@ -37,31 +40,38 @@ fn doomed(mut objects: Vec<ObjectMeta>, hint: Option<u64>, min_age: Duration) ->
         })
         .collect();
     checkpoints.sort_unstable();
-    let (Some(&second), Some(hint)) = (checkpoints.iter().rev().nth(1), hint) else {
+    let second_newest = checkpoints.iter().rev().nth(1);
+    let Some(bound) = hint.min(second_newest.copied()) else {
         return Vec::new();
     };
-    let bound = second.min(hint);
-    let version = |object: &ObjectMeta| match kind(object) {
-        Some(LogFile::Entry(version) | LogFile::Checkpoint(version)) => Some(version),
-        _ => None,
+    let mut times = LogTimes::default();
+    objects.iter().for_each(|object| times.add(object));
+    times.bound(now);
+    // With when it was put.
+    let known = |object: ObjectMeta| match kind(&object)? {
+        LogFile::Entry(version) => Some((version, times.entry(version)?, object)),
+        LogFile::Checkpoint(version) => Some((version, times.checkpoint(version)?, object)),
+        LogFile::OtherCheckpoint(_) => None,
     };
-    objects.retain(|object| version(object).is_some_and(|version| version < bound));
-    objects.sort_by_key(&version);
-    let old = |object: &ObjectMeta| {
-        let age = (newest - object.last_modified).to_std();
-        age.is_ok_and(|age| age >= min_age)
-    };
-    let young = objects.iter().position(|object| !old(object));
-    objects.truncate(young.unwrap_or(objects.len()));
-    objects
+    let mut objects: Vec<_> = objects.into_iter().filter_map(known).collect();
+    objects.sort_by_key(|(version, ..)| *version);
+    let doomed = objects
+        .into_iter()
+        .take_while(|(version, put, _)| *version < bound && age(now, *put) >= min_age);
+    doomed.map(|(.., object)| object).collect()
 }
 
 impl Storage {
-    /// Deletes what the log does not need any more, and returns it; a dry run only returns it.
+    /// Deletes what the log does not need any more, and returns it; a dry run only returns it. `now` is the store's time,
+    /// if that is known.
     ///
     /// # Errors
     /// If the store fails. What was deleted until then is a prefix of the log, as always.
-    pub(crate) async fn clean_log(&self, dry_run: bool) -> Result<Vec<ObjectMeta>, Error> {
+    pub(crate) async fn clean_log(
+        &self,
+        now: Option<SystemTime>,
+        dry_run: bool,
+    ) -> Result<Vec<ObjectMeta>, Error> {
         let hint = self.last_checkpoint(&Storage::warn_of_retry).await?;
         let objects: Vec<_> = self
             .store
@@ -69,7 +79,17 @@ impl Storage {
             .try_collect()
             .await
             .map_err(|source| self.error("list", &folder(), source))?;
-        let doomed = doomed(objects, hint, self.env.options.log_min_age);
+        let newest = objects.iter().map(|object| object.last_modified).max();
+        let newest = newest.map_or(SystemTime::UNIX_EPOCH, SystemTime::from);
+        let now = match now {
+            Some(now) => now,
+            None if dry_run => self.clock(),
+            None => {
+                let asked = self.ask_time().await;
+                asked.unwrap_or_else(|| self.guess_time(newest))
+            }
+        };
+        let doomed = doomed(objects, hint, now, self.env.options.log_min_age);
         if !dry_run {
             for object in &doomed {
                 self.delete(&object.location).await?;
@@ -87,21 +107,69 @@ impl Storage {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use super::*;
     use crate::log::checkpoint::checkpoint_path;
     use crate::log::entry_path;
 
     fn object(location: object_store::path::Path, second: u64) -> ObjectMeta {
-        let at: SystemTime = UNIX_EPOCH + Duration::from_secs(second);
         ObjectMeta {
             location,
-            last_modified: at.into(),
+            last_modified: self::second(second).into(),
             size: 1,
             e_tag: None,
             version: None,
         }
+    }
+
+    fn second(second: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(20_000 * 24 * 60 * 60 + second)
+    }
+
+    #[test]
+    fn what_lies_in_the_future_is_as_old_as_the_next_object() {
+        let mut objects = log(35);
+        for object in &mut objects {
+            if object.location == entry_path(7) || object.location == entry_path(35) {
+                object.last_modified = second(1_000_000).into();
+            }
+        }
+        let doomed_at = |age| {
+            doomed(
+                objects.clone(),
+                Some(30),
+                second(35),
+                Duration::from_secs(age),
+            )
+        };
+        assert_eq!(doomed_at(0).len(), 20 + 1);
+        assert_eq!(doomed_at(28).len(), 7);
+        assert_eq!(doomed_at(27).len(), 9);
+        assert_eq!(doomed_at(36).len(), 0);
+    }
+
+    #[test]
+    fn an_entry_from_1970_is_as_old_as_the_next_one() {
+        let mut objects = log(35);
+        for object in &mut objects {
+            if [entry_path(0), entry_path(7)].contains(&object.location) {
+                object.last_modified = UNIX_EPOCH.into();
+            }
+        }
+        let doomed_at = |age| {
+            doomed(
+                objects.clone(),
+                Some(30),
+                second(35),
+                Duration::from_secs(age),
+            )
+        };
+        assert_eq!(doomed_at(0).len(), 20 + 1);
+        assert_eq!(doomed_at(35).len(), 0);
+        assert_eq!(doomed_at(34).len(), 2);
+        assert_eq!(doomed_at(28).len(), 7);
+        assert_eq!(doomed_at(27).len(), 9);
     }
 
     /// One entry a second, a checkpoint after every tenth.
@@ -125,7 +193,14 @@ mod tests {
 
     #[test]
     fn deletes_a_prefix_below_the_older_of_the_newest_checkpoints() {
-        let doomed_at = |entries, hint, age| doomed(log(entries), hint, Duration::from_secs(age));
+        let doomed_at = |entries, hint, age| {
+            doomed(
+                log(entries),
+                hint,
+                second(entries),
+                Duration::from_secs(age),
+            )
+        };
         let all = doomed_at(35, Some(30), 0);
         assert_eq!(all.len(), 20 + 1);
         assert_eq!(names(&all)[0], "00000000000000000000.json");
@@ -138,7 +213,7 @@ mod tests {
         assert_eq!(doomed_at(35, Some(10), 0).len(), 10);
         assert_eq!(doomed_at(35, None, 0).len(), 0);
         assert_eq!(doomed_at(15, Some(10), 0).len(), 0);
-        assert_eq!(doomed(Vec::new(), Some(1), Duration::ZERO), []);
+        assert_eq!(doomed(Vec::new(), Some(1), second(1), Duration::ZERO), []);
     }
 
     #[test]
@@ -147,7 +222,7 @@ mod tests {
         for object in &mut objects {
             if object.location == entry_path(7) {
                 // Put again by hand.
-                object.last_modified = (UNIX_EPOCH + Duration::from_secs(34)).into();
+                object.last_modified = second(34).into();
             }
         }
         for name in [
@@ -157,7 +232,7 @@ mod tests {
         ] {
             objects.push(object(folder().join(name), 0));
         }
-        let doomed = doomed(objects, Some(30), Duration::from_secs(5));
+        let doomed = doomed(objects, Some(30), second(35), Duration::from_secs(5));
         assert_eq!(doomed.len(), 7);
         assert!(names(&doomed).iter().all(|name| name.ends_with("0.json")
             || name.ends_with(".json") && name.len() == 25));

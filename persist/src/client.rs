@@ -172,6 +172,13 @@ pub(crate) struct Moment {
     wall_ms: i64,
 }
 
+impl Moment {
+    /// How long ago it was by the monotonic clock alone, which no one sets.
+    pub(crate) fn elapsed(self) -> Duration {
+        self.monotonic.elapsed()
+    }
+}
+
 impl Environment {
     pub(crate) fn now_ms(&self) -> i64 {
         (self.options.clock)()

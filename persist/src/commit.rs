@@ -39,9 +39,9 @@ use crate::replay::Evidence;
 use crate::shard::{Inner, Shard};
 use crate::storage::{Occupied, OnRetry, Storage};
 
-/// Files that were staged longer ago are looked for before they are committed: half the age at which the sweeper
-/// takes a file for left behind.
-const STAGED_UNCHECKED_MS_MAX: i64 = 12 * 60 * 60 * 1000;
+/// Files in a bucket that were staged longer ago are looked for before they are committed: an answer takes as long as the
+/// commit. Local files are looked for each time.
+const STAGED_UNCHECKED_MS_MAX: u64 = 60 * 1000;
 /// Staged files that are looked for at once.
 const CHECKS_AT_ONCE: usize = 16;
 /// For how long a removed file is surely remembered: a day less than tombstones are.
@@ -101,8 +101,8 @@ impl Shard {
     /// the same client, finds out and brings it to an end.
     ///
     /// # Errors
-    /// [`Error::InvalidAppend`] if the parts contradict each other, [`Error::Swept`] if a file is gone because
-    /// nothing committed it for long, [`Error::Unwritten`] if one was given up, and permanent errors of the store and
+    /// [`Error::InvalidAppend`] if the parts contradict each other, [`Error::Swept`] if a file is gone,
+    /// [`Error::Unwritten`] if one was given up, and permanent errors of the store and
     /// the log. Nothing was committed then, but in these cases, of which [`Error::is_decided`] is false:
     ///
     /// - [`Error::Unconfirmed`]: something failed after the entry was put, or may have been. It may be in the log; calling
@@ -129,13 +129,14 @@ impl Shard {
         removes: BTreeSet<String>,
         on_retry: OnRetry<'_>,
     ) -> Result<Appended, Error> {
+        let inner = self.inner();
+        let mut appending = inner.staging.appending(&append.files);
         if let Some(why) = contradiction(&append) {
             return Err(Error::InvalidAppend {
                 url: self.url().to_owned(),
                 why,
             });
         }
-        let inner = self.inner();
         if inner.progress().upper < append.lower {
             // Others know of commits that we have not seen yet.
             inner.catch_up(on_retry).await?;
@@ -177,6 +178,7 @@ impl Shard {
         if !matches!(&appended, Err(error) if error.is_transient() || !error.is_decided()) {
             inner.attempts.decided(append.id);
         }
+        appending.lost = matches!(appended, Ok(Appended::Lost { .. }));
         appended
     }
 
@@ -216,7 +218,7 @@ impl Shard {
         })
     }
 
-    /// Checks that files which were staged long ago are still there.
+    /// Checks that files which others may have deleted are still there; not those that are being written.
     ///
     /// # Errors
     /// [`Error::Swept`], or the store's.
@@ -230,7 +232,9 @@ impl Shard {
         let staging = &self.inner().staging;
         let old = files.iter().filter(|file| {
             let is_writing = staging.is_writing(std::slice::from_ref(file));
-            now_ms.saturating_sub(file.staged_ms) > STAGED_UNCHECKED_MS_MAX && !is_writing
+            // It may have been staged elsewhere, by another clock.
+            let long_ago = now_ms.abs_diff(file.staged_ms) > STAGED_UNCHECKED_MS_MAX;
+            (long_ago || storage.local.is_some()) && !is_writing
         });
         let checks = old.map(|file| async move {
             let path = Path::from(file.path.as_str());
@@ -563,6 +567,7 @@ pub(crate) fn removal(storage: &Storage, file: &DataFile, data_change: bool) -> 
         extended_file_metadata: Some(true),
         partition_values: Some(BTreeMap::new()),
         size: i64::try_from(file.size).ok(),
+        tags: None,
     }
 }
 

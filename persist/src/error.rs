@@ -183,8 +183,10 @@ pub enum Error {
         /// The frontier asked for.
         frontier: Frontier<i64>,
     },
-    /// A staged file is gone or is about to go: nothing committed it for so long that it counted as left behind.
-    #[error("the staged file {path} of the shard {url} was swept: its rows must be staged again")]
+    /// A staged file is gone or is about to go: it counted as left behind, or another program has deleted it.
+    #[error(
+        "the staged file {path} of the shard {url} was deleted before it was committed: its rows must be staged again"
+    )]
     Swept {
         /// The address of the shard.
         url: String,

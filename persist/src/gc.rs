@@ -18,13 +18,16 @@
 //! Likewise a hold that has lapsed is released by a commit before anything is deleted that it pinned: then its
 //! owner, if it comes late, is told.
 //!
-//! How old an object is, is told by the store's clock alone: the newest object of the same listing is as good as
-//! "now". Where nothing has been written for long everything counts as young, and goes in a later pass.
+//! How old an object is, is told by the store's clock alone ([`crate::store_time`]), and how long ago a file was removed by
+//! that clock's time of the entry that removed it ([`times`]). An object may lie in the future, brought by a copy or by another
+//! machine's clock: that makes no other old, and a file of a local directory is given the present instead, so that it goes
+//! when it has become old.
 //!
 //! [`Pinned`]: crate::Pinned
 
 mod leftovers;
 mod report;
+mod times;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
@@ -41,9 +44,11 @@ use crate::log::action::{Commit, CommitInfo, Remove};
 use crate::log::state::State;
 use crate::shard::{Inner, Shard};
 use crate::storage::Storage;
+use crate::store_time::{LogTimes, age, to_ms};
 
 use leftovers::leftovers;
 pub use report::{GcFiles, GcOptions, GcPhase, GcProgress, GcReport, GcSpared};
+use times::Removals;
 
 /// Files that one commit condemns.
 const SWEEP_FILES_MAX: usize = 1000;
@@ -57,6 +62,13 @@ type OnProgress<'a> = &'a (dyn Fn(GcProgress) + Send + Sync);
 struct Candidate {
     object: ObjectMeta,
     path: String,
+}
+
+impl Candidate {
+    /// True if a commit has added it, under the name that it should have in the log or its plain one.
+    fn is_live(&self, state: &State) -> bool {
+        state.is_live(&self.path) || state.is_live(self.object.location.as_ref())
+    }
 }
 
 impl Shard {
@@ -82,14 +94,47 @@ impl Shard {
         let listed = self.inner().list_data(progress).await?;
         // After the listing: what was committed before it is known now.
         self.inner().check_table(&Storage::warn_of_retry).await?;
-        let (removed, unknown) = self.classify(listed, options, &mut report);
+        let storage = &self.inner().storage;
+        let now = match (options.dry_run, options.by_age()) {
+            // What deletes nothing may go by any clock.
+            (true, _) => storage.clock(),
+            (false, false) => storage.guess_time(listed.newest),
+            (false, true) => {
+                let known = self.inner().with_state(|state| state.progress().version);
+                match storage.ask_time().await {
+                    Some(now) => {
+                        // By which all that is known to be removed was so.
+                        let mut log = lock(&self.inner().log);
+                        log.state.date_removed(known, to_ms(now));
+                        now
+                    }
+                    None => storage.guess_time(listed.newest),
+                }
+            }
+        };
+        if !options.dry_run {
+            let ahead = listed.objects.iter();
+            let ahead = ahead.filter(|object| SystemTime::from(object.last_modified) > now);
+            let ahead = ahead.map(|object| object.location.clone());
+            let strange = ahead.chain(listed.log.impossible(now)).collect();
+            storage.give_present(strange, now).await;
+        }
+        let removals = self.inner();
+        let removals = removals.removals(listed.log, now, options.removed_grace);
+        let removals = removals.await?;
+        let listed = (listed.objects, now);
+        let (removed, unknown) = self.classify(listed, &removals, options, &mut report);
         self.delete_removed(removed, options, progress, &mut report)
             .await;
         self.sweep(unknown, options, progress, &mut report).await?;
-        self.delete_leftovers(options, progress, &mut report)
+        self.delete_leftovers(now, options, progress, &mut report)
             .await?;
         if options.clean_log {
-            let deleted = self.inner().storage.clean_log(options.dry_run).await?;
+            let deleted = self
+                .inner()
+                .storage
+                .clean_log(options.by_age().then_some(now), options.dry_run)
+                .await?;
             for object in &deleted {
                 report
                     .log
@@ -117,30 +162,31 @@ impl Shard {
     /// spared.
     fn classify(
         &self,
-        listed: Listed,
+        (objects, now): (Vec<ObjectMeta>, SystemTime),
+        removals: &Removals,
         options: &GcOptions,
         report: &mut GcReport,
     ) -> (Vec<Candidate>, Vec<Candidate>) {
         let inner = self.inner();
-        let storage = &inner.storage;
-        let now_ms = storage.env.now_ms();
-        let grace_ms = i64::try_from(options.removed_grace.as_millis()).unwrap_or(i64::MAX);
         let (mut removed, mut unknown) = (Vec::new(), Vec::new());
         inner.with_state(|state| {
             let encoded = encoded_paths(state);
             let pin = state.holds().oldest_pin();
-            for object in listed.objects {
+            for object in objects {
                 let location = object.location.as_ref();
                 let path = match encoded.get(&object.location) {
                     Some(path) => path.clone(),
+                    // Some programs do not encode what they should.
+                    None if state.is_live(location) || state.is_removed(location) => {
+                        location.to_owned()
+                    }
                     None => encode_path(location),
                 };
                 if state.is_live(&path) {
                     continue;
                 }
                 let spared = if let Some(tombstone) = state.tombstone(&path) {
-                    let removed_ms = tombstone.remove.deletion_timestamp.unwrap_or(0);
-                    if now_ms.saturating_sub(removed_ms) < grace_ms {
+                    if !removals.is_due(tombstone, options.removed_grace) {
                         Some(GcSpared::Grace)
                     } else if pin.is_some_and(|pin| tombstone.version > pin) {
                         Some(GcSpared::Held)
@@ -153,13 +199,12 @@ impl Shard {
                     Some(GcSpared::Pinned)
                 } else {
                     let written = SystemTime::from(object.last_modified);
-                    let age = listed.newest.duration_since(written);
                     let min_age = if is_ours(location) {
                         options.orphan_min_age
                     } else {
                         options.foreign_orphan_min_age
                     };
-                    (age.unwrap_or_default() < min_age).then_some(GcSpared::Young)
+                    (age(now, written) < min_age).then_some(GcSpared::Young)
                 };
                 match spared {
                     Some(why) => report.spare(why, location, object.size, options),
@@ -218,7 +263,8 @@ impl Shard {
                     condemned.filter(|path| !state.is_live(path)).collect()
                 });
                 chunk.retain(|file| {
-                    let keep = condemned.contains(&file.path);
+                    let live = inner.with_state(|state| file.is_live(state));
+                    let keep = condemned.contains(&file.path) && !live;
                     if !keep {
                         let name = file.object.location.as_ref();
                         report.spare(GcSpared::Committed, name, file.object.size, options);
@@ -242,7 +288,7 @@ impl Shard {
         let plan = |state: &State| {
             let unknown = files
                 .iter()
-                .filter(|file| !state.is_live(&file.path) && !state.is_removed(&file.path));
+                .filter(|file| !file.is_live(state) && !state.is_removed(&file.path));
             let removes: Vec<_> = unknown
                 .map(|file| Remove {
                     path: file.path.clone(),
@@ -275,6 +321,7 @@ impl Shard {
 
     async fn delete_leftovers(
         &self,
+        now: SystemTime,
         options: &GcOptions,
         progress: OnProgress<'_>,
         report: &mut GcReport,
@@ -285,7 +332,7 @@ impl Shard {
         };
         let (min_age, dry_run) = (options.orphan_min_age, options.dry_run);
         // Blocking calls, and few of them.
-        let work = move || leftovers(&folder, min_age, dry_run);
+        let work = move || leftovers(&folder, now, min_age, dry_run);
         let found = storage
             .env
             .handle
@@ -354,19 +401,23 @@ struct Listed {
     objects: Vec<ObjectMeta>,
     /// The store's time: when the newest object was written, the log's included.
     newest: SystemTime,
+    log: LogTimes,
 }
 
 impl Inner {
-    /// The Parquet files in the shard's folder itself that the state does not say are live. Other engines keep
-    /// what is theirs in folders, or under names that begin with `_` or `.`.
+    /// The Parquet files in the shard's folder itself that the state does not say are live, and those elsewhere that
+    /// were removed. Other engines keep what is theirs in folders, or under names that begin with `_` or `.`.
     async fn list_data(&self, progress: OnProgress<'_>) -> Result<Listed, Error> {
         let storage = &self.storage;
         let (files, encoded) = self.with_state(|state| (state.files(), encoded_paths(state)));
+        let removed = self.with_state(|state| state.removed_files());
+        let in_log = crate::log::folder();
         let root = Path::default();
         let list = || async {
             let mut listed = Listed {
                 objects: Vec::new(),
                 newest: SystemTime::UNIX_EPOCH,
+                log: LogTimes::default(),
             };
             let mut seen = 0_u64;
             let mut objects = storage.store.list(None);
@@ -385,12 +436,16 @@ impl Inner {
                     });
                 }
                 let name = object.location.as_ref();
+                if object.location.prefix_matches(&in_log) {
+                    listed.log.add(&object);
+                    continue;
+                }
                 let path = encoded.get(&object.location).map(String::as_str);
+                let path = path.unwrap_or(name);
                 let is_data = name.ends_with(".parquet")
                     && !name.contains('/')
-                    && !name.starts_with(['_', '.'])
-                    && !files.contains(path.unwrap_or(name));
-                if is_data {
+                    && !name.starts_with(['_', '.']);
+                if (is_data || removed.contains(path)) && !files.contains(path) {
                     listed.objects.push(object);
                 }
             }
@@ -412,7 +467,7 @@ fn encoded_paths(state: &State) -> HashMap<Path, String> {
 fn encode_path(name: &str) -> String {
     let mut path = String::with_capacity(name.len());
     for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~=".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || b"-_.~=/".contains(&byte) {
             path.push(char::from(byte));
         } else {
             path.push_str(&format!("%{byte:02X}"));
@@ -451,6 +506,7 @@ mod tests {
             assert!(!is_ours(other), "{other}");
         }
         assert_eq!(encode_path("a b%c.parquet"), "a%20b%25c.parquet");
+        assert_eq!(encode_path("day=1/_a.parquet"), "day=1/_a.parquet");
         let path = Path::from_url_path(encode_path("ä#.parquet")).unwrap();
         assert_eq!(path, Path::parse("ä#.parquet").unwrap());
     }

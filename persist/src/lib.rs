@@ -189,6 +189,7 @@ mod shard;
 mod snapshot;
 mod staging;
 mod storage;
+mod store_time;
 mod sums;
 mod survey;
 mod task;

@@ -28,6 +28,7 @@ use std::sync::Arc;
 #[cfg(test)]
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use object_store::Error as StoreError;
@@ -36,7 +37,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::error::Error;
-use crate::log::checkpoint::checkpoint_path;
+use crate::log::checkpoint::{checkpoint_path, last_checkpoint_path};
 use crate::log::{entry_path, folder as log_folder};
 use crate::replay::{Evidence, Tail};
 use crate::storage::{OnRetry, Storage};
@@ -185,6 +186,20 @@ impl Storage {
             renamed.and_then(|()| sync_folder(&file, fsync))
         };
         self.blocking(path, work).await
+    }
+
+    /// The time by the clock of a local file system: that of a file that is written now. `None` if there is none, or if
+    /// nothing can be written.
+    pub(crate) async fn local_now(&self) -> Option<SystemTime> {
+        let folder = self.local.as_ref()?;
+        let pointer = folder.join(last_checkpoint_path().as_ref());
+        let work = move || {
+            let written = write_beside(&pointer, &[], false)?;
+            let at = fs::metadata(&written).and_then(|metadata| metadata.modified());
+            fs::remove_file(&written)?;
+            at
+        };
+        self.env.handle.spawn_blocking(work).await.ok()?.ok()
     }
 
     /// Runs work that writes `path` on a thread that may block.

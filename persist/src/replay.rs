@@ -36,7 +36,7 @@ use crate::error::Error;
 use crate::log::action::Commit;
 use crate::log::checkpoint::LogFile;
 use crate::log::entry_path;
-use crate::log::state::{Entry, State};
+use crate::log::state::{Entry, State, TOMBSTONE_RETENTION_MS};
 use crate::storage::{OnRetry, Storage};
 
 /// Log entries read at once when there are many to read.
@@ -47,8 +47,8 @@ const PARSE_INLINE_BYTES_MAX: usize = 256 * 1024;
 const RECENT_FILES_MAX: usize = 64 * 1024;
 /// Old tombstones leave memory every so many versions.
 const FORGET_INTERVAL: u64 = 256;
-/// How long removed files are remembered: Delta's default for `delta.deletedFileRetentionDuration`.
-const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// How long removed files are remembered in memory, by this process's own monotonic clock.
+const TOMBSTONE_RETENTION: Duration = Duration::from_millis(TOMBSTONE_RETENTION_MS as u64);
 /// More entries in a row than this are not what was put onto a log after it was cleaned up there.
 const PHANTOMS_MAX: u64 = 8;
 /// The longest time without a check that the table is still the one that was opened: within half a minute it is known.
@@ -134,6 +134,8 @@ pub(crate) struct Log {
     /// The last entries, without gaps, ending at the state's version.
     recent: VecDeque<Arc<Entry>>,
     recent_files: usize,
+    /// Versions, ascending, with when each was the newest known here.
+    passed: VecDeque<(u64, Moment)>,
     /// The version of the checkpoint or entry that the reading began with.
     beginning: u64,
     /// Where the log was taken up again, after others had cleaned it up. What lies below in the store may be what
@@ -153,6 +155,7 @@ impl Log {
             is_misled: false,
             recent: VecDeque::new(),
             recent_files: 0,
+            passed: VecDeque::new(),
             jumped: None,
         }
     }
@@ -196,7 +199,8 @@ impl Log {
         let entry = Arc::new(self.state.apply(&storage.url, commit)?);
         self.evidence = evidence;
         if entry.version.is_multiple_of(FORGET_INTERVAL) {
-            self.state.forget_removed(storage.oldest_tombstone_ms());
+            self.passed.push_back((entry.version, storage.env.moment()));
+            self.forget_removed();
         }
         self.recent_files += entry.adds.len() + entry.removes.len();
         self.recent.push_back(entry);
@@ -210,6 +214,14 @@ impl Log {
                 .map_or(0, |entry| entry.adds.len() + entry.removes.len());
         }
         Ok(())
+    }
+
+    /// Forgets the files that were known to be removed so long ago that nobody may add them any more.
+    fn forget_removed(&mut self) {
+        let old = |(_, moment): &mut (u64, Moment)| moment.elapsed() >= TOMBSTONE_RETENTION;
+        while let Some((version, _)) = self.passed.pop_front_if(old) {
+            self.state.forget_removed(version);
+        }
     }
 
     /// The entry, if it is in memory.
@@ -229,6 +241,11 @@ impl Log {
         self.jumped.is_some_and(|jumped| version <= jumped)
     }
 
+    /// The checkpoint that the state was read from; `None` if it was read from the first entry on.
+    pub(crate) fn checkpoint(&self) -> Option<u64> {
+        Some(self.beginning).filter(|version| *version > 0)
+    }
+
     /// Goes on with `fresh`, which was read from a checkpoint on because the log was cleaned up beyond this.
     pub(crate) fn jump_to(&mut self, fresh: Log) {
         let earlier = std::mem::replace(self, fresh);
@@ -238,11 +255,6 @@ impl Log {
 }
 
 impl Storage {
-    pub(crate) fn oldest_tombstone_ms(&self) -> i64 {
-        let now_ms = self.env.now_ms();
-        now_ms.saturating_sub(TOMBSTONE_RETENTION_MS)
-    }
-
     /// Parses a log entry, where it does not hold up other tasks.
     pub(crate) async fn parse(&self, version: u64, bytes: Bytes) -> Result<Commit, Error> {
         let path = self.show(&entry_path(version));

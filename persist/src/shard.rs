@@ -22,7 +22,7 @@ use crate::log::state::{Entry, Progress, State};
 use crate::pinned::{FileSet, Pinned, Pins};
 use crate::replay::{Evidence, Log, Tail};
 use crate::schema::{check_order, check_schema};
-use crate::staging::Staging;
+use crate::staging::{Staging, StagingScope};
 use crate::storage::{OnRetry, Storage};
 use crate::upkeep::Upkeep;
 
@@ -181,11 +181,13 @@ impl Inner {
 #[derive(Clone)]
 pub struct Shard {
     pub(crate) owner: Arc<Owner>,
+    pub(crate) staged: Arc<StagingScope>,
 }
 
 impl From<Arc<Owner>> for Shard {
     fn from(owner: Arc<Owner>) -> Self {
-        Shard { owner }
+        let staged = Arc::new(owner.inner.staging.scope());
+        Shard { owner, staged }
     }
 }
 

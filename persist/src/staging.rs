@@ -1,7 +1,8 @@
 //! The files that this process has staged and not yet committed or deleted: the sweeper leaves them alone.
 //!
 //! ```text
-//!   begin_file ──> being written ── finish ──> staged ──> append or delete_files has returned ──> known no more
+//!   begin_file ──> being written ── finish ──> staged ──> append or delete_files has ended ──> known no more
+//!                        │                       └── the handle that staged it is gone ──> known no more
 //!                        └── dropped, or failed ──> known no more: left to the sweeper
 //! ```
 //!
@@ -9,6 +10,7 @@
 //! into the log when both are safe.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -25,16 +27,70 @@ use crate::storage::{OnRetry, Storage};
 /// Staged files by their paths.
 #[derive(Debug, Default)]
 pub(crate) struct Staging {
-    /// Each with whether it is written.
-    paths: Mutex<HashMap<String, bool>>,
+    paths: Mutex<HashMap<String, Staged>>,
     /// One is written, or given up.
     settled: Notify,
+    scopes: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Staged {
+    written: bool,
+    scope: u64,
+}
+
+/// The files that were staged with one handle and its clones; they are nobody's once these are gone.
+#[derive(Debug)]
+pub(crate) struct StagingScope {
+    staging: Arc<Staging>,
+    number: u64,
+}
+
+impl Drop for StagingScope {
+    fn drop(&mut self) {
+        lock(&self.staging.paths).retain(|_, file| file.scope != self.number);
+        self.staging.settled.notify_waiters();
+    }
+}
+
+/// The files of an append: once it has ended, whether it returns or is dropped, they are committed, or the sweeper's.
+pub(crate) struct Appending<'a> {
+    staging: &'a Staging,
+    files: &'a [StagedFile],
+    /// They are the caller's still.
+    pub(crate) lost: bool,
+}
+
+impl Drop for Appending<'_> {
+    fn drop(&mut self) {
+        let files = self.files.iter().filter(|_| !self.lost);
+        files.for_each(|file| self.staging.forget(&file.path));
+    }
 }
 
 impl Staging {
+    pub(crate) fn scope(self: &Arc<Self>) -> StagingScope {
+        StagingScope {
+            number: self.scopes.fetch_add(1, Ordering::Relaxed),
+            staging: Arc::clone(self),
+        }
+    }
+
+    pub(crate) fn appending<'a>(&'a self, files: &'a [StagedFile]) -> Appending<'a> {
+        Appending {
+            staging: self,
+            files,
+            lost: false,
+        }
+    }
+
     /// A file is about to be written.
-    fn begin(self: &Arc<Self>, path: &str) -> Writing {
-        lock(&self.paths).insert(path.to_owned(), false);
+    fn begin(self: &Arc<Self>, path: &str, scope: &StagingScope) -> Writing {
+        let file = Staged {
+            written: false,
+            scope: scope.number,
+        };
+        lock(&self.paths).insert(path.to_owned(), file);
         Writing {
             staging: Arc::clone(self),
             path: Some(path.to_owned()),
@@ -49,15 +105,15 @@ impl Staging {
     pub(crate) fn is_writing(&self, files: &[StagedFile]) -> bool {
         let paths = lock(&self.paths);
         let mut files = files.iter().filter(|file| !file.written);
-        files.any(|file| paths.get(&file.path) == Some(&false))
+        files.any(|file| paths.get(&file.path).is_some_and(|staged| !staged.written))
     }
 
     /// Waits until nobody writes the file any more; true if it is written, and nobody was done with it since.
     pub(crate) async fn is_written(&self, path: &str) -> bool {
         loop {
             let settled = self.settled.notified();
-            match lock(&self.paths).get(path).copied() {
-                Some(false) => {}
+            match lock(&self.paths).get(path) {
+                Some(Staged { written: false, .. }) => {}
                 written => return written.is_some(),
             }
             settled.await;
@@ -81,8 +137,10 @@ impl Writing {
     /// The file is written.
     fn done(mut self) {
         if let Some(path) = self.path.take() {
-            // Nobody has deleted it: who deletes waits for this.
-            lock(&self.staging.paths).insert(path, true);
+            // Nobody has deleted it: who deletes waits for this. Its append may have been given up.
+            if let Some(file) = lock(&self.staging.paths).get_mut(&path) {
+                file.written = true;
+            }
             self.staging.settled.notify_waiters();
         }
     }
@@ -142,8 +200,9 @@ impl Shard {
     ///
     /// Errors that may pass are told to `on_retry` and followed by another attempt, for ever.
     ///
-    /// The file is the caller's until an append or [`Shard::delete_files`] of it has returned: this process's garbage
-    /// collection does not touch it until then, those of other processes not until it is old.
+    /// The file is the caller's until an append of it has been dropped or has returned anything but
+    /// [`Lost`](crate::Appended::Lost), or [`Shard::delete_files`] of it has returned, or this handle and its clones are gone:
+    /// this process's garbage collection does not touch it until then, those of other processes not until it is old.
     ///
     /// # Errors
     /// As [`PutFile::finish`].
@@ -175,7 +234,7 @@ impl Shard {
         let put = PutFile {
             inner: Arc::clone(inner),
             bytes,
-            writing: inner.staging.begin(path.as_ref()),
+            writing: inner.staging.begin(path.as_ref(), &self.staged),
             path,
         };
         (file, put)

@@ -17,6 +17,7 @@ use crate::log::state::State;
 use crate::replay::Evidence;
 use crate::shard::Inner;
 use crate::storage::Storage;
+use crate::store_time::to_ms;
 
 /// The log is listed for clean-up after so many checkpoints, so that listing it costs the less per commit the
 /// longer it is.
@@ -48,9 +49,8 @@ impl Storage {
         evidence: Evidence,
     ) -> Result<u64, Error> {
         let path = checkpoint_path(state.version);
-        let oldest_ms = self.oldest_tombstone_ms();
         let encode = move || {
-            let commit = state.to_commit(oldest_ms);
+            let commit = state.to_commit();
             let size = commit.actions() as u64;
             let entry = match evidence {
                 Evidence::Entry(hash) => Some(hash),
@@ -84,8 +84,15 @@ impl Inner {
             // Of a table that was replaced meanwhile it would bring back the ghost.
             self.reload(&tail, on_retry).await?;
         }
+        let known = self.with_state(|state| state.version);
+        // Asked after that: all that is known was removed before.
+        let now_ms = storage.ask_time().await.map(to_ms);
         let (tail, state) = {
-            let log = lock(&self.log);
+            let mut log = lock(&self.log);
+            if let Some(now_ms) = now_ms {
+                log.state.date_removed(known, now_ms);
+                log.state.forget_dated(now_ms);
+            }
             (log.tail(), log.state.clone())
         };
         let version = state.version;
@@ -132,7 +139,7 @@ impl Inner {
                 return;
             }
             if inner.is_clean_due()
-                && let Err(error) = inner.storage.clean_log(false).await
+                && let Err(error) = inner.storage.clean_log(None, false).await
             {
                 tracing::warn!(shard = %inner.storage.url, %error, "could not clean up the log");
             }

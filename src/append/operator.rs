@@ -8,7 +8,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::{Scope, StreamVec};
 use timely::progress::operate::FrontierInterest;
 
-use super::Input;
+use super::{Input, News};
 use crate::bounds::Timestamp;
 use crate::description::{Description, Part};
 use crate::driver::{Driver, ExchangedInput, Output, asynchronous, sync};
@@ -144,9 +144,12 @@ impl<T: Timestamp> Operator<T> {
         None
     }
 
-    /// A commit has moved the shard's upper: tells other processes.
-    pub(crate) fn committed(&mut self, upper: Frontier<T>) {
-        self.speaker.tell(&Signal::Upper(upper));
+    /// Tells other processes what came of a commit.
+    pub(crate) fn tell(&mut self, news: News<T>) {
+        self.speaker.tell(&match news {
+            News::Upper(upper) => Signal::Upper(upper),
+            News::Vanished(id) => Signal::Vanished(id),
+        });
     }
 
     /// The sink was stopped: if it has failed, everybody is told.

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use mvsink_persist::{Append, Appended, Error as ShardError, Frontier, Shard, StagedFile};
+use mvsink_persist::{
+    Append, Appended, CommitId, Error as ShardError, Frontier, Shard, StagedFile,
+};
 use tracing::Instrument;
 
 use super::{Effect, Input, State};
@@ -18,6 +20,14 @@ pub(crate) struct Task<T> {
     shard: Shard,
     state: State<T, StagedFile>,
     effects: Vec<Effect<T, StagedFile>>,
+}
+
+/// What others are to know of a commit.
+pub(crate) enum News<T> {
+    /// It has moved the shard's upper here.
+    Upper(Frontier<T>),
+    /// A file of this batch was gone: mint is to have it staged again.
+    Vanished(CommitId),
 }
 
 impl<T: Timestamp> Task<T> {
@@ -39,13 +49,13 @@ impl<T: Timestamp> Task<T> {
         }))
     }
 
-    /// Steps the state, and does what it asks for, until it asks for nothing more. Gives the shard's new upper, if
-    /// it was moved.
+    /// Steps the state, and does what it asks for, until it asks for nothing more. Gives what came of a commit, if that is
+    /// news.
     pub(crate) async fn step(
         &mut self,
         input: Input<T, StagedFile>,
-    ) -> Result<Option<Frontier<T>>, Error> {
-        let mut moved = None;
+    ) -> Result<Option<News<T>>, Error> {
+        let mut news = None;
         let mut next = Some(input);
         while let Some(input) = next.take() {
             self.state.step(input, &mut self.effects);
@@ -61,14 +71,18 @@ impl<T: Timestamp> Task<T> {
                         let span = description.span(&self.worker.instance.name, self.worker.index);
                         let commit = self.commit(description, files, removes);
                         let outcome = commit.instrument(span).await?;
-                        moved = (outcome == Outcome::Done).then_some(upper);
+                        news = match outcome {
+                            Outcome::Done => Some(News::Upper(upper)),
+                            Outcome::Vanished => Some(News::Vanished(id)),
+                            Outcome::Lost | Outcome::Cancelled => None,
+                        };
                         next = Some(Input::Committed(id, outcome));
                     }
                     Effect::Delete(files) => self.worker.delete_staged(&self.shard, &files).await,
                 }
             }
         }
-        Ok(moved)
+        Ok(news)
     }
 
     async fn commit(
@@ -113,6 +127,16 @@ impl<T: Timestamp> Task<T> {
         let appended = match appended {
             // Who wrote it was stopped, or has failed and says why.
             Err(ShardError::Unwritten { .. }) => return Ok(Outcome::Cancelled),
+            Err(ShardError::Swept { path, .. }) => {
+                self.worker.resumed("commit");
+                instance.metrics.batches_lost.add(1);
+                tracing::warn!(
+                    sink = %instance.name, path,
+                    "a staged file has vanished; what it held is staged again"
+                );
+                instance.vanished(id);
+                return Ok(Outcome::Vanished);
+            }
             appended => appended?,
         };
         self.worker.resumed("commit");

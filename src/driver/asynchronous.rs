@@ -186,8 +186,8 @@ async fn append_body<T: Timestamp>(
             .activate(|input| turns.frontier(input));
         let last = seen.frontier == Some(Frontier::Empty);
         for input in seen.inputs() {
-            if let Some(upper) = task.step(input).await? {
-                operator.borrow_mut().committed(upper);
+            if let Some(news) = task.step(input).await? {
+                operator.borrow_mut().tell(news);
             }
         }
         if last {

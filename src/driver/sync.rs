@@ -229,7 +229,7 @@ pub(crate) fn append<T: Timestamp>(
         if operator.has_all_parts() {
             commands = None;
         }
-        let ended = inbox.drain(&awake, |upper| operator.committed(upper));
+        let ended = inbox.drain(&awake, |news| operator.tell(news));
         let stopped = worker.stop.is_stopped(&awake);
         if stopped {
             operator.stopped();
@@ -248,7 +248,7 @@ type AppendCommands<T> = AppendReceiver<Description<T>, Part<T, StagedFile>, Fro
 async fn append_task<T: Timestamp>(
     worker: Worker,
     mut commands: AppendCommands<T>,
-    replies: Replies<Frontier<T>>,
+    replies: Replies<append::News<T>>,
 ) -> Result<(), Error> {
     let Some(mut task) = append::Task::open(worker.clone()).await? else {
         return Ok(());
@@ -263,11 +263,11 @@ async fn append_task<T: Timestamp>(
             AppendCommand::Frontier(frontier) => vec![append::Input::Parts(frontier)],
         };
         for input in inputs {
-            if let Some(upper) = task.step(input).await?
+            if let Some(news) = task.step(input).await?
                 && !worker.has_all_workers()
             {
                 // An operator that is gone tells nobody.
-                let _ = replies.send(upper);
+                let _ = replies.send(news);
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mvsink_persist::{Append, Appended, CommitId, Error as ShardError, Frontier, Shard, Watcher};
+use tokio::sync::watch;
 
 use super::Input;
 use super::operator::Order;
@@ -26,6 +27,8 @@ pub(crate) struct Watch {
     told: u64,
     read_only: ReadOnly,
     known_read_only: Option<bool>,
+    vanished: watch::Receiver<Option<CommitId>>,
+    known_vanished: Option<CommitId>,
     /// When to say what time it is.
     wake_ms: Option<u64>,
 }
@@ -42,6 +45,8 @@ impl Watch {
             known: None,
             read_only: worker.read_only(),
             known_read_only: None,
+            vanished: worker.instance.watch_vanished(),
+            known_vanished: None,
             wake_ms: None,
             worker,
         })
@@ -63,6 +68,11 @@ impl Watch {
                 self.known = Some(upper);
                 return Ok(Input::Upper(frontier_from_i64(upper)?));
             }
+            let vanished = *self.vanished.borrow();
+            if let Some(id) = vanished.filter(|_| vanished != self.known_vanished) {
+                self.known_vanished = vanished;
+                return Ok(Input::Vanished(id));
+            }
             let (now_ms, wake_ms) = (self.worker.cx.now_ms(), self.wake_ms);
             if wake_ms.is_some_and(|wake_ms| wake_ms <= now_ms) {
                 self.wake_ms = None;
@@ -80,6 +90,8 @@ impl Watch {
                     progress?;
                 }
                 () = self.read_only.changed() => {}
+                // The worker keeps who tells of it.
+                Ok(()) = self.vanished.changed() => {}
                 () = wake => {}
             }
         }

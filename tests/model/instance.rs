@@ -59,6 +59,7 @@ enum Deed {
     Bump(CommitId, Time, Frontier<Time>),
     Commit(usize, Description<Time>, Vec<FileId>),
     Report(usize, CommitId, Outcome),
+    ReportVanished(CommitId),
     ReportBump(CommitId, Outcome),
 }
 
@@ -109,6 +110,10 @@ pub struct Instance {
     workers: Vec<Worker>,
     deeds: Vec<Deed>,
     last_minted: Option<Time>,
+    /// The lowers of batches that can never be committed: they may be minted again.
+    again: BTreeSet<Time>,
+    /// It has stopped while a commit of it was under way.
+    stopped: bool,
     read_only: bool,
     minted: usize,
     parts_sent: usize,
@@ -188,6 +193,8 @@ impl Instance {
             workers: (0..count).map(worker).collect(),
             deeds: Vec::new(),
             last_minted: None,
+            again: BTreeSet::new(),
+            stopped: false,
             read_only: true,
             minted: 0,
             parts_sent: 0,
@@ -219,6 +226,11 @@ impl Instance {
             // Mint runs on the first worker.
             self.mint_frontier = Frontier::Empty;
         }
+    }
+
+    /// True if it has stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// True if all its workers still run.
@@ -257,9 +269,23 @@ impl Instance {
         left.copied().collect()
     }
 
-    /// The instance is gone; what it staged and never committed is the sweeper's.
-    pub fn abandon(self, shard: &mut Shard) {
-        let left = self.unreferenced(shard);
+    /// The instance is gone; what it staged and never committed is the sweeper's. Its puts may be under way.
+    pub fn abandon(mut self, shard: &mut Shard) {
+        for deed in std::mem::take(&mut self.deeds) {
+            match deed {
+                Deed::Bump(id, lower, upper) => shard.leave_put(id, lower, upper, None),
+                Deed::Commit(_, description, files) => {
+                    let Description {
+                        id, lower, upper, ..
+                    } = description;
+                    shard.leave_put(id, lower, upper, Some(files));
+                }
+                _ => {}
+            }
+        }
+        let mut left = self.unreferenced(shard);
+        let late = shard.of_late_puts();
+        left.retain(|file| !late.contains(file));
         shard.delete(&left);
     }
 
@@ -354,11 +380,11 @@ impl Instance {
             }
             Deal::Deed => {
                 let deed = self.deeds.swap_remove(choices.below(self.deeds.len()));
-                let report = self.perform(deed, shard);
+                let report = self.perform(deed, choices, shard);
                 // The task that has commits done waits for them; a report that comes later is more than it needs.
                 match report {
                     Some(report) if choices.degree(2) == 0 => {
-                        self.perform(report, shard);
+                        self.perform(report, choices, shard);
                     }
                     Some(report) => self.deeds.push(report),
                     None => {}
@@ -387,7 +413,12 @@ impl Instance {
     }
 
     /// Ends it; what there is to report of it is another deed.
-    fn perform(&mut self, deed: Deed, shard: &mut Shard) -> Option<Deed> {
+    fn perform(
+        &mut self,
+        deed: Deed,
+        choices: &mut impl Choices,
+        shard: &mut Shard,
+    ) -> Option<Deed> {
         match deed {
             Deed::Bump(id, lower, upper) => {
                 let won = shard.append(id, lower, upper, &[]);
@@ -399,6 +430,28 @@ impl Instance {
                 let Description {
                     id, lower, upper, ..
                 } = description;
+                let ahead: Vec<FileId> = (self.workers.iter())
+                    .flat_map(|worker| worker.staged_ahead.iter().copied())
+                    .collect();
+                let of_part = files.iter().find(|file| !ahead.contains(file)).copied();
+                if let Some(file) = of_part.filter(|_| shard.may_vanish())
+                    && choices.flip()
+                {
+                    shard.vanish(file);
+                    // Whose lower is not the upper has lost, whatever is missing.
+                    if shard.upper == Frontier::At(lower) {
+                        self.again.insert(lower);
+                        self.deeds.push(Deed::ReportVanished(id));
+                        return Some(Deed::Report(index, id, Outcome::Vanished));
+                    }
+                }
+                if shard.may_be_late() && choices.flip() {
+                    // It stops, and waits no longer for the store.
+                    shard.leave_put(id, lower, upper, Some(files));
+                    self.append(index, AppendInput::Committed(id, Outcome::Cancelled), shard);
+                    self.stopped = true;
+                    return None;
+                }
                 let won = shard.append(id, lower, upper, &files);
                 self.check_role(won);
                 if won {
@@ -409,6 +462,11 @@ impl Instance {
             }
             Deed::Report(index, id, outcome) => {
                 self.append(index, AppendInput::Committed(id, outcome), shard);
+            }
+            Deed::ReportVanished(id) => {
+                if self.workers[0].alive {
+                    self.mint(MintInput::Vanished(id));
+                }
             }
             Deed::ReportBump(id, outcome) => self.mint(MintInput::Bumped(id, outcome)),
         }
@@ -435,7 +493,9 @@ impl Instance {
                 MintEffect::Mint(description) => {
                     self.minted += 1;
                     assert!(
-                        self.last_minted < Some(description.lower),
+                        self.last_minted < Some(description.lower)
+                            || self.last_minted == Some(description.lower)
+                                && self.again.remove(&description.lower),
                         "lowers strictly increase"
                     );
                     self.last_minted = Some(description.lower);

@@ -9,7 +9,7 @@
 pub mod choices;
 mod instance;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use choices::{Aside, Choices};
@@ -61,6 +61,10 @@ pub struct Setup {
     pub ahead: bool,
     /// Whether read-backs find the log cleaned up now and then.
     pub jumps: bool,
+    /// How many staged files vanish before they are committed.
+    pub vanish: u8,
+    /// How many puts of those who stop or die may still land, long after.
+    pub late: u8,
 }
 
 impl Setup {
@@ -87,6 +91,8 @@ impl Setup {
             full_read_back: false,
             ahead: false,
             jumps: false,
+            vanish: 0,
+            late: 0,
         }
     }
 
@@ -131,12 +137,29 @@ pub struct Entry {
     pub files: Vec<FileId>,
 }
 
+/// A put of somebody who has stopped or died: it may land, as long as its slot is free.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct LatePut {
+    slot: usize,
+    id: CommitId,
+    lower: Time,
+    upper: Frontier<Time>,
+    /// `None` of a bump: what it seals repeats what there was.
+    files: Option<Vec<FileId>>,
+}
+
 /// The model of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Shard {
     pub log: Vec<Entry>,
     pub upper: Frontier<Time>,
     pub files: BTreeMap<FileId, Vec<Update>>,
+    /// Files that others have deleted before they were committed, and how many more may be.
+    vanished: BTreeSet<FileId>,
+    vanish: u8,
+    /// Puts that may still land, and how many more there may be.
+    late: Vec<LatePut>,
+    later: u8,
     /// What the contents must be: at most one truth a time. `None` if the instances differ.
     truth: Aside<Option<Vec<Update>>>,
     mode: Mode,
@@ -157,8 +180,91 @@ impl Shard {
         for file in files {
             let referenced = self.log.iter().any(|entry| entry.files.contains(file));
             assert!(!referenced, "a file that a commit refers to is deleted");
-            assert!(self.files.remove(file).is_some(), "a file is deleted once");
+            let was_there = self.files.remove(file).is_some() || self.vanished.remove(file);
+            assert!(was_there, "a file is deleted once");
         }
+    }
+
+    /// True if another of the staged files may vanish.
+    pub fn may_vanish(&self) -> bool {
+        self.vanish > 0
+    }
+
+    /// Another program deletes a staged file.
+    pub fn vanish(&mut self, file: FileId) {
+        self.vanish -= 1;
+        assert!(self.files.remove(&file).is_some(), "it was staged");
+        self.vanished.insert(file);
+    }
+
+    /// True if a put may be left under way.
+    pub fn may_be_late(&self) -> bool {
+        self.later > 0
+    }
+
+    /// Nobody waits any more for this commit, whose put is under way.
+    pub fn leave_put(
+        &mut self,
+        id: CommitId,
+        lower: Time,
+        upper: Frontier<Time>,
+        files: Option<Vec<FileId>>,
+    ) {
+        if self.later == 0 || self.upper != Frontier::At(lower) {
+            return;
+        }
+        self.later -= 1;
+        self.late.push(LatePut {
+            slot: self.log.len(),
+            id,
+            lower,
+            upper,
+            files,
+        });
+    }
+
+    /// The puts that may still land.
+    pub fn late(&self) -> usize {
+        self.late.len()
+    }
+
+    /// The files of puts that may still land: no sweeper deletes them before it has occupied their slot.
+    fn of_late_puts(&self) -> BTreeSet<FileId> {
+        let late = self.late.iter().flat_map(|put| put.files.iter().flatten());
+        late.copied().collect()
+    }
+
+    /// A put lands at last, or does not. If its slot is taken, it cannot.
+    pub fn decide_late(&mut self, put: usize, lands: bool) {
+        let LatePut {
+            slot,
+            id,
+            lower,
+            upper,
+            files,
+        } = self.late.remove(put);
+        let is_bump = files.is_none();
+        let files = files.unwrap_or_default();
+        if lands && slot == self.log.len() {
+            for file in &files {
+                let there = self.files.contains_key(file);
+                assert!(there, "a commit that lands late refers to a deleted file");
+            }
+            assert!(
+                self.append(id, lower, upper, &files),
+                "nothing has moved the upper"
+            );
+            if !is_bump {
+                self.check(lower, upper);
+            }
+            return;
+        }
+        // Its slot is the sweeper's, if nobody else's: then its files may go.
+        let left: Vec<FileId> = files
+            .into_iter()
+            .filter(|file| self.files.contains_key(file))
+            .collect();
+        self.delete(&left);
     }
 
     /// Compare-and-append; true if it won.
@@ -263,6 +369,10 @@ impl World {
             upper: Frontier::At(setup.held_upper),
             files: BTreeMap::new(),
             truth: Aside(setup.differing.is_empty().then(|| seen.collect())),
+            vanished: BTreeSet::new(),
+            vanish: setup.vanish,
+            late: Vec::new(),
+            later: setup.late,
             mode: setup.mode,
             lost: Aside::default(),
             trace: Aside::default(),
@@ -319,6 +429,14 @@ impl World {
         choices: &mut impl Choices,
     ) {
         self.instances[instance].act(worker, deal, clock, choices, &mut self.shard);
+        if self.instances[instance].is_stopped() {
+            self.restart(instance, clock);
+        }
+    }
+
+    /// A put that nobody waits for lands, or does not.
+    pub fn decide_late(&mut self, put: usize, lands: bool) {
+        self.shard.decide_late(put, lands);
     }
 
     /// A rival of whom nothing is known but that it is right seals the times up to here, if it may.
@@ -356,7 +474,7 @@ impl World {
     /// Nothing that was begun is left to do, and the shard has ended, or nobody is left to end it.
     pub fn is_at_its_end(&self) -> bool {
         let at_rest = |instance: &Instance| instance.is_at_rest(&self.shard);
-        self.has_ended() && self.instances.iter().all(at_rest)
+        self.has_ended() && self.shard.late.is_empty() && self.instances.iter().all(at_rest)
     }
 
     fn has_ended(&self) -> bool {
@@ -423,6 +541,10 @@ impl World {
             }
             if !fair && setup.restart && rng.random_ratio(1, 60) {
                 world.restart(rng.random_range(0..world.instances.len()), clock);
+            }
+            let late = world.shard.late();
+            if late > 0 && rng.random_ratio(1, 50) {
+                world.decide_late(rng.random_range(0..late), rng.random());
             }
             let at = rng.random_range(0..world.instances.len());
             let worker = rng.random_range(0..world.instances[at].workers());

@@ -32,6 +32,9 @@ pub struct ReplicaPlan {
     pub read_only: bool,
 }
 
+/// When a simulation begins: in 2023.
+pub const START_MS: i64 = 1_700_000_000_000;
+
 /// What another program does to the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Edit {
@@ -53,6 +56,21 @@ pub enum Edit {
     },
     /// A data file is gone from the store, though nobody has removed it, and all replicas start again.
     Lose,
+    /// An object gets this time, in milliseconds since 1970, by a copy or by a clock that is wrong.
+    Touch(Touched, i64),
+}
+
+/// Whose time is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// An object that is not of the table.
+    Stray,
+    /// The newest log entry.
+    Entry,
+    /// What points to the newest checkpoint.
+    Hint,
+    /// A data file.
+    File,
 }
 
 /// What a maintainer, a process of its own, does to the shard.
@@ -439,7 +457,7 @@ fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
             replica,
             read_only: rng.random(),
         },
-        978..986 => {
+        978..984 => {
             let (name, value) = flag(rng);
             Event::Flag {
                 replica,
@@ -447,6 +465,22 @@ fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
                 value,
             }
         }
+        984..986 => Event::Edit(Edit::Touch(
+            match rng.random_range(0..4) {
+                0 => Touched::Stray,
+                1 => Touched::Entry,
+                2 => Touched::Hint,
+                _ => Touched::File,
+            },
+            START_MS
+                + match rng.random_range(0..4) {
+                    // In 2096, a day ahead, a week ago, and in 1970.
+                    0 => 2_300_000_000_000,
+                    1 => 25 * 60 * 60 * 1000,
+                    2 => -7 * 24 * 60 * 60 * 1000,
+                    _ => -START_MS,
+                },
+        )),
         986..990 => Event::Edit(match rng.random_range(0..6) {
             0 => Edit::Insert,
             1 => Edit::Delete,

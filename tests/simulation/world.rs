@@ -16,11 +16,9 @@ use object_store::{ObjectStore, PutMode, PutPayload};
 use tokio::sync::OnceCell;
 
 use super::judge::Judge;
-use super::plan::{Edit, Event, Plan, Row, Table, Upkeep};
+use super::plan::{Edit, Event, Plan, Row, START_MS, Table, Touched, Upkeep};
 use super::replica::{Process, Replica};
 
-/// In 2023.
-const START_MS: i64 = 1_700_000_000_000;
 /// A simulation that takes more rounds after the trouble makes no progress.
 const ROUNDS: u32 = 5_000;
 
@@ -246,6 +244,23 @@ impl<'a> World<'a> {
                     Edit::Again { goes: false } => vec![added(&path, size)],
                     _ => vec![remove],
                 }
+            }
+            Edit::Touch(object, ms) => {
+                let path = match object {
+                    Touched::Stray => {
+                        let path = format!("_stray-{}", self.ran.steps);
+                        self.put(&path, PutPayload::new());
+                        path
+                    }
+                    Touched::Entry => format!("_delta_log/{:020}.json", self.judge.next() - 1),
+                    Touched::Hint => "_delta_log/_last_checkpoint".to_owned(),
+                    Touched::File => match self.judge.file() {
+                        Some((path, _)) => path,
+                        None => return,
+                    },
+                };
+                self.sound.set_written(&self.judge.path(&path), ms);
+                return;
             }
         };
         let lines: Vec<String> = actions.iter().map(|action| action.to_string()).collect();

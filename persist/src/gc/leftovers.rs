@@ -3,10 +3,14 @@
 //! A local store writes `name#1` and links it to `name`. A process that is killed in between leaves it, and listings
 //! of the store do not show it: so the directories are read by themselves.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use object_store::path::Path as ObjectPath;
+
 use super::GcSpared;
+use crate::storage::Storage;
 
 /// A local write that was cut off.
 pub(super) struct Leftover {
@@ -17,10 +21,36 @@ pub(super) struct Leftover {
     pub(super) spared: GcSpared,
 }
 
+impl Storage {
+    /// Gives the present to these objects, if they are local files: their times cannot be, and they are to become old.
+    pub(super) async fn give_present(&self, objects: Vec<ObjectPath>, now: SystemTime) {
+        let Some(folder) = self.local.clone().filter(|_| !objects.is_empty()) else {
+            return;
+        };
+        let work = move || {
+            let files = objects.iter().map(|object| folder.join(object.as_ref()));
+            files.for_each(|path| give_present(&path, now));
+        };
+        // What it could not do is left to the next pass.
+        let _ = self.env.handle.spawn_blocking(work).await;
+    }
+}
+
+fn give_present(path: &Path, now: SystemTime) {
+    let file = File::options().write(true).open(path);
+    if let Err(error) = file.and_then(|file| file.set_modified(now)) {
+        tracing::debug!(path = %path.display(), %error, "a file keeps a time that cannot be");
+    }
+}
+
 /// Deletes local writes that were cut off: `name#1` beside `name`, which listings of the store do not show. What
-/// cannot be read is left to the next pass.
-pub(super) fn leftovers(folder: &Path, min_age: Duration, dry_run: bool) -> Vec<Leftover> {
-    let mut newest = SystemTime::UNIX_EPOCH;
+/// cannot be read is left to the next pass. `now` is the store's time.
+pub(super) fn leftovers(
+    folder: &Path,
+    now: SystemTime,
+    min_age: Duration,
+    dry_run: bool,
+) -> Vec<Leftover> {
     let mut found: Vec<(PathBuf, String, SystemTime, u64)> = Vec::new();
     for below in ["", "_delta_log"] {
         let Ok(entries) = std::fs::read_dir(folder.join(below)) else {
@@ -36,7 +66,6 @@ pub(super) fn leftovers(folder: &Path, min_age: Duration, dry_run: bool) -> Vec<
             if !metadata.is_file() {
                 continue;
             }
-            newest = newest.max(modified);
             let name = entry.file_name().to_string_lossy().into_owned();
             let cut_off = name.rsplit_once('#').is_some_and(|(name, number)| {
                 (name.ends_with(".parquet")
@@ -53,7 +82,10 @@ pub(super) fn leftovers(folder: &Path, min_age: Duration, dry_run: bool) -> Vec<
         }
     }
     let delete = |(path, name, modified, bytes): (PathBuf, String, SystemTime, u64)| {
-        let age = newest.duration_since(modified).unwrap_or_default();
+        if modified > now && !dry_run {
+            give_present(&path, now);
+        }
+        let age = now.duration_since(modified).unwrap_or_default();
         let old = age >= min_age;
         let deleted = old && (dry_run || std::fs::remove_file(path).is_ok());
         Leftover {

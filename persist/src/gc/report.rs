@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct GcOptions {
-    /// How long a removed file stays for readers that hold nothing (default: one hour), by this process's clock.
+    /// How long a removed file stays for readers that hold nothing (default: one hour), by the store's clock.
     pub removed_grace: Duration,
     /// The age at which a file that no commit refers to counts as left behind (default: one day). Nobody may take
     /// longer from staging a file to committing it.
@@ -21,6 +21,18 @@ pub struct GcOptions {
     pub dry_run: bool,
     /// How many names the report has of each kind (default: 100).
     pub names_max: usize,
+}
+
+impl GcOptions {
+    /// True if it matters how old something is.
+    pub(super) fn by_age(&self) -> bool {
+        let ages = [
+            self.removed_grace,
+            self.orphan_min_age,
+            self.foreign_orphan_min_age,
+        ];
+        ages.iter().any(|age| !age.is_zero())
+    }
 }
 
 impl Default for GcOptions {

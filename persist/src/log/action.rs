@@ -155,6 +155,8 @@ pub(crate) struct Remove {
     pub(crate) partition_values: Option<NullableMap>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) size: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) tags: Option<NullableMap>,
 }
 
 /// What `commitInfo` holds of ours; everybody's is free-form, so that nothing else of it is read.

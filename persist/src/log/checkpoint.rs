@@ -322,6 +322,7 @@ fn fields() -> Vec<FieldRef> {
                 boolean("extendedFileMetadata"),
                 map("partitionValues"),
                 long("size"),
+                map("tags"),
             ],
         ),
         record(
@@ -400,6 +401,7 @@ mod tests {
             removes: vec![Remove {
                 path: "gone.parquet".into(),
                 deletion_timestamp: Some(9),
+                tags: Some(BTreeMap::from([("by".into(), Some("9".into()))])),
                 ..Remove::default()
             }],
         }

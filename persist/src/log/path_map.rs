@@ -73,6 +73,23 @@ impl<V: Clone> PathMap<V> {
         }
     }
 
+    /// Puts what `change` says in the place of a value.
+    pub(crate) fn update(&mut self, change: impl Fn(&V) -> Option<V>) {
+        let changes = |segment: &Segment<V>| segment.values().any(|value| change(value).is_some());
+        if !self.segments.iter().any(|segment| changes(segment)) {
+            return;
+        }
+        for segment in Arc::make_mut(&mut self.segments) {
+            if changes(segment) {
+                for value in Arc::make_mut(segment).values_mut() {
+                    if let Some(changed) = change(value) {
+                        *value = changed;
+                    }
+                }
+            }
+        }
+    }
+
     /// Keeps what `keep` says.
     pub(crate) fn retain(&mut self, keep: impl Fn(&V) -> bool) {
         if self.values().all(&keep) {

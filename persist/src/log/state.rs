@@ -40,6 +40,10 @@ pub(crate) const FORMAT_PROPERTY: &str = "mvsink.format";
 /// The version of the format that this version of the crate writes, and the newest that it reads.
 pub(crate) const FORMAT: u64 = 1;
 
+/// The tag of a removed file in a checkpoint: the store's time by which it was removed, in milliseconds since 1970.
+const REMOVED_BY: &str = "mvsink.removed_by";
+/// How long removed files are remembered: Delta's default for `delta.deletedFileRetentionDuration`.
+pub(crate) const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Uppers that are remembered, for the retention of a number of times.
 pub(crate) const UPPERS_MAX: usize = 4096;
 
@@ -122,6 +126,8 @@ pub(crate) struct Tombstone {
     pub(crate) remove: Remove,
     /// The version that removed it, or the checkpoint's that told of it.
     pub(crate) version: u64,
+    /// The store's time, in milliseconds, by which it was removed; known once there was a checkpoint after that.
+    pub(crate) removed_by_ms: Option<i64>,
 }
 
 impl State {
@@ -177,6 +183,27 @@ impl State {
         check_adds(url, commit)?;
         state.holds.update(&state.txns, commit.txns.iter());
         state.change_files(commit);
+        // Of a checkpoint.
+        let by = |remove: &Remove| {
+            remove
+                .tags
+                .as_ref()?
+                .get(REMOVED_BY)?
+                .as_ref()?
+                .parse()
+                .ok()
+        };
+        let by: BTreeMap<&str, i64> = commit
+            .removes
+            .iter()
+            .filter_map(|remove| Some((remove.path.as_str(), by(remove)?)))
+            .collect();
+        state.tombstones.update(|tombstone| {
+            Some(Tombstone {
+                removed_by_ms: Some(*by.get(tombstone.remove.path.as_str())?),
+                ..tombstone.clone()
+            })
+        });
         Ok(state)
     }
 
@@ -329,8 +356,12 @@ impl State {
                 self.paths_hash ^= path_hash(&file.path);
             }
             let tombstone = Tombstone {
-                remove: remove.clone(),
+                remove: Remove {
+                    tags: None,
+                    ..remove.clone()
+                },
                 version: self.version,
+                removed_by_ms: None,
             };
             self.tombstones.insert(remove.path.clone(), tombstone);
         }
@@ -446,6 +477,17 @@ impl State {
         self.tombstones.contains(path)
     }
 
+    /// The files that commits removed, as far as they are remembered.
+    pub(crate) fn removed_files(&self) -> PathMap<Tombstone> {
+        self.tombstones.clone()
+    }
+
+    /// True if files were removed in this version, or before the checkpoint of it.
+    pub(crate) fn has_removed_in(&self, version: u64) -> bool {
+        let mut tombstones = self.tombstones.values();
+        tombstones.any(|tombstone| tombstone.version <= version)
+    }
+
     pub(crate) fn tombstone(&self, path: &str) -> Option<&Tombstone> {
         self.tombstones.get(path)
     }
@@ -480,11 +522,35 @@ impl State {
         }
     }
 
-    /// Forgets the files that were removed before `oldest_ms`, as far as no hold pins them.
-    pub(crate) fn forget_removed(&mut self, oldest_ms: i64) {
+    /// Forgets the files that were removed up to this version, as far as no hold pins them.
+    pub(crate) fn forget_removed(&mut self, version: u64) {
         let pin = self.holds.oldest_pin();
         self.tombstones
-            .retain(|tombstone| is_remembered(tombstone, oldest_ms, pin));
+            .retain(|tombstone| tombstone.version > version || is_pinned(tombstone, pin));
+    }
+
+    /// Notes that what was removed up to this version was so at `now_ms`, by the store's clock.
+    pub(crate) fn date_removed(&mut self, version: u64, now_ms: i64) {
+        self.tombstones.update(|tombstone| {
+            let known = tombstone.removed_by_ms.is_some_and(|by_ms| by_ms <= now_ms);
+            (!known && tombstone.version <= version).then(|| Tombstone {
+                removed_by_ms: Some(now_ms),
+                ..tombstone.clone()
+            })
+        });
+    }
+
+    /// Forgets the files that were removed longer ago than they are remembered, by the store's clock, which says that it
+    /// is `now_ms`; as far as no hold pins them.
+    pub(crate) fn forget_dated(&mut self, now_ms: i64) {
+        let pin = self.holds.oldest_pin();
+        let oldest_ms = now_ms.saturating_sub(TOMBSTONE_RETENTION_MS);
+        self.tombstones.retain(|tombstone| {
+            let remembered = tombstone
+                .removed_by_ms
+                .is_none_or(|by_ms| by_ms > oldest_ms);
+            remembered || is_pinned(tombstone, pin)
+        });
     }
 
     /// About how many actions a checkpoint of this state has.
@@ -492,17 +558,16 @@ impl State {
         (self.files.len() + self.tombstones.len()) as u64
     }
 
-    /// What a checkpoint of this state holds. Tombstones from before `oldest_ms` are
-    /// left out, unless a hold pins them: by then readers have let go of the removed files.
-    pub(crate) fn to_commit(&self, oldest_ms: i64) -> Commit {
-        let pin = self.holds.oldest_pin();
+    /// What a checkpoint of this state holds.
+    pub(crate) fn to_commit(&self) -> Commit {
         let tombstones = self.tombstones.values();
-        let removes = tombstones
-            .filter(|tombstone| is_remembered(tombstone, oldest_ms, pin))
-            .map(|tombstone| Remove {
-                data_change: false,
-                ..tombstone.remove.clone()
-            });
+        let removes = tombstones.map(|tombstone| Remove {
+            data_change: false,
+            tags: tombstone
+                .removed_by_ms
+                .map(|by_ms| BTreeMap::from([(REMOVED_BY.to_owned(), Some(by_ms.to_string()))])),
+            ..tombstone.remove.clone()
+        });
         Commit {
             info: None,
             protocol: Some(self.protocol.clone()),
@@ -514,10 +579,9 @@ impl State {
     }
 }
 
-/// Whether a tombstone is still needed: for those who might yet add the file, or because its file is pinned.
-fn is_remembered(tombstone: &Tombstone, oldest_ms: i64, pin: Option<u64>) -> bool {
-    let removed_ms = tombstone.remove.deletion_timestamp;
-    removed_ms.is_none_or(|at| at >= oldest_ms) || pin.is_some_and(|pin| tombstone.version > pin)
+/// Whether a hold pins the file.
+fn is_pinned(tombstone: &Tombstone, pin: Option<u64>) -> bool {
+    pin.is_some_and(|pin| tombstone.version > pin)
 }
 
 /// True if the entry changes data and no sink of ours made it.

@@ -66,7 +66,7 @@ fn replay(state: &mut State, commit: &Commit) {
     } else {
         assert_eq!(state.progress(), before, "what is refused changes nothing");
     }
-    let _ = state.to_commit(0);
+    let _ = state.to_commit();
 }
 
 /// A checkpoint: a Parquet file with actions.

@@ -1,0 +1,114 @@
+//! When a file was removed, as the store's clock tells it.
+//!
+//! Whoever removes a file writes a time of its own beside it, and clocks are not compared. But the entry that removes it
+//! lies in the log, with a time that the store has given it, and checkpoints say by when each file was gone:
+//!
+//! ```text
+//!   its entry is in the log                               removed when the store says that the entry was put
+//!   a checkpoint says by when it was removed              removed by then
+//!   it is in no entry that is there, and in a checkpoint  removed before the oldest entry that is there
+//!   that oldest entry is younger than the grace           not yet due
+//! ```
+//!
+//! Times that cannot be are replaced by later ones ([`crate::store_time`]).
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+
+use crate::error::Error;
+use crate::lock;
+use crate::log::entry_path;
+use crate::log::state::Tombstone;
+use crate::shard::Inner;
+use crate::storage::Storage;
+use crate::store_time::{LogTimes, age, from_ms};
+
+/// Log entries read at once.
+const READS_AT_ONCE: usize = 16;
+
+/// What tells how long ago files were removed.
+pub(super) struct Removals {
+    now: SystemTime,
+    log: LogTimes,
+    /// The version that the state was read from, if that was a checkpoint: what it says was removed by earlier ones.
+    checkpoint: Option<u64>,
+    /// Which entry removed what is in the checkpoint, for those put within the grace.
+    recent: HashMap<String, u64>,
+}
+
+impl Inner {
+    /// What tells whether the grace of removed files is over. Entries from before the state's checkpoint are read if
+    /// they may have removed a file within it.
+    pub(super) async fn removals(
+        &self,
+        mut log: LogTimes,
+        now: SystemTime,
+        grace: Duration,
+    ) -> Result<Removals, Error> {
+        log.bound(now);
+        let checkpoint = lock(&self.log).checkpoint();
+        let mut recent = HashMap::new();
+        let asked = checkpoint.filter(|version| {
+            !grace.is_zero() && self.with_state(|state| state.has_removed_in(*version))
+        });
+        if let Some(checkpoint) = asked {
+            let young = log.younger(checkpoint, now, grace);
+            let reads = young.into_iter().map(|version| async move {
+                let path = entry_path(version);
+                let Some(bytes) = self
+                    .storage
+                    .get_retrying(&path, &Storage::warn_of_retry)
+                    .await?
+                else {
+                    return Ok::<_, Error>((version, Vec::new()));
+                };
+                let commit = self.storage.parse(version, bytes).await?;
+                let removes = commit.removes.into_iter();
+                Ok((version, removes.map(|remove| remove.path).collect()))
+            });
+            let mut reads = stream::iter(reads).buffered(READS_AT_ONCE);
+            while let Some((version, removes)) = reads.try_next().await? {
+                recent.extend(removes.into_iter().map(|path: String| (path, version)));
+            }
+        }
+        Ok(Removals {
+            now,
+            log,
+            checkpoint,
+            recent,
+        })
+    }
+}
+
+impl Removals {
+    /// True if the file was removed at least the grace ago.
+    pub(super) fn is_due(&self, tombstone: &Tombstone, grace: Duration) -> bool {
+        if grace.is_zero() {
+            return true;
+        }
+        let version = match self.checkpoint {
+            Some(checkpoint) if tombstone.version <= checkpoint => {
+                self.recent.get(&tombstone.remove.path).copied()
+            }
+            _ => Some(tombstone.version),
+        };
+        // Each is a bound: it was removed by then.
+        let put = version.and_then(|version| self.log.entry(version));
+        let by = tombstone.removed_by_ms.map(from_ms);
+        match put.into_iter().chain(by).min() {
+            Some(at) => age(self.now, at) >= grace,
+            None => self.least_age(tombstone.version) >= grace,
+        }
+    }
+
+    /// How long ago what is in no entry was removed, at the least: before the oldest one, or before its checkpoint.
+    fn least_age(&self, version: u64) -> Duration {
+        let oldest = self.log.oldest();
+        let oldest = oldest.filter(|(entry, _)| *entry <= version + 1);
+        let checkpoint = self.log.checkpoint(version);
+        let at = oldest.map(|(_, at)| at).or(checkpoint);
+        at.map_or(Duration::ZERO, |at| age(self.now, at))
+    }
+}
