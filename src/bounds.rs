@@ -1,9 +1,10 @@
 //! What data, times and differences a sink takes; and frontiers between Timely, this crate and the shard.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use differential_dataflow::difference::Semigroup;
-use mvsink_persist::Frontier;
+use mvsink_persist::{Codec, Frontier};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use timely::order::TotalOrder;
@@ -71,21 +72,86 @@ pub(crate) fn frontier_from_i64<T: Time>(stored: Frontier<i64>) -> Result<Fronti
     })
 }
 
-/// The fingerprint of a row.
+/// Takes the fingerprints of rows, or of errors. Cheap to clone.
 ///
-/// A row that cannot be serialized is an error where it is encoded; until then any hash will do.
-pub(crate) fn fingerprint_data<D: Serialize>(data: &D) -> u128 {
+/// A row that cannot be stored is an error where it is encoded; until then any hash will do.
+pub(crate) enum Fingerprinter<D> {
+    /// Of rows that are stored as they serialise. The compiler knows the function, and a row costs no more than that.
+    Plain,
+    /// Of errors, and of rows that a codec stores in another form.
+    By(Arc<dyn Fn(&D) -> u128 + Send + Sync>),
+}
+
+impl<D> Clone for Fingerprinter<D> {
+    fn clone(&self) -> Self {
+        match self {
+            Fingerprinter::Plain => Fingerprinter::Plain,
+            Fingerprinter::By(take) => Fingerprinter::By(Arc::clone(take)),
+        }
+    }
+}
+
+impl<D: Data> Fingerprinter<D> {
+    /// Of rows, as the codec stores them.
+    pub(crate) fn of_rows<E: Data>(codec: &Codec<D, E>) -> Self {
+        if codec.hashes_plainly() {
+            return Fingerprinter::Plain;
+        }
+        let codec = codec.clone();
+        Fingerprinter::By(Arc::new(move |data| codec.hash(data).unwrap_or(0)))
+    }
+
+    /// Of errors.
+    pub(crate) fn of_errors() -> Self {
+        Fingerprinter::By(Arc::new(fingerprint_error))
+    }
+
+    /// The fingerprint.
+    #[inline]
+    pub(crate) fn take(&self, data: &D) -> u128 {
+        match self {
+            Fingerprinter::Plain => fingerprint_data(data),
+            Fingerprinter::By(take) => take(data),
+        }
+    }
+
+    /// Takes 64 bits of fingerprints.
+    pub(crate) fn hash(&self) -> Hash64<D> {
+        match self.clone() {
+            Fingerprinter::Plain => Box::new(|data: &D| high_bits(fingerprint_data(data))),
+            Fingerprinter::By(take) => Box::new(move |data: &D| high_bits(take(data))),
+        }
+    }
+}
+
+/// A hash function that can be cloned.
+pub(crate) type Hash64<D> = Box<dyn CloneHash<D>>;
+
+/// A hash function behind a pointer.
+pub(crate) trait CloneHash<D>: Fn(&D) -> u64 + Send + Sync {
+    fn boxed(&self) -> Hash64<D>;
+}
+
+impl<D, H: Fn(&D) -> u64 + Clone + Send + Sync + 'static> CloneHash<D> for H {
+    fn boxed(&self) -> Hash64<D> {
+        Box::new(self.clone())
+    }
+}
+
+impl<D> Clone for Hash64<D> {
+    fn clone(&self) -> Self {
+        (**self).boxed()
+    }
+}
+
+/// The fingerprint of a row that is stored as it serialises.
+fn fingerprint_data<D: Serialize>(data: &D) -> u128 {
     mvsink_persist::hash_data(data).unwrap_or(0)
 }
 
 /// The fingerprint of an error.
 pub(crate) fn fingerprint_error<E: Serialize>(error: &E) -> u128 {
     mvsink_persist::hash_error(error).unwrap_or(0)
-}
-
-/// 64 bits of the fingerprint of a row.
-pub(crate) fn hash_data<D: Serialize>(data: &D) -> u64 {
-    high_bits(fingerprint_data(data))
 }
 
 /// 64 bits of the fingerprint of an error.

@@ -302,9 +302,10 @@ impl ContextBuilder {
     }
 
     /// Where sinks put updates for which their memory ([`CORRECTIONS_BYTES`](crate::dyncfg::CORRECTIONS_BYTES)) has
-    /// no room: in a folder of its own below this directory, made when it is needed and deleted with the
-    /// context. Merges of files put there what exceeds theirs. The default is that of the client's options, which is the
-    /// system's directory for temporary files; one that is kept in memory (`tmpfs`) saves none.
+    /// no room: in files on the disk of this directory that have no names and that only this process can read. The
+    /// system deletes them with the process, however that ends. Merges of files put there what exceeds theirs. The
+    /// default is that of the client's options, which is the system's directory for temporary files; one that is kept
+    /// in memory (`tmpfs`) saves none.
     pub fn spill_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.spill_directory = Some(directory.into());
         self
@@ -323,8 +324,7 @@ impl ContextBuilder {
         }
         let spill_directory = options.spill_directory.clone();
         let client = Client::new(self.handle, options);
-        let names = client.clone();
-        let disk = Directory::new(spill_directory, move || names.random_u128());
+        let disk = Directory::new(spill_directory);
         Context {
             inner: Arc::new(Inner {
                 client,

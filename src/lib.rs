@@ -162,12 +162,12 @@ pub use error::Error;
 pub use handle::{Disputed, Handle, Pressure};
 pub use refresh::Refresh;
 pub use runtime::RuntimeFault;
-pub use sink::{no_errors, persist_sink};
-pub use source::{Source, persist_source};
+pub use sink::{no_errors, persist_sink, persist_sink_with};
+pub use source::{Source, persist_source, persist_source_with};
 pub use status::{Phase, Status};
 pub use target::{Mode, Target};
 
 pub use differential_dataflow;
 pub use mvsink_persist;
-pub use mvsink_persist::Frontier;
+pub use mvsink_persist::{Codec, Frontier};
 pub use timely;

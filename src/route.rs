@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::bounds::{Data, Diff, Timestamp, bucket, high_bits};
+use crate::bounds::{Data, Diff, Fingerprinter, Timestamp, bucket, high_bits};
 
 /// Updates that travel together: enough to make what travels with them vanish, few enough to stay in a core's cache.
 const ROUTED_MAX: usize = 1024;
@@ -63,16 +63,16 @@ pub(crate) fn by_target<D: Data, T: Timestamp, R: Diff>() -> ByTarget<D, T, R> {
 
 /// Finds the targets of updates.
 pub(crate) struct Router<D, T, R> {
-    fingerprint: fn(&D) -> u128,
+    fingerprinter: Fingerprinter<D>,
     /// What has gathered for each target.
     gathered: Vec<Routed<D, T, R>>,
 }
 
-impl<D, T, R> Router<D, T, R> {
+impl<D: Data, T, R> Router<D, T, R> {
     /// For so many workers, by these fingerprints.
-    pub(crate) fn new(peers: usize, fingerprint: fn(&D) -> u128) -> Self {
+    pub(crate) fn new(peers: usize, fingerprinter: Fingerprinter<D>) -> Self {
         Router {
-            fingerprint,
+            fingerprinter,
             gathered: (0..peers).map(Routed::to).collect(),
         }
     }
@@ -93,7 +93,7 @@ impl<D, T, R> Router<D, T, R> {
         }
         for updates in containers {
             for update in updates.drain(..) {
-                let fingerprint = (self.fingerprint)(&update.0);
+                let fingerprint = self.fingerprinter.take(&update.0);
                 let target = target(bucket(high_bits(fingerprint)), peers);
                 let gathered = &mut self.gathered[target];
                 gathered.updates.push(update);
@@ -118,13 +118,16 @@ impl<D, T, R> Router<D, T, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bounds::fingerprint_data;
     use crate::comparison::Buckets;
 
     type Update = (u64, u64, i64);
 
+    fn fingerprinter() -> Fingerprinter<u64> {
+        Fingerprinter::of_rows(&mvsink_persist::Codec::<u64, String>::new().unwrap())
+    }
+
     fn routed(peers: usize, containers: &[Vec<Update>]) -> Vec<Routed<u64, u64, i64>> {
-        let mut router = Router::new(peers, fingerprint_data);
+        let mut router = Router::new(peers, fingerprinter());
         let (mut containers, mut sent) = (containers.to_vec(), Vec::new());
         router.route(containers.iter_mut(), |routed| sent.push(routed));
         sent
@@ -143,7 +146,7 @@ mod tests {
                 assert_eq!(routed.updates.len(), routed.hashes.len());
                 assert!((1..=ROUTED_MAX).contains(&routed.updates.len()));
                 for ((row, ..), hash) in routed.updates.iter().zip(&routed.hashes) {
-                    assert_eq!(*hash, fingerprint_data(row));
+                    assert_eq!(*hash, fingerprinter().take(row));
                     assert!(mine.contains(bucket(high_bits(*hash))));
                 }
             }

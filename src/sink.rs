@@ -3,7 +3,7 @@
 use differential_dataflow::VecCollection;
 use mvsink_persist::{Codec, Frontier, Open};
 
-use crate::bounds::{Data, Diff, Timestamp};
+use crate::bounds::{Data, Diff, Fingerprinter, Timestamp};
 use crate::comparison::comparison;
 use crate::context::Context;
 use crate::driver::Driver;
@@ -28,6 +28,8 @@ use crate::{append, signal, write};
 /// Every worker of the dataflow calls this with the same arguments; workers of one process with clones of
 /// one context. Dropping the returned handle stops this worker's share.
 ///
+/// The columns are those that the type of the rows tells; [`persist_sink_with`] takes others.
+///
 /// # Errors
 ///
 /// If `D` or `E` has no schema, or an ingest sink has a refresh schedule. What goes wrong later (the store, another
@@ -36,6 +38,34 @@ pub fn persist_sink<'s, D, E, T, R>(
     cx: &Context,
     name: &str,
     target: impl Into<Target>,
+    ok: VecCollection<'s, T, D, R>,
+    err: VecCollection<'s, T, E, R>,
+    as_of: T,
+) -> Result<Handle<T>, Error>
+where
+    D: Data,
+    E: Data,
+    T: Timestamp,
+    R: Diff,
+{
+    persist_sink_with(cx, name, target, Codec::new()?, ok, err, as_of)
+}
+
+/// [`persist_sink`] with columns of one's own: those that the codec is given
+/// ([`Codec::with_column`], [`Codec::with_fields`]), or that a type makes by hand ([`Codec::columnar`]).
+///
+/// Every worker, and every replica, uses a codec of the same columns. A row has the same fingerprint whichever codec
+/// of these columns writes it, so that sinks with and without columns by hand share a shard.
+///
+/// # Errors
+///
+/// If an ingest sink has a refresh schedule. What goes wrong later (the store, another schema, a gap) is in the
+/// status of the handle.
+pub fn persist_sink_with<'s, D, E, T, R>(
+    cx: &Context,
+    name: &str,
+    target: impl Into<Target>,
+    codec: Codec<D, E>,
     ok: VecCollection<'s, T, D, R>,
     err: VecCollection<'s, T, E, R>,
     as_of: T,
@@ -68,9 +98,8 @@ where
         as_of: begins,
         last: schedule.last_before(begins),
     });
-    let codec = Codec::<D, E>::new()?;
     let scope = ok.inner.scope();
-    let mut open = Open::new(codec.schema());
+    let mut open = Open::for_codec(&codec);
     open.properties = target.properties;
     let worker = Worker::new(
         cx,
@@ -89,6 +118,7 @@ where
     let desired = Desired {
         ok: schedule::render(scope, name, ok.inner, &schedule),
         err: schedule::render(scope, name, err.inner, &schedule),
+        of_rows: Fingerprinter::of_rows(&codec),
     };
     let nonce = cx.client().random_u128();
     let state = mint::State::new(target.mode, as_of, T::minimum(), worker.peers, nonce).late(late);

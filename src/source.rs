@@ -146,6 +146,8 @@ impl Credits {
 ///
 /// The shard must exist. The collection's frontier is the shard's upper, once that is beyond the as-of.
 ///
+/// The columns are those that the type of the rows tells; [`persist_source_with`] takes others.
+///
 /// # Errors
 ///
 /// If `D` or `E` has no schema. What goes wrong later (no such shard, another schema, a since beyond the
@@ -163,7 +165,28 @@ where
     T: Timestamp,
     R: Diff,
 {
-    let codec = Codec::<D, E>::new()?;
+    persist_source_with(cx, scope, name, url, Codec::new()?, as_of)
+}
+
+/// [`persist_source`] with columns of one's own, as [`persist_sink_with`](crate::persist_sink_with).
+///
+/// # Errors
+///
+/// None for now. What goes wrong later is in the status of the handle.
+pub fn persist_source_with<'s, D, E, T, R>(
+    cx: &Context,
+    scope: Scope<'s, T>,
+    name: &str,
+    url: &str,
+    codec: Codec<D, E>,
+    as_of: T,
+) -> Result<Source<'s, D, E, T, R>, Error>
+where
+    D: Data,
+    E: Data,
+    T: Timestamp,
+    R: Diff,
+{
     let worker = Worker::new(
         cx,
         &scope,

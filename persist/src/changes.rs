@@ -138,7 +138,7 @@ struct Source {
     until: Frontier<i64>,
     sender: mpsc::Sender<Result<Option<Change>, Error>>,
     reported: ReadProgress,
-    /// Some updates of the entry at hand have been sent.
+    /// Some updates of the version or entry at hand have been sent.
     sent: bool,
 }
 
@@ -152,8 +152,20 @@ impl Source {
             pinned.check_readable(self.from)?;
             let recipe = self.recipe(&pinned)?;
             let files = pinned.files().cloned().collect();
-            self.send_files(files, recipe).await?;
             let mut version = pinned.progress.version;
+            self.sent = false;
+            match self.send_files(files, recipe).await {
+                Err(Ended::Failed(error @ Error::MissingFile { .. })) if !self.sent => {
+                    let newest = self.newest(&error).await?;
+                    if newest.progress.version == version {
+                        // It is missing, not merged.
+                        return Err(error.into());
+                    }
+                    pinned = newest;
+                    continue 'pinned;
+                }
+                sent => sent?,
+            }
             let mut now = pinned.progress.upper;
             loop {
                 if now > upper {
@@ -169,9 +181,8 @@ impl Source {
                 }
                 let entry = match self.shard.entry(version + 1).await {
                     Ok(entry) => entry,
-                    Err(Error::EntryGone { version, .. }) => {
-                        tracing::info!(version, "behind the log, going on from what is there now");
-                        pinned = self.shard.pin();
+                    Err(error @ Error::EntryGone { .. }) => {
+                        pinned = self.newest(&error).await?;
                         continue 'pinned;
                     }
                     Err(error) => return Err(error.into()),
@@ -188,12 +199,8 @@ impl Source {
                     self.sent = false;
                     match self.send_files(entry.adds.clone(), recipe).await {
                         // It was compacted away, and its files deleted, before it was its turn.
-                        Err(Ended::Failed(Error::MissingFile { path })) if !self.sent => {
-                            tracing::info!(
-                                path,
-                                "behind the clean-up, going on from what is there now"
-                            );
-                            pinned = self.shard.pin();
+                        Err(Ended::Failed(error @ Error::MissingFile { .. })) if !self.sent => {
+                            pinned = self.newest(&error).await?;
                             continue 'pinned;
                         }
                         sent => sent?,
@@ -208,6 +215,13 @@ impl Source {
                 }
             }
         }
+    }
+
+    /// The newest version, for a reader that was too slow for another one. What is known here may be as old as that.
+    async fn newest(&self, why: &Error) -> Result<Pinned, Error> {
+        tracing::info!(%why, "behind the clean-up, going on from what is there now");
+        self.shard.refresh().await?;
+        Ok(self.shard.pin())
     }
 
     /// Updates from [`Source::from`] on.

@@ -129,6 +129,16 @@ pub struct Open {
     pub since: Frontier<i64>,
     /// The columns of the type, null where it can be, if those that the table lacks are to be added to it.
     pub(crate) adding: Option<Vec<FieldRef>>,
+    /// What a table may be instead that an earlier version made.
+    pub(crate) former: Option<Former>,
+}
+
+/// A table as an earlier version made it for the same type.
+#[derive(Clone, Debug)]
+pub(crate) struct Former {
+    pub(crate) schema: SchemaRef,
+    /// The columns of the type, null where it can be.
+    pub(crate) columns: Vec<FieldRef>,
 }
 
 impl Open {
@@ -139,6 +149,24 @@ impl Open {
             properties: BTreeMap::new(),
             since: Frontier::At(0),
             adding: None,
+            former: None,
+        }
+    }
+
+    /// The same for the columns of a codec. A table that is there may also have those in which earlier versions stored
+    /// the type; [`Codec::for_table`] writes and reads these.
+    pub fn for_codec<D, E>(codec: &Codec<D, E>) -> Self
+    where
+        D: Serialize + DeserializeOwned,
+        E: Serialize + DeserializeOwned,
+    {
+        let former = codec.former().map(|(schema, columns)| Former {
+            schema,
+            columns: columns.to_vec(),
+        });
+        Open {
+            former,
+            ..Open::new(codec.schema())
         }
     }
 
@@ -151,7 +179,9 @@ impl Open {
         D: Serialize + DeserializeOwned,
         E: Serialize + DeserializeOwned,
     {
-        self.schema = codec.schema();
+        let Open { schema, former, .. } = Open::for_codec(codec);
+        self.schema = schema;
+        self.former = former;
         self.adding = Some(codec.columns().to_vec());
         self
     }

@@ -18,6 +18,13 @@
 
 mod fitting;
 mod flat;
+mod form;
+mod hashes;
+mod layout;
+mod load;
+mod store;
+pub(crate) mod text;
+mod trace;
 
 pub use fitting::Unfit;
 pub(crate) use fitting::unfit_for_any_type;
@@ -34,17 +41,19 @@ use arrow_schema::{ArrowError, DataType, Field, FieldRef, Fields, Schema, Schema
 use arrow_select::filter::filter;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_arrow::schema::{SchemaLike, TracingOptions};
 use serde_arrow::{ArrayBuilder, Deserializer};
 
+use self::form::Form;
+use self::layout::{Layout, Shape, trace_by_serde, with_type};
+use self::load::Loaded;
+use self::store::Notes;
+use self::trace::Told;
 use crate::columnar::{Columnar, Failure};
 use crate::conform::conform;
 use crate::error::Error;
 use crate::fingerprint::{check_options, hash_data};
 use crate::json;
-use crate::schema::{
-    DIFF_COLUMN, ERROR_COLUMN, Nullability, RESERVED_PREFIX, TIME_COLUMN, is_tuple, storable_fields,
-};
+use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, TIME_COLUMN, check_order, check_schema};
 
 /// The time reported for a row whose `mv_time` is null: below every time that a shard can have.
 pub const NO_TIME: i64 = i64::MIN;
@@ -52,14 +61,16 @@ pub const NO_TIME: i64 = i64::MIN;
 /// The name of the column of a type that is no record.
 const VALUE_COLUMN: &str = "value";
 
-/// Tracing visits a type once per variant of its enums; this bounds the work, not the types in practice.
-const TRACING_BUDGET: usize = 10_000;
-
 /// Converts updates of `D` and errors of `E` to and from Arrow batches with the table's schema.
 ///
 /// Cheap to clone and to share.
 pub struct Codec<D, E> {
+    /// How rows are written and read.
     layout: Arc<Layout>,
+    /// What fingerprints are taken of, if not of these columns.
+    hashed: Option<Arc<Layout>>,
+    /// How earlier versions laid the type out, if that was otherwise.
+    former: Option<Arc<Layout>>,
     by_hand: Option<ByHand<D>>,
     rows: PhantomData<fn() -> (D, E)>,
 }
@@ -100,31 +111,6 @@ impl<D, E> Default for Updates<D, E> {
     }
 }
 
-/// How a type lies in columns.
-struct Layout {
-    shape: Shape,
-    /// The user's columns as they are built: null only where the type can be, so that a value which the type
-    /// could not read back as null is never written as one.
-    built: Vec<FieldRef>,
-    /// The user's columns as in the table.
-    stored: Vec<FieldRef>,
-    /// The whole table.
-    table: SchemaRef,
-    /// Whether anything in a row can be null, as it must be in a type with an option in an option.
-    has_options: bool,
-    /// Whether a column can hold less than what a value says: then what was built is read back and compared.
-    is_lossy: bool,
-    /// Whether a row is a number, a boolean, a string, or a record of these, any of which may be optional.
-    is_flat: bool,
-}
-
-/// Whether a row is itself a record of columns.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
-    Record,
-    Value,
-}
-
 /// Makes a record of a type that is none.
 #[derive(Serialize, Deserialize)]
 struct Single<T> {
@@ -135,6 +121,8 @@ impl<D, E> Clone for Codec<D, E> {
     fn clone(&self) -> Self {
         Codec {
             layout: Arc::clone(&self.layout),
+            hashed: self.hashed.clone(),
+            former: self.former.clone(),
             by_hand: self.by_hand,
             rows: PhantomData,
         }
@@ -156,35 +144,80 @@ where
 {
     /// A codec with the columns that the type `D` itself tells.
     ///
+    /// Dates, timestamps and decimals of other libraries become columns of these types: what a type reads from
+    /// text is found out by giving it some. The README has a table.
+    ///
     /// # Errors
     ///
     /// [`Error::Type`] if Delta cannot hold the type, if a column's name starts with `mv_`, or if the type does
-    /// not tell its columns (it parses strings, is flattened, or describes itself while being read): then use
+    /// not tell its columns (it is flattened, or describes itself while being read): then use
     /// [`Codec::with_fields`] or [`Codec::with_value`].
     pub fn new() -> Result<Self, Error> {
-        let options = TracingOptions::default()
-            .map_as_struct(false)
-            .sequence_as_large_list(false)
-            .strings_as_large_utf8(false)
-            .bytes_as_large_binary(false)
-            .enums_without_data_as_strings(true)
-            .allow_null_fields(true)
-            .from_type_budget(TRACING_BUDGET);
-        let traced = Vec::<FieldRef>::from_type::<Single<D>>(options).map_err(|error| {
-            type_error::<D>(format!(
-                "{}; its columns can be given by hand",
-                error.message()
-            ))
-        })?;
-        let [value] = traced.as_slice() else {
-            return Err(type_error::<D>("its columns cannot be told".into()));
-        };
-        match value.data_type() {
-            DataType::Struct(fields) if !value.is_nullable() => {
-                Self::with_layout(Shape::Record, fields, is_tuple(value))
+        match (trace::trace::<D>(), trace_by_serde::<D>()) {
+            // What is stored as it serialises is stored as ever.
+            (
+                Ok(Told {
+                    form: Form::Plain, ..
+                })
+                | Err(_),
+                Ok(value),
+            ) => Ok(Self::laid_out(Layout::of_type::<D>(&value, Form::Plain)?)),
+            (Ok(told), by_serde) => {
+                let mut codec = Self::laid_out(Layout::of_type::<D>(&told.field, told.form)?);
+                if told.reshaped
+                    && let Ok(value) = by_serde
+                    && let Ok(former) = Layout::of_type::<D>(&value, Form::Plain)
+                {
+                    codec.former = Some(Arc::new(former));
+                }
+                Ok(codec)
             }
-            _ => Self::with_layout(Shape::Value, &Fields::from(traced), false),
+            (Err(why), Err(_)) => Err(type_error::<D>(why)),
         }
+    }
+
+    fn laid_out(layout: Layout) -> Self {
+        Codec {
+            layout: Arc::new(layout),
+            hashed: None,
+            former: None,
+            by_hand: None,
+            rows: PhantomData,
+        }
+    }
+
+    fn with_layout(shape: Shape, fields: &Fields) -> Result<Self, Error> {
+        let layout = Layout::of_columns::<D>(shape, fields, false, None)?;
+        Ok(Self::laid_out(layout))
+    }
+
+    /// The codec for the rows of a table that is there. This is the same one, unless the table has the columns in which
+    /// earlier versions stored some types: characters as numbers, arrays of bytes as structs. Then the rows are
+    /// written and read in these.
+    ///
+    /// Fingerprints remain those of the columns of today. [`Codec::has_sums_of`] tells whether the table's files have
+    /// the sums of these.
+    #[must_use]
+    pub fn for_table(&self, table: &Schema) -> Self {
+        let fits = |layout: &Layout| {
+            check_schema(table, &layout.table).is_ok() && check_order(table, &layout.table).is_ok()
+        };
+        match &self.former {
+            Some(former) if !fits(&self.layout) && fits(former) => Codec {
+                layout: Arc::clone(former),
+                hashed: Some(Arc::clone(&self.layout)),
+                former: None,
+                by_hand: None,
+                rows: PhantomData,
+            },
+            _ => self.clone(),
+        }
+    }
+
+    /// Whether the sums of a table's files are those of fingerprints that this codec takes: not if it has more columns
+    /// than the type, or those in which earlier versions stored the type.
+    pub fn has_sums_of(&self, table: &Schema) -> bool {
+        self.hashed.is_none() && table.fields().len() == self.layout.table.fields().len()
     }
 
     /// A codec for a type that serialises as a struct, a map with string keys, or a tuple, with these columns;
@@ -194,7 +227,7 @@ where
     ///
     /// [`Error::Type`] if Delta cannot hold a column, or its name starts with `mv_`.
     pub fn with_fields(fields: impl Into<Fields>) -> Result<Self, Error> {
-        Self::with_layout(Shape::Record, &fields.into(), false)
+        Self::with_layout(Shape::Record, &fields.into())
     }
 
     /// A codec for a type that is stored in the one column `value`, of this type.
@@ -204,7 +237,20 @@ where
     /// [`Error::Type`] if Delta cannot hold it.
     pub fn with_value(data_type: DataType) -> Result<Self, Error> {
         let value = Field::new(VALUE_COLUMN, data_type, true);
-        Self::with_layout(Shape::Value, &Fields::from(vec![value]), false)
+        Self::with_layout(Shape::Value, &Fields::from(vec![value]))
+    }
+
+    /// The same codec with another type for one of the columns, as a decimal with fewer digits. A column inside of
+    /// another has a name with dots, as `total.amount`; the elements of a list are called `element`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Type`] if there is no such column, or Delta cannot hold it.
+    pub fn with_column(&self, name: &str, data_type: DataType) -> Result<Self, Error> {
+        let fields = Fields::from(self.layout.built.clone());
+        let fields = with_type(&fields, name, &data_type)
+            .ok_or_else(|| type_error::<D>(format!("there is no column `{name}`")))?;
+        Self::with_layout(self.layout.shape, &fields)
     }
 
     /// A codec for a type that makes its columns itself, which is faster. What it writes and reads is the same.
@@ -226,41 +272,6 @@ where
         })
     }
 
-    fn with_layout(shape: Shape, fields: &Fields, tuple: bool) -> Result<Self, Error> {
-        let built =
-            storable_fields(fields, tuple, Nullability::AsGiven).map_err(type_error::<D>)?;
-        let stored = storable_fields(fields, tuple, Nullability::All).map_err(type_error::<D>)?;
-        for field in &stored {
-            if field.name().to_lowercase().starts_with(RESERVED_PREFIX) {
-                let why = format!(
-                    "the column name {} starts with {RESERVED_PREFIX}",
-                    field.name()
-                );
-                return Err(type_error::<D>(why));
-            }
-        }
-        let own = [
-            Field::new(ERROR_COLUMN, DataType::Utf8, true),
-            Field::new(TIME_COLUMN, DataType::Int64, true),
-            Field::new(DIFF_COLUMN, DataType::Int64, true),
-        ];
-        let table: Fields = stored.iter().cloned().chain(own.map(Arc::new)).collect();
-        let layout = Layout {
-            shape,
-            built: built.iter().cloned().collect(),
-            stored: stored.iter().cloned().collect(),
-            table: Arc::new(Schema::new(table)),
-            has_options: built.iter().any(|field| has_nulls(field)),
-            is_lossy: built.iter().any(|field| is_lossy(field.data_type())),
-            is_flat: flat::is_flat(&built),
-        };
-        Ok(Codec {
-            layout: Arc::new(layout),
-            by_hand: None,
-            rows: PhantomData,
-        })
-    }
-
     /// The schema of the table: the columns of `D`, then `mv_error`, `mv_time` and `mv_diff`.
     pub fn schema(&self) -> SchemaRef {
         Arc::clone(&self.layout.table)
@@ -269,6 +280,12 @@ where
     /// The columns of `D`, null where the type can be.
     pub(crate) fn columns(&self) -> &[FieldRef] {
         &self.layout.built
+    }
+
+    /// The schema of the table as earlier versions made it, and the columns of `D` in it, if these were others.
+    pub(crate) fn former(&self) -> Option<(SchemaRef, &[FieldRef])> {
+        let former = self.former.as_ref()?;
+        Some((Arc::clone(&former.table), &former.built))
     }
 
     /// Updates `(data, time, diff)` as a batch of the table's schema, in their order.
@@ -285,6 +302,18 @@ where
     where
         D: 'a,
     {
+        self.encode_checked(ok, true)
+    }
+
+    /// [`Codec::encode`], which checks columns by hand or does not.
+    pub(crate) fn encode_checked<'a>(
+        &self,
+        ok: impl Iterator<Item = (&'a D, i64, i64)>,
+        check: bool,
+    ) -> Result<RecordBatch, Error>
+    where
+        D: 'a,
+    {
         let capacity = ok.size_hint().0;
         let mut rows = Vec::with_capacity(capacity);
         let mut times = Vec::with_capacity(capacity);
@@ -297,34 +326,40 @@ where
         if let Some(by_hand) = &self.by_hand {
             let failed = |failure: Failure| type_error::<D>(failure.to_string());
             let columns = (by_hand.to_columns)(&rows).map_err(failed)?;
-            return self.batch(columns, None, times, diffs);
+            let batch = self.batch(columns, None, times, diffs)?;
+            if check {
+                self.check_by_hand(&rows, &batch)?;
+            }
+            return Ok(batch);
         }
         if let Some(columns) = self.flat_columns(&rows) {
             return self.batch(columns, None, times, diffs);
         }
+        let notes = Notes::default();
         let mut built = ArrayBuilder::from_arrow(&self.layout.built)
-            .map_err(|error| self.unfit(&error, None))?;
+            .map_err(|error| self.unfit(&error, &notes, None))?;
         built.reserve(rows.len());
-        let mut hashes = Vec::new();
-        for data in rows {
+        let mut said = Vec::new();
+        for (place, data) in rows.into_iter().enumerate() {
             if self.layout.has_options {
                 // To what builds the columns, Some(None) is as good as None.
                 check_options(data)?;
             }
+            notes.zones.set(0);
             let pushed = match self.layout.shape {
-                Shape::Record => built.push(data),
-                Shape::Value => built.push(Single { value: data }),
+                Shape::Record => built.push(self.layout.stored_as(data, &notes)),
+                Shape::Value => built.push(self.layout.stored_as(&Single { value: data }, &notes)),
             };
-            pushed.map_err(|error| self.unfit(&error, Some(data)))?;
-            if self.layout.is_lossy {
-                hashes.push(hash_data(data)?);
+            pushed.map_err(|error| self.unfit(&error, &notes, Some(data)))?;
+            if self.layout.is_lossy || notes.zones.get() != 0 {
+                said.push((place, self.said(data, &notes)?));
             }
         }
         let columns = built
             .into_arrow()
-            .map_err(|error| self.unfit(&error, None))?;
+            .map_err(|error| self.unfit(&error, &notes, None))?;
         let batch = self.batch(columns, None, times, diffs)?;
-        self.check_read_back(&batch, &hashes)?;
+        self.check_read_back(&batch, &said)?;
         Ok(batch)
     }
 
@@ -338,25 +373,6 @@ where
             (Shape::Value, [field]) => Some(vec![flat::column(field, rows)?]),
             (Shape::Value, _) => None,
         }
-    }
-
-    /// That rows whose fingerprints were kept are read back as they were.
-    fn check_read_back(&self, batch: &RecordBatch, hashes: &[u128]) -> Result<(), Error> {
-        if hashes.is_empty() {
-            return Ok(());
-        }
-        let updates = self
-            .decode(batch)
-            .map_err(|error| type_error::<D>(format!("a row does not read back: {error}")))?;
-        for (row, ((data, ..), hash)) in updates.ok.iter().zip(hashes).enumerate() {
-            if hash_data(data)? != *hash {
-                let back = serde_json::to_string(data).unwrap_or_default();
-                return Err(type_error::<D>(format!(
-                    "the row {row} of the batch would read back as another value, {back}"
-                )));
-            }
-        }
-        Ok(())
     }
 
     /// Updates `(error, time, diff)` as a batch of the table's schema, in their order.
@@ -464,13 +480,17 @@ where
         }
         let data = Deserializer::from_arrow(stored, &columns)
             .map_err(|error| row_error::<D>(error.to_string()))?;
+        let form = &self.layout.form;
         for row in data_rows {
             let item = data
                 .get(row)
                 .ok_or_else(|| row_error::<D>("its columns differ in length".into()))?;
             let data = match self.layout.shape {
-                Shape::Record => D::deserialize(item),
-                Shape::Value => Single::deserialize(item).map(|single| single.value),
+                Shape::Record if form == &Form::Plain => D::deserialize(item),
+                Shape::Record => D::deserialize(Loaded { from: item, form }),
+                Shape::Value => {
+                    Single::deserialize(Loaded { from: item, form }).map(|single| single.value)
+                }
             };
             let data = data.map_err(|error| row_error::<D>(error.to_string()))?;
             let (time, diff) = time_and_diff(row);
@@ -497,7 +517,8 @@ where
         let errors = errors.unwrap_or_else(|| new_null_array(&DataType::Utf8, times.len()));
         let mut all = Vec::with_capacity(columns.len() + 3);
         for (array, field) in columns.iter().zip(&self.layout.stored) {
-            all.push(conform(array, field.data_type()).map_err(type_error::<D>)?);
+            let conformed = conform(array, field.data_type());
+            all.push(conformed.map_err(|why| column_error::<D>(field.name(), &why))?);
         }
         all.push(errors);
         all.push(Arc::new(Int64Array::from(times)));
@@ -508,7 +529,10 @@ where
 
     /// The error for a row that a column refused; finds the value if it is too large a number.
     #[cold]
-    fn unfit(&self, error: &serde_arrow::Error, data: Option<&D>) -> Error {
+    fn unfit(&self, error: &serde_arrow::Error, notes: &Notes, data: Option<&D>) -> Error {
+        if let Some((path, why)) = notes.unfit.take() {
+            return column_error::<D>(&path, &why);
+        }
         let found = data
             .and_then(|data| match self.layout.shape {
                 Shape::Record => serde_json::to_value(data).ok(),
@@ -517,30 +541,10 @@ where
             .and_then(|value| too_large(&value, ""));
         type_error::<D>(match found {
             Some((path, value)) => {
-                format!("the column {path} is a bigint, which cannot hold {value}")
+                format!("column `{path}`: a bigint cannot hold {value}")
             }
             None => error.to_string(),
         })
-    }
-}
-
-/// Whether a value of the column, or anything in it, can be null.
-fn has_nulls(field: &Field) -> bool {
-    field.is_nullable()
-        || match field.data_type() {
-            DataType::Struct(fields) => fields.iter().any(|field| has_nulls(field)),
-            DataType::List(child) | DataType::Map(child, _) => has_nulls(child),
-            _ => false,
-        }
-}
-
-/// Whether the values of the column have forms that it does not keep: digits, a time zone, more precision.
-fn is_lossy(data_type: &DataType) -> bool {
-    match data_type {
-        DataType::Timestamp(..) | DataType::Decimal128(..) | DataType::Date32 => true,
-        DataType::Struct(fields) => fields.iter().any(|field| is_lossy(field.data_type())),
-        DataType::List(child) | DataType::Map(child, _) => is_lossy(child.data_type()),
-        _ => false,
     }
 }
 
@@ -606,6 +610,11 @@ fn type_error<T>(why: String) -> Error {
         type_name: type_name::<T>().to_owned(),
         why,
     }
+}
+
+#[cold]
+fn column_error<T>(path: &str, why: &str) -> Error {
+    type_error::<T>(format!("column `{path}`: {why}"))
 }
 
 #[cold]

@@ -106,7 +106,8 @@ where
     D: Serialize + DeserializeOwned,
     E: Serialize + DeserializeOwned,
 {
-    let encode = |codec: &Codec<D, E>| codec.encode(rows.iter().map(|row| (row, 0, 1)));
+    let encode =
+        |codec: &Codec<D, E>| codec.encode_checked(rows.iter().map(|row| (row, 0, 1)), false);
     let (batch, expected) = match (encode(by_hand), encode(by_serde)) {
         (Ok(batch), Ok(expected)) => (batch, expected),
         (Err(_), Err(_)) => return Ok(()),
@@ -119,7 +120,8 @@ where
             return Err(format!("the column {name} holds other values by hand"));
         }
     }
-    let hashes = rows.iter().map(hash_data).collect::<Result<Vec<_>, _>>();
+    let hashes = rows.iter().map(|row| by_hand.hash(row));
+    let hashes = hashes.collect::<Result<Vec<_>, _>>();
     let hashes = hashes.map_err(|error| error.to_string())?;
     let of_columns = RowHasher::new(&batch.schema()).and_then(|mut hasher| hasher.hash(&batch));
     if of_columns.map_err(|error| error.to_string())? != hashes {

@@ -13,10 +13,8 @@ use arrow_array::{Array, ArrayRef, ListArray, MapArray, StructArray, new_null_ar
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::DataType;
 
+use crate::codec::text::CALENDAR_DAYS;
 use crate::schema::is_string;
-
-/// The days before and after 1970 for which there are dates: some 260,000 years.
-const CALENDAR_DAYS: i32 = 95_000_000;
 
 /// The values of `array` in the type `wanted`. Free if it has that type.
 ///
@@ -35,7 +33,10 @@ fn check_dates(array: &ArrayRef) -> Result<(), String> {
         DataType::Date32 => {
             let calendar = -CALENDAR_DAYS..=CALENDAR_DAYS;
             let dates = array.as_primitive::<Date32Type>().iter().flatten();
-            match dates.into_iter().find(|date| !calendar.contains(date)) {
+            match dates
+                .into_iter()
+                .find(|date| !calendar.contains(&i64::from(*date)))
+            {
                 Some(date) => Err(format!("the date {date} days from 1970 is out of range")),
                 None => Ok(()),
             }

@@ -38,7 +38,13 @@ impl Shard {
         };
         let storage = &self.inner().storage;
         let id = self.fresh_id();
-        let plan = |state: &State| match extended(state, columns) {
+        let extended = |state: &State| {
+            extended(state, columns).or_else(|why| match &open.former {
+                Some(former) => extended(state, &former.columns).map_err(|_| why),
+                None => Err(why),
+            })
+        };
+        let plan = |state: &State| match extended(state) {
             Ok(None) => Plan::Done(Ok(())),
             Ok(Some(metadata)) => {
                 let upper = state.progress().upper;

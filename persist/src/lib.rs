@@ -195,11 +195,12 @@ mod survey;
 mod task;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod unnamed;
 mod upkeep;
 mod verify;
 
-pub use arrow_array::RecordBatch;
-pub use arrow_schema::Schema;
+pub use arrow_array::{self, RecordBatch};
+pub use arrow_schema::{self, Schema};
 pub use bytes::Bytes;
 pub use changes::{Change, ChangesReader};
 pub use client::{Client, ClientOptions, Clock, Open};
@@ -235,6 +236,7 @@ pub use snapshot::SnapshotReader;
 pub use staging::PutFile;
 pub use storage::OnRetry;
 pub use sums::Sums;
+pub use unnamed::unnamed_file;
 pub use verify::{Difference, Finding, Note, VerifyProgress, VerifyReport};
 
 /// Locks a mutex that protects plain data, which is whole even if a holder panicked.

@@ -323,11 +323,30 @@ pub(crate) fn storable_fields(
             field.name().clone()
         };
         check_name(&name, &mut names)?;
-        let data_type = storable(field, nullability).map_err(|why| format!("{name}: {why}"))?;
+        let data_type = storable(field, nullability).map_err(|why| in_column(&name, &why))?;
         let nullable = nullability == Nullability::All || field.is_nullable();
         stored.push(Field::new(name, data_type, nullable));
     }
     Ok(stored.into())
+}
+
+/// A reason, with the path of its column.
+fn in_column(name: &str, why: &str) -> String {
+    match why.strip_prefix("column `") {
+        Some(inner) => format!("column `{name}.{inner}"),
+        None => format!("column `{name}`: {why}"),
+    }
+}
+
+/// The digits of a decimal column whose type does not tell them, and how many of them are after the point: as many
+/// as Spark takes then.
+pub(crate) const DECIMAL: (u8, u8) = (38, 18);
+
+/// A struct as if traced from a tuple.
+pub(crate) fn mark_tuple(field: Field) -> Field {
+    let tuple = serde_arrow::schema::Strategy::TupleAsStruct.to_string();
+    let key = serde_arrow::schema::STRATEGY_KEY.to_owned();
+    field.with_metadata(std::collections::HashMap::from([(key, tuple)]))
 }
 
 /// Whether a struct was traced from a tuple.

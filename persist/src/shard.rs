@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use arrow_schema::SchemaRef;
+use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -151,8 +151,14 @@ impl Inner {
         let url = || self.storage.url.to_string();
         let log = lock(&self.log);
         let table = log.state.schema();
-        check_schema(&table, &open.schema)
-            .and_then(|()| check_order(&table, &open.schema))
+        let fits = |schema: &Schema| {
+            check_schema(&table, schema).and_then(|()| check_order(&table, schema))
+        };
+        fits(&open.schema)
+            .or_else(|why| match &open.former {
+                Some(former) => fits(&former.schema).map_err(|_| why),
+                None => Err(why),
+            })
             .map_err(|why| Error::SchemaMismatch { url: url(), why })?;
         for (name, value) in &open.properties {
             let found = log

@@ -1,21 +1,16 @@
 //! Where updates go that memory has no room for: files of this process, which nobody else reads.
 //!
-//! ```text
-//!   <directory>/mvsink-<random>/lock      held locked while the process lives
-//!   <directory>/mvsink-<random>/<n>       written once, deleted when nothing refers to it any more
-//! ```
-//!
-//! The folder is made with the first file, and deleted with the last handle. What a process that was killed left
-//! behind is deleted by the next one that spills there: a lock ends with its process.
+//! They have no names: each is unlinked as it is made, readable by its owner alone. So the system deletes them with the
+//! process, however that ends.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Once;
 
 use crate::error::Error;
 
+/// How earlier versions named the folders in which their files had names, each with a lock that ends with its process.
 const FOLDER_PREFIX: &str = "mvsink-";
 const LOCK: &str = "lock";
 
@@ -37,92 +32,36 @@ pub(crate) trait Spill: Send + Sync {
     fn name(&self) -> &str;
 }
 
-/// Files in a folder of this process's own.
+/// Files without names on the disk that has this directory.
 pub(crate) struct Directory {
-    parent: PathBuf,
-    /// Names of folders.
-    random: Box<dyn Fn() -> u128 + Send + Sync>,
-    folder: Mutex<Option<Arc<Folder>>>,
+    path: PathBuf,
+    cleaned: Once,
 }
 
 impl Directory {
-    /// Files somewhere below `parent`; nothing is created yet.
-    pub(crate) fn new(parent: PathBuf, random: impl Fn() -> u128 + Send + Sync + 'static) -> Self {
+    /// Nothing is created yet.
+    pub(crate) fn new(path: PathBuf) -> Self {
         Directory {
-            parent,
-            random: Box::new(random),
-            folder: Mutex::default(),
+            path,
+            cleaned: Once::new(),
         }
-    }
-
-    fn folder(&self) -> Result<Arc<Folder>, Error> {
-        let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(folder) = &*folder
-            && folder.path.exists()
-        {
-            return Ok(Arc::clone(folder));
-        }
-        let name = format!("{FOLDER_PREFIX}{:032x}", (self.random)());
-        let made = Arc::new(Folder::make(self.parent.join(name))?);
-        delete_left_behind(&self.parent);
-        *folder = Some(Arc::clone(&made));
-        Ok(made)
     }
 }
 
 impl Disk for Directory {
     fn create(&self) -> Result<Box<dyn Spill>, Error> {
-        let folder = self.folder()?;
-        let path = folder
-            .path
-            .join(folder.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let mut options = File::options();
-        options.read(true).write(true).create_new(true);
-        let file = options.open(&path).map_err(failed("create", &path))?;
+        fs::create_dir_all(&self.path).map_err(failed("create", &self.path))?;
+        self.cleaned.call_once(|| delete_left_behind(&self.path));
+        let file = mvsink_persist::unnamed_file(&self.path);
         Ok(Box::new(SpillFile {
-            shown: path.display().to_string(),
-            path,
-            file,
-            _folder: folder,
+            file: file.map_err(failed("create a file in", &self.path))?,
+            directory: self.path.clone(),
+            shown: self.path.display().to_string(),
         }))
     }
 }
 
-struct Folder {
-    path: PathBuf,
-    next: AtomicU64,
-    _lock: File,
-}
-
-impl Folder {
-    fn make(path: PathBuf) -> Result<Self, Error> {
-        fs::create_dir_all(&path).map_err(failed("create", &path))?;
-        let lock_path = path.join(LOCK);
-        let lock = File::create_new(&lock_path).map_err(failed("create", &lock_path))?;
-        // Who else has it is about to delete the folder: the next attempt makes another.
-        match lock.try_lock() {
-            Ok(()) => Ok(Folder {
-                path,
-                next: AtomicU64::new(0),
-                _lock: lock,
-            }),
-            Err(TryLockError::WouldBlock) => {
-                Err(failed("lock", &lock_path)(io::ErrorKind::WouldBlock.into()))
-            }
-            Err(TryLockError::Error(error)) => Err(failed("lock", &lock_path)(error)),
-        }
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "left a folder behind");
-        }
-    }
-}
-
-/// Deletes the folders of processes that are gone, as far as it can.
+/// Deletes the folders of earlier versions whose processes were killed, as far as it can.
 fn delete_left_behind(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else {
         return;
@@ -144,35 +83,26 @@ fn delete_left_behind(parent: &Path) {
 }
 
 struct SpillFile {
-    path: PathBuf,
+    directory: PathBuf,
     shown: String,
     file: File,
-    _folder: Arc<Folder>,
 }
 
 impl Spill for SpillFile {
     fn append(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.file
             .write_all(bytes)
-            .map_err(failed("write", &self.path))
+            .map_err(failed("write a file in", &self.directory))
     }
 
     fn read(&self, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
         let mut bytes = vec![0; length];
-        read_exact_at(&self.file, &mut bytes, offset).map_err(failed("read", &self.path))?;
+        read_exact_at(&self.file, &mut bytes, offset).map_err(failed("read", &self.directory))?;
         Ok(bytes)
     }
 
     fn name(&self) -> &str {
         &self.shown
-    }
-}
-
-impl Drop for SpillFile {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.shown, %error, "left a file behind");
-        }
     }
 }
 
@@ -210,10 +140,7 @@ mod tests {
     use super::*;
 
     fn directory(parent: &Path) -> Directory {
-        let next = AtomicU64::new(std::process::id().into());
-        Directory::new(parent.to_owned(), move || {
-            next.fetch_add(1, Ordering::Relaxed).into()
-        })
+        Directory::new(parent.to_owned())
     }
 
     fn names(parent: &Path) -> Vec<String> {
@@ -224,40 +151,98 @@ mod tests {
     }
 
     #[test]
-    fn files_go_with_their_handles_and_the_folder_with_the_last() {
+    fn files_have_no_names_and_belong_to_their_process() {
         let parent = tempfile::tempdir().unwrap();
-        let disk = directory(parent.path());
+        let below = parent.path().join("made/when/needed");
+        let disk = directory(&below);
         assert!(names(parent.path()).is_empty(), "nothing is created yet");
         let mut file = disk.create().unwrap();
         file.append(b"one").unwrap();
         file.append(b"two").unwrap();
         assert_eq!(file.read(2, 3).unwrap(), b"etw");
-        let folder = parent.path().join(&names(parent.path())[0]);
-        assert_eq!(names(&folder).len(), 2);
-        let other = disk.create().unwrap();
-        drop(disk);
-        drop(file);
-        assert_eq!(names(&folder).len(), 2);
-        drop(other);
-        assert!(names(parent.path()).is_empty());
+        assert!(names(&below).is_empty());
+        fs::remove_dir_all(parent.path().join("made")).unwrap();
+        assert!(disk.create().is_ok(), "the directory is made again");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn files_are_readable_by_their_owner_alone() {
+        use std::os::unix::fs::MetadataExt;
+        let parent = tempfile::tempdir().unwrap();
+        let disk = directory(parent.path());
+        let descriptors = || -> Vec<fs::Metadata> {
+            let all = fs::read_dir("/proc/self/fd").unwrap();
+            let ours = all.filter_map(|entry| {
+                let path = entry.unwrap().path();
+                let target = fs::read_link(&path).ok()?;
+                target
+                    .starts_with(parent.path())
+                    .then(|| fs::metadata(path).ok())?
+            });
+            ours.collect()
+        };
+        let _file = disk.create().unwrap();
+        if cfg!(target_os = "linux") {
+            let found = descriptors();
+            assert_eq!(found.len(), 1);
+            assert_eq!((found[0].mode() & 0o077, found[0].nlink()), (0, 0));
+        }
+    }
+
+    /// Run again as another process, which spills and is killed.
+    #[cfg(unix)]
+    #[test]
+    fn a_killed_process_leaves_no_files_behind() {
+        use std::io::{BufRead, BufReader};
+        use std::process::{Command, Stdio};
+        const VICTIM: &str = "MVSINK_TEST_SPILLS_IN";
+        if let Some(parent) = std::env::var_os(VICTIM) {
+            let mut file = directory(Path::new(&parent)).create().unwrap();
+            file.append(&[7; 100_000]).unwrap();
+            eprintln!("spilled");
+            loop {
+                std::thread::park();
+            }
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let this = concat!(module_path!(), "::a_killed_process_leaves_no_files_behind");
+        let this = this.split_once("::").map_or(this, |(_, below)| below);
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args([this, "--exact", "--nocapture"])
+            .env(VICTIM, parent.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(victim.stderr.take().unwrap()).lines();
+        let spilled = said
+            .map(Result::unwrap)
+            .any(|line| line.contains("spilled"));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        assert!(spilled);
+        assert_eq!(names(parent.path()), [""; 0]);
     }
 
     #[test]
-    fn what_a_killed_process_left_goes_and_what_a_live_one_has_stays() {
+    fn what_killed_processes_of_earlier_versions_left_goes_and_what_a_live_one_has_stays() {
         let parent = tempfile::tempdir().unwrap();
-        let dead = parent.path().join("mvsink-dead");
-        fs::create_dir(&dead).unwrap();
+        let folder = |name: &str| {
+            let folder = parent.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            fs::write(folder.join("0"), "rows").unwrap();
+            folder
+        };
+        let (dead, live) = (folder("mvsink-dead"), folder("mvsink-live"));
+        let (being_made, others) = (folder("mvsink-new"), folder("other"));
         fs::write(dead.join(LOCK), "").unwrap();
-        fs::write(dead.join("0"), "rows").unwrap();
-        let being_made = parent.path().join("mvsink-new");
-        fs::create_dir(&being_made).unwrap();
-        let disk = directory(parent.path());
-        let live = disk.create().unwrap();
-        assert!(!dead.exists() && being_made.exists());
+        fs::write(others.join(LOCK), "").unwrap();
+        let lock = File::create_new(live.join(LOCK)).unwrap();
         // To a lock, another handle is another process.
-        let other = Directory::new(parent.path().to_owned(), || 7);
-        other.create().unwrap();
-        assert!(live.read(0, 0).is_ok());
+        lock.try_lock().unwrap();
+        directory(parent.path()).create().unwrap();
+        assert!(!dead.exists() && live.exists() && being_made.exists() && others.exists());
     }
 
     #[cfg(target_os = "linux")]
@@ -274,16 +259,10 @@ mod tests {
         };
         let disk = directory(parent.path());
         let mut files: Vec<_> = (0..8).map(|_| disk.create().unwrap()).collect();
-        let folder = parent.path().join(&names(parent.path())[0]);
         for file in &mut files {
             file.append(b"some rows").unwrap();
         }
-        let of_the_lock = 1;
-        assert_eq!(descriptors(), files.len() + of_the_lock);
-        // Without a name it can only be read by the descriptor that is there.
-        for name in names(&folder) {
-            fs::rename(folder.join(&name), parent.path().join(name)).unwrap();
-        }
+        assert_eq!(descriptors(), files.len());
         for (offset, part) in [(5, b"rows"), (0, b"some")] {
             assert!(
                 files
@@ -291,9 +270,9 @@ mod tests {
                     .all(|file| file.read(offset, 4).unwrap() == part)
             );
         }
-        assert_eq!(descriptors(), files.len() + of_the_lock);
+        assert_eq!(descriptors(), files.len());
         files.clear();
-        assert_eq!(descriptors(), of_the_lock);
+        assert_eq!(descriptors(), 0);
     }
 
     #[test]

@@ -10,9 +10,7 @@ use timely::progress::Antichain;
 use timely::progress::operate::FrontierInterest;
 
 use super::{Effect, Input, State};
-use crate::bounds::{
-    Data, Diff, Timestamp, fingerprint_data, fingerprint_error, meet, time_to_i64,
-};
+use crate::bounds::{Data, Diff, Fingerprinter, Timestamp, meet, time_to_i64};
 use crate::description::Description;
 use crate::driver::{Driver, LocalInput, Output, asynchronous, sync};
 use crate::dyncfg::{STANDBY, STANDBY_SILENCE_MS};
@@ -24,6 +22,8 @@ use crate::worker::Worker;
 pub(crate) struct Desired<'s, D: 'static, E: 'static, T: Timestamp, R: 'static> {
     pub(crate) ok: StreamVec<'s, T, (D, T, R)>,
     pub(crate) err: StreamVec<'s, T, (E, T, R)>,
+    /// Takes the fingerprints of its rows.
+    pub(crate) of_rows: Fingerprinter<D>,
 }
 
 /// The outputs of mint: notices, each once for every worker and beside the worker that it is for, and the desired
@@ -92,11 +92,12 @@ where
     T: Timestamp,
     R: Diff,
 {
+    let Desired { ok, err, of_rows } = desired;
     let name = format!("mvsink::mint({})", worker.instance.name);
     let mut builder = OperatorBuilder::new(name, scope);
     let mints = worker.index == minter;
-    let ok_in = builder.new_input(desired.ok, Pipeline);
-    let err_in = builder.new_input(desired.err, Pipeline);
+    let ok_in = builder.new_input(ok, Pipeline);
+    let err_in = builder.new_input(err, Pipeline);
     if !mints {
         // It passes on what arrives, however complete that is.
         builder.set_notify_for(0, FrontierInterest::Never);
@@ -119,8 +120,8 @@ where
             notices_out: Output::from(notices_out),
             ok_out: Output::from(ok_out),
             err_out: Output::from(err_out),
-            ok_router: Router::new(worker.peers, fingerprint_data),
-            err_router: Router::new(worker.peers, fingerprint_error),
+            ok_router: Router::new(worker.peers, of_rows),
+            err_router: Router::new(worker.peers, Fingerprinter::of_errors()),
             capability: capabilities.pop().filter(|_| mints),
             state,
             effects: Vec::new(),

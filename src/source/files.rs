@@ -9,7 +9,7 @@ use mvsink_persist::{
     Unfit, Updates, decode_file,
 };
 
-use crate::bounds::{Data, Diff, Timestamp, bucket, hash_data, hash_error, time_from_i64};
+use crate::bounds::{Data, Diff, Timestamp, bucket, hash_error, high_bits, time_from_i64};
 use crate::comparison::Buckets;
 use crate::dyncfg::CHUNK_ROWS;
 use crate::error::Error;
@@ -104,7 +104,8 @@ impl Taking {
         exactly: Option<&Schema>,
     ) -> Result<Taken<D, E, T, R>, Error> {
         let (updates, unfit) = sift::<D, E, T>(codec, batch, exactly);
-        let rows = self.typed(updates.ok, hash_data)?;
+        let hash = |data: &D| high_bits(codec.hash(data).unwrap_or(0));
+        let rows = self.typed(updates.ok, hash)?;
         let errors = self.typed(updates.err, hash_error)?;
         Ok(Taken {
             rows,

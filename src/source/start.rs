@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mvsink_persist::{
-    DataFile, Error as ShardError, Frontier, Pinned, Progress, RecordBatch, Schema, Unfit, Updates,
+    Codec, DataFile, Error as ShardError, Frontier, Pinned, Progress, RecordBatch, Schema, Unfit,
+    Updates,
 };
 use tokio::sync::oneshot;
 
@@ -14,8 +15,7 @@ use super::read::OnDamage;
 use super::seen::Changed;
 use super::task::{Share, Task};
 use crate::bounds::{
-    Data, Diff, Timestamp, fingerprint_data, fingerprint_error, frontier_from_i64, time_from_i64,
-    time_to_i64,
+    Data, Diff, Timestamp, fingerprint_error, frontier_from_i64, time_from_i64, time_to_i64,
 };
 use crate::comparison::{Again, Buckets, HeldEnd, Totals};
 use crate::error::Error;
@@ -209,7 +209,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let (codec, exactly) = (self.codec.clone(), exactly.clone());
             let sum = move |batch: RecordBatch| {
                 let (updates, unfit) = sift::<D, E, T>(&codec, &batch, exactly.as_deref());
-                Ok((sum(&updates, mine, at), unfit))
+                Ok((sum(&codec, &updates, mine, at), unfit))
             };
             let Some((more, others)) = open.next(sum).await? else {
                 return Ok(());
@@ -221,7 +221,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
 }
 
 /// The sums of the rows at times up to `at`, whatever put them before all times.
-fn sum<D: Data, E: Data>(updates: &Updates<D, E>, mine: Buckets, at: i64) -> Totals {
+fn sum<D: Data, E: Data>(
+    codec: &Codec<D, E>,
+    updates: &Updates<D, E>,
+    mine: Buckets,
+    at: i64,
+) -> Totals {
     let mut totals = Totals::new();
     let mut add = |hash: u128, time: i64, diff: i64| {
         if time <= at && mine.contains(mvsink_persist::bucket(hash)) {
@@ -229,7 +234,7 @@ fn sum<D: Data, E: Data>(updates: &Updates<D, E>, mine: Buckets, at: i64) -> Tot
         }
     };
     for (data, time, diff) in &updates.ok {
-        add(fingerprint_data(data), *time, *diff);
+        add(codec.hash(data).unwrap_or(0), *time, *diff);
     }
     for (error, time, diff) in &updates.err {
         add(fingerprint_error(error), *time, *diff);

@@ -114,6 +114,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             own,
             credits,
         } = reading;
+        let codec = codec.for_table(&shard.schema());
         mvsink_persist::schema::check_schema(&shard.schema(), &codec.schema()).map_err(|why| {
             ShardError::SchemaMismatch {
                 url: shard.url().to_owned(),
@@ -488,11 +489,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 
     /// What the log says of the rows of a file, if that can be relied on: rows of a table with more columns than
-    /// the type have other fingerprints.
+    /// the type, or in columns of an earlier version, have other fingerprints.
     pub(super) fn summed<'f>(&self, file: &'f DataFile) -> Option<Summed<'f>> {
-        let table = self.shard.schema().fields().len();
-        let summed = file.summed();
-        summed.filter(|_| table == self.codec.schema().fields().len())
+        let table = self.shard.schema();
+        file.summed().filter(|_| self.codec.has_sums_of(&table))
     }
 
     /// Sends data once the operator has taken up enough of what was sent before.

@@ -8,10 +8,7 @@ use mvsink_persist::{Codec, Frontier};
 
 use super::batch::{Batch, Settle};
 use super::disputes::Disputes;
-use crate::bounds::{
-    Data, Diff, Timestamp, bucket, fingerprint_data, fingerprint_error, hash_data, hash_error,
-    high_bits,
-};
+use crate::bounds::{Data, Diff, Fingerprinter, Hash64, Timestamp, bucket, high_bits};
 use crate::comparison::{Buckets, DesiredEnd, Totals};
 use crate::corrections::{Bookmark, Bounded, Disk, Drained, Errors, Rows, Taken, heap_bytes};
 use crate::counters::Held;
@@ -25,8 +22,8 @@ const FEW: usize = 64;
 /// Errors are few: they get one byte of so many.
 const BUDGET_PER_ERROR_BYTE: usize = 8;
 
-type Corrections<D, T, R> = Bounded<D, T, R, fn(&D) -> u64>;
-type Taking<D, T, R> = Taken<D, T, R, fn(&D) -> u64>;
+type Corrections<D, T, R> = Bounded<D, T, R, Hash64<D>>;
+type Taking<D, T, R> = Taken<D, T, R, Hash64<D>>;
 
 /// The rows and the errors of one batch.
 pub(super) type Batched<D, E, T, R> = (Taking<D, T, R>, Taking<E, T, R>);
@@ -37,6 +34,8 @@ pub(super) type Shared<D, E, T, R> = (Arc<Drained<D, T, R>>, Arc<Drained<E, T, R
 /// The corrections of one worker, and what was drained from them for the batch in flight.
 pub(crate) struct Store<D, E, T, R> {
     mode: Mode,
+    of_rows: Fingerprinter<D>,
+    of_errors: Fingerprinter<E>,
     ok: Corrections<D, T, R>,
     err: Corrections<E, T, R>,
     /// The rows of the batch that is being drained, before its errors.
@@ -62,11 +61,11 @@ struct Comparing<T> {
 }
 
 impl<T: Timestamp> Comparing<T> {
-    fn add<D, R: Diff>(&mut self, routed: &Routed<D, T, R>, fingerprint: fn(&D) -> u128) {
+    fn add<D: Data, R: Diff>(&mut self, routed: &Routed<D, T, R>, by: &Fingerprinter<D>) {
         for (number, (data, time, diff)) in routed.updates.iter().enumerate() {
             if *time <= self.cutoff {
                 let hash = routed.hashes.get(number).copied();
-                let hash = hash.unwrap_or_else(|| fingerprint(data));
+                let hash = hash.unwrap_or_else(|| by.take(data));
                 self.totals.add(hash, diff.to_i64());
             }
         }
@@ -100,10 +99,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     ) -> Self {
         let rows = Arc::new(Rows(codec.clone()));
         let errors = Arc::new(Errors(codec.clone()));
-        let hash_data = hash_data as fn(&D) -> u64;
-        let hash_error = hash_error as fn(&E) -> u64;
-        let mut ok = Bounded::new(hash_data, heap_bytes, rows, Arc::clone(disk));
-        let mut err = Bounded::new(hash_error, heap_bytes, errors, Arc::clone(disk));
+        let of_rows = Fingerprinter::of_rows(codec);
+        let of_errors = Fingerprinter::of_errors();
+        let mut ok = Bounded::new(of_rows.hash(), heap_bytes, rows, Arc::clone(disk));
+        let mut err = Bounded::new(of_errors.hash(), heap_bytes, errors, Arc::clone(disk));
         if let (Mode::View, Frontier::At(as_of)) = (mode, as_of) {
             // Nothing is written below the as-of: the rows of a snapshot need not be told apart by time.
             ok.advance(as_of);
@@ -111,6 +110,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         }
         Store {
             mode,
+            of_rows,
+            of_errors,
             ok,
             err,
             drained_ok: None,
@@ -172,9 +173,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         };
         let mut totals = Totals::new();
         if let Some(updates) = ok.next(&mut at.rows, rows)? {
-            updates.for_each(|(data, _, diff)| totals.add(fingerprint_data(data), diff));
+            updates.for_each(|(data, _, diff)| totals.add(self.of_rows.take(data), diff));
         } else if let Some(updates) = err.next(&mut at.errors, rows)? {
-            updates.for_each(|(error, _, diff)| totals.add(fingerprint_error(error), diff));
+            updates.for_each(|(error, _, diff)| totals.add(self.of_errors.take(error), diff));
         } else {
             return Ok(None);
         }
@@ -304,9 +305,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         loop {
             let comparing = self.comparing.as_mut();
             if let Some(rows) = batch.desired_ok.pop() {
-                take_in(&mut self.ok, rows, comparing, fingerprint_data);
+                take_in(&mut self.ok, rows, comparing, &self.of_rows);
             } else if let Some(errors) = batch.desired_err.pop() {
-                take_in(&mut self.err, errors, comparing, fingerprint_error);
+                take_in(&mut self.err, errors, comparing, &self.of_errors);
             } else if let Some(rows) = batch.persist_ok.pop() {
                 self.foreign |= !rows.is_empty();
                 self.ok.remove_stored(rows);
@@ -400,10 +401,10 @@ fn take_in<D: Data, T: Timestamp, R: Diff>(
     corrections: &mut Corrections<D, T, R>,
     routed: Routed<D, T, R>,
     comparing: Option<&mut Comparing<T>>,
-    fingerprint: fn(&D) -> u128,
+    by: &Fingerprinter<D>,
 ) {
     if let Some(comparing) = comparing {
-        comparing.add(&routed, fingerprint);
+        comparing.add(&routed, by);
         corrections.set_aside(routed.updates);
     } else {
         let hashes = &routed.hashes;
@@ -418,7 +419,7 @@ mod tests {
     use crate::corrections::Directory;
 
     fn store() -> Store<u64, String, u64, i64> {
-        let disk: Arc<dyn Disk> = Arc::new(Directory::new(std::env::temp_dir(), || 0));
+        let disk: Arc<dyn Disk> = Arc::new(Directory::new(std::env::temp_dir()));
         let codec = Codec::new().unwrap();
         Store::new(Mode::View, Frontier::At(0), None, &codec, &disk)
     }

@@ -93,10 +93,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 None | Some(Err(_)) => return Ok(None),
             }
         }
+        let shard = shard?;
         Ok(Some(Task {
-            shard: shard?,
+            codec: codec.for_table(&shard.schema()),
+            shard,
             worker,
-            codec,
             store: Some(store),
             size,
             end,

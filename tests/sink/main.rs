@@ -43,6 +43,7 @@ mod modes;
 mod restart;
 mod runtimes;
 mod silence;
+mod types;
 mod undecodable;
 mod upkeep;
 mod views;

@@ -19,7 +19,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::{Codec, Updates, column};
 use crate::error::Error;
-use crate::fingerprint::{hash_data, hash_error};
+use crate::fingerprint::hash_error;
 use crate::row_hash::RowHasher;
 use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, RESERVED_PREFIX, TIME_COLUMN};
 
@@ -129,7 +129,7 @@ where
                         hash
                     }),
                     false => ok.next().map(|update| {
-                        let hash = hash_data(&update.0);
+                        let hash = self.hash_stored(&update.0);
                         updates.ok.push(update);
                         hash
                     }),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::ipc;
 use crate::merge::chunk::{Chunk, Meter, Recipe};
+use crate::unnamed::unnamed_file;
 
 /// What is put before a block: its rows and the bytes that follow, as numbers of 32 bits.
 const HEADER_BYTES: usize = 8;
@@ -54,7 +55,7 @@ impl RunEnd {
     /// In a new file on the disk of this folder.
     pub(super) fn of_a_new_file(folder: &Path) -> Result<Self, Error> {
         let shown: Arc<str> = folder.display().to_string().into();
-        let file = tempfile::tempfile_in(folder).map_err(failed("create", &shown))?;
+        let file = unnamed_file(folder).map_err(failed("create", &shown))?;
         let file = Arc::new(RunFile {
             file,
             folder: shown,

@@ -1,5 +1,8 @@
 //! Rows of every serde type survive the way through Arrow and Parquet, with their fingerprints.
 
+#[path = "../support/mod.rs"]
+mod support;
+mod types;
 mod values;
 
 use std::collections::BTreeMap;
@@ -8,9 +11,9 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Fields, TimeUnit};
-use mvsink_persist::fingerprint::{hash_data, hash_error};
+use mvsink_persist::fingerprint::hash_error;
 use mvsink_persist::{
-    Codec, EncodedFile, Error, FileEncoder, NO_TIME, Sums, Updates, decode_file, schema,
+    Codec, EncodedFile, Error, FileEncoder, NO_TIME, Open, Sums, Updates, decode_file, schema,
 };
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -64,7 +67,7 @@ where
     assert_eq!(batch.schema(), codec.schema());
     let hashes: Vec<_> = rows
         .iter()
-        .map(|(data, ..)| hash_data(data).unwrap())
+        .map(|(data, ..)| codec.hash(data).unwrap())
         .collect();
     let written = file(std::slice::from_ref(&batch));
     let with_diffs = hashes.iter().zip(rows).map(|(hash, row)| (*hash, row.2));
@@ -78,7 +81,7 @@ where
     }
     assert_eq!(format!("{decoded:?}"), format!("{rows:?}"));
     for ((back, ..), hash) in decoded.iter().zip(hashes) {
-        assert_eq!(hash_data(back).unwrap(), hash);
+        assert_eq!(codec.hash(back).unwrap(), hash);
     }
 }
 
@@ -279,16 +282,12 @@ fn types_that_delta_cannot_hold_are_refused() {
         (refused::<Twice>(), "ignores case"),
         (
             refused::<(i64, Carrying)>(),
-            "c1: an enum whose variants carry data",
+            "column `c1`: an enum whose variants carry data",
         ),
         (refused::<Recursive>(), "recursive"),
         (refused::<Empty>(), "without fields"),
         (refused::<()>(), "always null"),
         (refused::<serde_json::Value>(), "by hand"),
-        (refused::<(i64, i128)>(), "i128"),
-        (refused::<Option<u128>>(), "u128"),
-        (refused::<Vec<u128>>(), "u128"),
-        (refused::<BTreeMap<String, i128>>(), "i128"),
         (refused::<Vec<Carrying>>(), "whose variants carry data"),
         (refused::<Option<(u8, ())>>(), "always null"),
     ];
