@@ -94,8 +94,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         }
         let shard = shard?;
+        // A type that is stored as it serialises never had other columns. To ask for those of the table takes its lock.
+        let codec = match codec.hashes_plainly() {
+            true => codec,
+            false => codec.for_table(&shard.schema()),
+        };
         Ok(Some(Task {
-            codec: codec.for_table(&shard.schema()),
+            codec,
             shard,
             worker,
             store: Some(store),
