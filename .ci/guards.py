@@ -313,8 +313,14 @@ GUARDS = [
     ),
     Guard(
         "protocol", "mint: one description for each upper", "src/mint.rs",
-        "        self.bumping.is_some() || minted\n",
+        "        self.bumping.is_some() || minted && !self.vanished\n",
         "        self.bumping.is_some() || minted && false\n",
+        *SCHEDULES,
+    ),
+    Guard(
+        "protocol", "mint: what vanished is minted again", "src/mint.rs",
+        "        self.bumping.is_some() || minted && !self.vanished\n",
+        "        self.bumping.is_some() || minted\n",
         *SCHEDULES,
     ),
     Guard(
@@ -391,8 +397,14 @@ GUARDS = [
     ),
     Guard(
         "protocol", "append: what was lost is deleted", "src/append.rs",
-        "Outcome::Lost => delete(files, effects),",
-        "Outcome::Lost => {}",
+        "Outcome::Lost | Outcome::Vanished => delete(files, effects),",
+        "Outcome::Lost | Outcome::Vanished => {}",
+        *SCHEDULES,
+    ),
+    Guard(
+        "protocol", "append: what was given up, and may land yet, is the sweeper's", "src/append.rs",
+        "                    Outcome::Cancelled => {}\n",
+        "                    Outcome::Cancelled => delete(files, effects),\n",
         *SCHEDULES,
     ),
     Guard(
