@@ -7,7 +7,7 @@
 //!
 //! Only the store's listing is read, or the headers of a few files: damage within a file shows when that is read.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -76,7 +76,7 @@ impl Shard {
         pinned: &Pinned,
     ) -> Result<Vec<(Arc<DataFile>, Damage)>, Error> {
         let storage = &self.inner().storage;
-        let mut suspects: HashMap<Path, Arc<DataFile>> = HashMap::new();
+        let mut suspects: BTreeMap<Path, Arc<DataFile>> = BTreeMap::new();
         for file in pinned.files() {
             suspects.insert(storage.data_location(&file.path)?, Arc::clone(file));
         }
@@ -109,7 +109,7 @@ impl Shard {
     /// Leaves those that a listing does not show with the size that the log says.
     async fn acquit_listed(
         &self,
-        suspects: &mut HashMap<Path, Arc<DataFile>>,
+        suspects: &mut BTreeMap<Path, Arc<DataFile>>,
     ) -> Result<(), Error> {
         let storage = &self.inner().storage;
         let root = Path::default();
