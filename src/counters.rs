@@ -358,6 +358,7 @@ impl Counters {
         self.own_commits_read_back += before.own_commits_read_back;
         self.undecodable_files += before.undecodable_files;
         self.undecodable_rows += before.undecodable_rows;
+        self.damaged_files += before.damaged_files;
         self.commits.count += before.commits.count;
         self.commits.sum += before.commits.sum;
         let bounds = self.commits.at_most.iter_mut().zip(&before.commits.at_most);

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! - *ascending*: what is deleted is a prefix of the log, at every moment. Readers rely on that ([`crate::replay`]).
-//! - *the store's clock*: an object's age is how much older it is than the newest object of the same listing; a
-//!   listing that is late makes everything younger. Times that cannot be make nothing older ([`crate::store_time`]).
+//! - *the store's clock*: an object's age is how much older it is than an object that is written now. Times that cannot
+//!   be make nothing older ([`crate::store_time`]).
 //! - *an opener finds its way*: whoever has just read the pointer, or has found the newest checkpoint damaged,
 //!   finds the checkpoint and the entries after it.
 //!

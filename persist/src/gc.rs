@@ -399,7 +399,7 @@ impl Deleting<'_> {
 /// What lies in a shard's folder and was not live when it was listed.
 struct Listed {
     objects: Vec<ObjectMeta>,
-    /// The store's time: when the newest object was written, the log's included.
+    /// When the newest object was written, the log's included.
     newest: SystemTime,
     log: LogTimes,
 }

@@ -152,15 +152,21 @@ impl Shard {
                 Some(advanced) => advanced?,
             };
         }
+        let mut compacted = Ok(());
         if let Some(compact) = &round.compact {
             let signal = stopped.clone();
             let go_on = |_| match *signal.borrow() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
-            let report = self.compact(compact, &go_on).await?;
-            if report.merges > 0 {
-                tracing::debug!(shard = %self.url(), ?report, "compacted");
+            match self.compact(compact, &go_on).await {
+                Ok(report) if report.merges > 0 => {
+                    tracing::debug!(shard = %self.url(), ?report, "compacted");
+                }
+                Ok(_) => {}
+                Err(Error::Shutdown) => return Err(Error::Shutdown),
+                // A file that cannot be merged, or a disk without room, is no reason to keep garbage.
+                Err(error) => compacted = Err(error),
             }
         }
         if let Some(options) = round.collect.as_ref().filter(|_| collect) {
@@ -171,7 +177,7 @@ impl Shard {
                 collected(&report);
             }
         }
-        Ok(())
+        compacted
     }
 }
 

@@ -228,8 +228,14 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
         notes: report.notes.clone(),
         ..RepairReport::default()
     };
-    let drops_entries = options.drop_entries && survey.end.is_some();
     let broken = survey.break_off.as_ref();
+    // What is not understood, or could not be had, may be as it should.
+    let is_refused = |finding: &Finding| {
+        matches!(finding.difference, Difference::Refused { .. })
+            && is_set_aside(broken, &finding.path)
+    };
+    let drops_entries =
+        options.drop_entries && survey.end.is_some() && !report.findings.iter().any(is_refused);
     if let (Some(broken), Some(end), true) = (broken, &survey.end, drops_entries) {
         plan.steps.push(drop_entries(broken, end));
     }
@@ -254,7 +260,7 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
             .as_ref()
             .and_then(|end| end.file(&finding.path).cloned());
         match (&finding.difference, file) {
-            (difference, Some(file)) if loses_rows(difference) && opens => {
+            (difference, Some(file)) if loses_rows(difference, &file) && opens => {
                 lost.entry(finding.path.clone()).or_insert(LostFile {
                     path: finding.path.clone(),
                     why: difference.clone(),
@@ -274,8 +280,6 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
                 plan.leave(finding, advice_to_drop(broken, survey));
             }
             (Difference::EntriesMissing { .. } | Difference::Unreadable { .. }, None) => {}
-            (Difference::Refused { .. }, None)
-                if drops_entries && is_set_aside(broken, &finding.path) => {}
             (difference, _) => plan.leave(finding, advice(difference).into()),
         }
     }
@@ -335,16 +339,16 @@ fn is_set_aside(broken: Option<&BreakOff>, path: &str) -> bool {
 }
 
 /// True if the rows that were written are not to be had any more.
-fn loses_rows(difference: &Difference) -> bool {
-    matches!(
-        difference,
+fn loses_rows(difference: &Difference, file: &DataFile) -> bool {
+    match difference {
         Difference::Missing
-            | Difference::Unreadable { .. }
-            | Difference::Size { .. }
-            | Difference::Rows { .. }
-            | Difference::Times { .. }
-            | Difference::Sums { .. }
-    )
+        | Difference::Unreadable { .. }
+        | Difference::Size { .. }
+        | Difference::Sums { .. } => true,
+        // Statistics of other programs may be wrong where the rows are not.
+        Difference::Rows { .. } | Difference::Times { .. } => file.sums.is_some(),
+        _ => false,
+    }
 }
 
 fn advice(difference: &Difference) -> &'static str {
@@ -355,6 +359,12 @@ fn advice(difference: &Difference) -> &'static str {
         }
         Difference::Unfit { .. } | Difference::Multiplicity { .. } => {
             "a view repairs that itself at its next run; elsewhere another program must delete the rows"
+        }
+        Difference::Refused { .. } => {
+            "it may be as it should: read it with a version that understands it, or with permission to"
+        }
+        Difference::Rows { .. } | Difference::Times { .. } => {
+            "the program that wrote it counted wrongly: a view reads the rows as they are"
         }
         _ => "nothing that is there stands for it",
     }

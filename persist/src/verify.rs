@@ -28,6 +28,7 @@ use futures::stream;
 use crate::client::Client;
 use crate::codec::{NO_TIME, Unfit, unfit_for_any_type};
 use crate::conform::conform;
+use crate::damage::{Damage, differs};
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::file::decode_file;
@@ -477,11 +478,10 @@ fn examine(
         bytes: bytes.len() as u64,
         ..Examined::default()
     };
-    if examined.bytes != file.size {
-        examined.differences.push(Difference::Size {
-            expected: file.size,
-            found: examined.bytes,
-        });
+    if let Some(Damage::Size { expected, found }) = differs(file, examined.bytes) {
+        examined
+            .differences
+            .push(Difference::Size { expected, found });
     }
     if let Err(error) = compare(file, bytes, schema, multiplicities, &mut examined) {
         examined.differences.push(match error {
