@@ -318,12 +318,6 @@ GUARDS = [
         *SCHEDULES,
     ),
     Guard(
-        "protocol", "mint: what vanished is minted again", "src/mint.rs",
-        "        self.bumping.is_some() || minted && !self.vanished\n",
-        "        self.bumping.is_some() || minted\n",
-        *SCHEDULES,
-    ),
-    Guard(
         "protocol", "mint: bump first", "src/mint.rs",
         "let behind = Frontier::At(upper) < self.as_of;",
         "let behind = false;",
