@@ -100,6 +100,9 @@ where
     });
     let scope = ok.inner.scope();
     let mut open = Open::for_codec(&codec);
+    if target.add_columns {
+        open = open.adding_columns(&codec);
+    }
     open.properties = target.properties;
     let worker = Worker::new(
         cx,

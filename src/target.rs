@@ -33,6 +33,8 @@ pub struct Target {
     pub refresh: Refresh,
     /// The time, as the shard stores it, at which the sink ends its shard.
     pub until: Option<i64>,
+    /// Whether the sink adds the columns that its table lacks.
+    pub add_columns: bool,
     /// Says `true` while this sink must not write, beside the signal of its context.
     pub read_only: Option<watch::Receiver<bool>>,
 }
@@ -46,6 +48,7 @@ impl Target {
             properties: BTreeMap::new(),
             refresh: Refresh::on_commit(),
             until: None,
+            add_columns: true,
             read_only: None,
         }
     }
@@ -77,6 +80,17 @@ impl Target {
     /// A sink that begins at `until` or later, and finds a shard that has not come so far, fails.
     pub fn until(mut self, until: i64) -> Self {
         self.until = Some(until);
+        self
+    }
+
+    /// The same shard; says whether the sink adds the columns that its table lacks, as it does by default. They are
+    /// fields that the type has got since, at its end, each an [`Option`]: in the rows that are there they are null. A
+    /// table that differs in another way fails the sink.
+    ///
+    /// Replicas of the old type go on beside those of the new one. They take no notice of the columns, and leave them
+    /// null in what they write, which those of the new type correct.
+    pub fn add_columns(mut self, add_columns: bool) -> Self {
+        self.add_columns = add_columns;
         self
     }
 

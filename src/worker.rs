@@ -147,8 +147,8 @@ impl Worker {
         Ok(opened.clone())
     }
 
-    /// Opens the shard, and creates it if it may: a read-only sink waits until another one has done so, or
-    /// until it is promoted.
+    /// Opens the shard, and creates it or adds its columns if it may: a read-only sink waits until another one has done
+    /// so, or until it is promoted.
     async fn open(&self, task: &str) -> Result<Shard, Error> {
         let (client, url) = (self.cx.client(), &self.opening.url);
         let stalled = |error: &ShardError| self.stalled(task, error);
@@ -170,6 +170,7 @@ impl Worker {
             self.instance.read_only(true);
             match open(None).await {
                 Err(Error::Shard(ShardError::NoShard { .. })) => {}
+                Ok(shard) if shard.lacks_columns(create) => {}
                 opened => return opened,
             }
             // A signal that was dropped has decided for good: then only another sink can create the shard.

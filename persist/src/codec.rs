@@ -53,7 +53,9 @@ use crate::conform::conform;
 use crate::error::Error;
 use crate::fingerprint::{check_options, hash_data};
 use crate::json;
-use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, TIME_COLUMN, check_order, check_schema};
+use crate::schema::{
+    DIFF_COLUMN, ERROR_COLUMN, TIME_COLUMN, check_order, check_readable, check_schema,
+};
 
 /// The time reported for a row whose `mv_time` is null: below every time that a shard can have.
 pub const NO_TIME: i64 = i64::MIN;
@@ -217,7 +219,20 @@ where
     /// Whether the sums of a table's files are those of fingerprints that this codec takes: not if it has more columns
     /// than the type, or those in which earlier versions stored the type.
     pub fn has_sums_of(&self, table: &Schema) -> bool {
-        self.hashed.is_none() && table.fields().len() == self.layout.table.fields().len()
+        self.hashed.is_none()
+            && table.fields().len() == self.layout.table.fields().len()
+            && check_schema(table, &self.layout.table).is_ok()
+    }
+
+    /// Whether rows of a table can be read as the type: it has all columns and fields but those that can be null,
+    /// which read as none where they are missing. Others that it has are ignored.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Row`] with the first difference.
+    pub fn check_readable(&self, table: &Schema) -> Result<(), Error> {
+        let columns = Fields::from(self.layout.built.clone());
+        check_readable(table.fields(), &columns).map_err(row_error::<D>)
     }
 
     /// A codec for a type that serialises as a struct, a map with string keys, or a tuple, with these columns;

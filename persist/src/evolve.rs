@@ -22,7 +22,27 @@ use crate::schema::{append_columns, check_fields, check_order, from_delta};
 use crate::shard::Shard;
 use crate::storage::OnRetry;
 
+/// What a user can do about a type whose columns are not the table's.
+const WAY_OUT: &str = "a type may get options at its end; its other fields must stay as they are, or the rows go to a new table";
+
+/// The difference, and what to do about it.
+pub(crate) fn mismatch(url: &str, why: &str) -> Error {
+    Error::SchemaMismatch {
+        url: url.to_owned(),
+        why: format!("{why} ({WAY_OUT})"),
+    }
+}
+
 impl Shard {
+    /// True if `open` asks for columns that the table lacks, and that can be added to it.
+    pub fn lacks_columns(&self, open: &Open) -> bool {
+        let Some(columns) = &open.adding else {
+            return false;
+        };
+        let lacking = |state: &State| matches!(wanted(state, columns, open), Ok(Some(_)));
+        self.inner().with_state(lacking)
+    }
+
     /// Commits the columns that the table lacks, if `open` asks for it.
     ///
     /// # Errors
@@ -38,13 +58,7 @@ impl Shard {
         };
         let storage = &self.inner().storage;
         let id = self.fresh_id();
-        let extended = |state: &State| {
-            extended(state, columns).or_else(|why| match &open.former {
-                Some(former) => extended(state, &former.columns).map_err(|_| why),
-                None => Err(why),
-            })
-        };
-        let plan = |state: &State| match extended(state) {
+        let plan = |state: &State| match wanted(state, columns, open) {
             Ok(None) => Plan::Done(Ok(())),
             Ok(Some(metadata)) => {
                 let upper = state.progress().upper;
@@ -57,10 +71,7 @@ impl Shard {
                     ..Commit::default()
                 }))
             }
-            Err(why) => Plan::Done(Err(Error::SchemaMismatch {
-                url: self.url().to_owned(),
-                why,
-            })),
+            Err(why) => Plan::Done(Err(mismatch(self.url(), &why))),
         };
         match self.commit(id, plan, on_retry).await? {
             Outcome::Committed(version) => {
@@ -70,6 +81,14 @@ impl Shard {
             Outcome::Done(done) => done,
         }
     }
+}
+
+/// [`extended`], by the type's columns of today or those of an earlier version.
+fn wanted(state: &State, columns: &[FieldRef], open: &Open) -> Result<Option<Metadata>, String> {
+    extended(state, columns).or_else(|why| match &open.former {
+        Some(former) => extended(state, &former.columns).map_err(|_| why),
+        None => Err(why),
+    })
 }
 
 /// The table's metadata with the columns that it lacks; `None` if it has all.

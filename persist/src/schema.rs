@@ -185,30 +185,70 @@ pub(crate) fn append_columns(text: &str, columns: &[FieldRef]) -> Result<String,
 }
 
 pub(crate) fn check_fields(table: &Fields, wanted: &Fields, path: &str) -> Result<(), String> {
+    check_found(table, wanted, path, Missing::Refused)
+}
+
+/// Whether rows of a table can be read as these columns, which say what can be null: that may be missing.
+///
+/// # Errors
+///
+/// The first difference, in words.
+pub(crate) fn check_readable(table: &Fields, wanted: &Fields) -> Result<(), String> {
+    check_found(table, wanted, "", Missing::Null)
+}
+
+/// What becomes of a column that a table lacks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Refused,
+    /// It is null, if it can be.
+    Null,
+}
+
+fn check_found(
+    table: &Fields,
+    wanted: &Fields,
+    path: &str,
+    missing: Missing,
+) -> Result<(), String> {
     for field in wanted {
         let path = child_path(path, field.name());
         match table.find(field.name()) {
-            Some((_, found)) => check_type(found.data_type(), field.data_type(), &path)?,
+            Some((_, found)) => check_type(found.data_type(), field.data_type(), &path, missing)?,
+            None if missing == Missing::Null && field.is_nullable() => {}
             None => return Err(format!("the table has no column {path}")),
         }
     }
     Ok(())
 }
 
-fn check_type(table: &DataType, wanted: &DataType, path: &str) -> Result<(), String> {
+fn check_type(
+    table: &DataType,
+    wanted: &DataType,
+    path: &str,
+    missing: Missing,
+) -> Result<(), String> {
     match (table, wanted) {
-        (DataType::Struct(table), DataType::Struct(wanted)) => check_fields(table, wanted, path),
+        (DataType::Struct(table), DataType::Struct(wanted)) => {
+            check_found(table, wanted, path, missing)
+        }
         (DataType::List(table), DataType::List(wanted)) => check_type(
             table.data_type(),
             wanted.data_type(),
             &child_path(path, ELEMENT),
+            missing,
         ),
         (DataType::Map(table, _), DataType::Map(wanted, _)) => {
             // By position: the names of keys and values vary.
             let (table, wanted) = (key_and_value(table, path)?, key_and_value(wanted, path)?);
             for (index, name) in ["key", "value"].into_iter().enumerate() {
                 let path = child_path(path, name);
-                check_type(table[index].data_type(), wanted[index].data_type(), &path)?;
+                check_type(
+                    table[index].data_type(),
+                    wanted[index].data_type(),
+                    &path,
+                    missing,
+                )?;
             }
             Ok(())
         }

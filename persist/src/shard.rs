@@ -15,6 +15,7 @@ use tokio::task::AbortHandle;
 use crate::client::Open;
 use crate::damage;
 use crate::error::Error;
+use crate::evolve::mismatch;
 use crate::history::Attempts;
 use crate::lock;
 use crate::log::action::Commit;
@@ -159,7 +160,7 @@ impl Inner {
                 Some(former) => fits(&former.schema).map_err(|_| why),
                 None => Err(why),
             })
-            .map_err(|why| Error::SchemaMismatch { url: url(), why })?;
+            .map_err(|why| mismatch(&url(), &why))?;
         for (name, value) in &open.properties {
             let found = log
                 .state

@@ -115,11 +115,17 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             credits,
         } = reading;
         let codec = codec.for_table(&shard.schema());
-        mvsink_persist::schema::check_schema(&shard.schema(), &codec.schema()).map_err(|why| {
-            ShardError::SchemaMismatch {
-                url: shard.url().to_owned(),
-                why,
+        let table = shard.schema();
+        let readable = match purpose {
+            // Of its own table a sink needs all columns.
+            Purpose::View { .. } | Purpose::Ingest => {
+                mvsink_persist::schema::check_schema(&table, &codec.schema())
             }
+            Purpose::Collection { .. } => codec.check_readable(&table).map_err(|e| e.to_string()),
+        };
+        readable.map_err(|why| ShardError::SchemaMismatch {
+            url: shard.url().to_owned(),
+            why,
         })?;
         let mut task = Task {
             worker,

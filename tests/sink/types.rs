@@ -9,9 +9,10 @@ use mvsink::mvsink_persist::arrow_array::{ArrayRef, Int64Array};
 use mvsink::mvsink_persist::arrow_schema::{DataType, Field, Fields};
 use mvsink::mvsink_persist::columnar::{Columnar, Failure, required};
 use mvsink::{
-    Codec, Context, Data, Frontier, Handle, Status, no_errors, persist_sink, persist_sink_with,
-    persist_source_with,
+    Codec, Context, Data, Frontier, Handle, Status, Target, no_errors, persist_sink,
+    persist_sink_with, persist_source_with,
 };
+use object_store::memory::InMemory;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use timely::Config;
@@ -19,7 +20,7 @@ use timely::dataflow::operators::Inspect;
 
 use crate::support::{Driver, runtime, until};
 
-const URL: &str = "memory://orders";
+const URL: &str = "memory://shared";
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 struct Order {
@@ -369,4 +370,215 @@ fn a_sink_goes_on_with_a_table_whose_characters_are_numbers() {
 #[test]
 fn a_sink_goes_on_with_a_table_whose_characters_are_numbers_async() {
     a_table_of_an_earlier_version_goes_on(Driver::Async);
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+struct Older {
+    id: u64,
+    name: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+struct Newer {
+    id: u64,
+    name: Option<String>,
+    score: Option<i64>,
+    place: Option<(i32, i32)>,
+}
+
+fn older(id: u64) -> Older {
+    let name = (!id.is_multiple_of(3)).then(|| format!("name {id}"));
+    Older { id, name }
+}
+
+fn newer(id: u64) -> Newer {
+    let Older { id, name } = older(id);
+    Newer {
+        id,
+        name,
+        score: (id.is_multiple_of(2)).then_some(id as i64),
+        place: (id % 4 == 1).then_some((1, id as i32)),
+    }
+}
+
+fn codec_of<D: Data>() -> Codec<D, String> {
+    Codec::new().unwrap()
+}
+
+fn an_option_of_the_type_becomes_a_column(driver: Driver) {
+    let runtime = runtime();
+    let cx = driver.context(&runtime);
+    let olds: Vec<_> = (0..40).map(older).collect();
+    write(&cx, 2, sunk(codec_of::<Older>), olds.clone(), 1);
+    // A reader of the new type has none where there is no column.
+    let without = |id| Newer {
+        score: None,
+        place: None,
+        ..newer(id)
+    };
+    let nones: Vec<_> = (0..40).map(without).collect();
+    assert_eq!(read(&cx, codec_of::<Newer>, 0), once(&nones));
+    let news: Vec<_> = (0..40).map(newer).collect();
+    write(&cx, 2, sunk(codec_of::<Newer>), news.clone(), 2);
+    assert_eq!(read(&cx, codec_of::<Newer>, 1), once(&news));
+    // One of the old type takes no notice of columns that it does not know.
+    assert_eq!(read(&cx, codec_of::<Older>, 1), once(&olds));
+    // Nor does a sink: what it keeps is there.
+    write(&cx, 2, sunk(codec_of::<Older>), olds.clone(), 3);
+    assert_eq!(read(&cx, codec_of::<Newer>, 2), once(&news));
+    // Its own rows have nulls, which the next one of the new type corrects.
+    write(
+        &cx,
+        2,
+        sunk(codec_of::<Older>),
+        (0..44).map(older).collect(),
+        4,
+    );
+    let mut mixed = news.clone();
+    mixed.extend((40..44).map(without));
+    assert_eq!(read(&cx, codec_of::<Newer>, 3), once(&mixed));
+    let news: Vec<_> = (0..44).map(newer).collect();
+    write(&cx, 2, sunk(codec_of::<Newer>), news.clone(), 5);
+    assert_eq!(read(&cx, codec_of::<Newer>, 4), once(&news));
+    assert_eq!(
+        write(&cx, 2, sunk(codec_of::<Newer>), news, 6),
+        0,
+        "compared by fingerprints alone"
+    );
+}
+
+#[test]
+fn an_option_that_the_type_gets_becomes_a_column() {
+    an_option_of_the_type_becomes_a_column(Driver::Sync);
+}
+
+#[test]
+fn an_option_that_the_type_gets_becomes_a_column_async() {
+    an_option_of_the_type_becomes_a_column(Driver::Async);
+}
+
+/// The old and the new program at once, in two processes: neither fails, and what the old one writes is corrected.
+#[test]
+fn replicas_of_the_old_and_the_new_type_end_with_the_rows_of_the_new_one() {
+    let runtime = runtime();
+    let contexts = Driver::Sync.contexts(&runtime, 2, Arc::new(InMemory::new()));
+    timely::execute_directly(move |worker| {
+        let (mut old, mut new) = (InputSession::new(), InputSession::new());
+        let url = URL;
+        let handles = worker.dataflow::<u64, _, _>(|scope| {
+            let rows = old.to_collection(scope);
+            let errors = no_errors::<u64, String, i64>(scope);
+            let of_old = persist_sink(&contexts[0], "old", url, rows, errors, 0).unwrap();
+            let rows = new.to_collection(scope);
+            let errors = no_errors::<u64, String, i64>(scope);
+            let of_new = persist_sink(&contexts[1], "new", url, rows, errors, 0).unwrap();
+            [of_old, of_new]
+        });
+        let mut advance = |worker: &mut timely::worker::Worker, time: u64, ids: &[u64]| {
+            for id in ids {
+                old.update(older(*id), 1);
+                new.update(newer(*id), 1);
+            }
+            old.advance_to(time);
+            new.advance_to(time);
+            old.flush();
+            new.flush();
+            until(worker, || {
+                let failed =
+                    |handle: &Handle<u64>| matches!(handle.status(), Status::Failed { .. });
+                assert!(
+                    !handles.iter().any(failed),
+                    "{} {}",
+                    handles[0].status(),
+                    handles[1].status()
+                );
+                handles
+                    .iter()
+                    .all(|handle| handle.frontier() >= Frontier::At(time))
+            });
+        };
+        for time in 1..=10 {
+            advance(worker, time, &[time, 100 + time]);
+        }
+        let rows: BTreeMap<Newer, i64> = (1..=10)
+            .flat_map(|id| [(newer(id), 1), (newer(100 + id), 1)])
+            .collect();
+        let mut rounds = 0;
+        let mut right = 0;
+        // Whoever wins a round, the old one has nothing to write, and the new one only what the old one left out.
+        while right < 5 {
+            rounds += 1;
+            assert!(rounds < 200, "the rows are not corrected");
+            advance(worker, 10 + rounds, &[]);
+            match read(&contexts[1], codec_of::<Newer>, 9 + rounds) == rows {
+                true => right += 1,
+                false => assert_eq!(right, 0, "what was corrected changes again"),
+            }
+        }
+        for index in worker.installed_dataflows() {
+            worker.drop_dataflow(index);
+        }
+    });
+}
+
+/// A sink of the type `D` on a table of [`Older`]: why it fails.
+fn failure<D: Data>(cx: &Context, target: Target) -> String {
+    let cx = cx.clone();
+    timely::execute_directly(move |worker| {
+        let handle = worker.dataflow::<u64, _, _>(|scope| {
+            let mut input = InputSession::new();
+            let rows: differential_dataflow::VecCollection<'_, u64, D, i64> =
+                input.to_collection(scope);
+            let errors = no_errors::<u64, String, i64>(scope);
+            persist_sink(&cx, "orders", target, rows, errors, 0).unwrap()
+        });
+        until(worker, || matches!(handle.status(), Status::Failed { .. }));
+        for index in worker.installed_dataflows() {
+            worker.drop_dataflow(index);
+        }
+        handle.status().to_string()
+    })
+}
+
+#[test]
+fn a_type_that_changes_otherwise_fails_the_sink_with_the_ways_out() {
+    type Wanted = (u64, Option<String>);
+    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    struct Required {
+        id: u64,
+        name: Option<String>,
+        score: i64,
+    }
+    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    struct Renamed {
+        number: Option<u64>,
+        name: Option<String>,
+    }
+    #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    struct Retyped {
+        id: String,
+        name: Option<String>,
+    }
+    let runtime = runtime();
+    let cx = Driver::Sync.context(&runtime);
+    write(&cx, 1, sunk(codec_of::<Older>), vec![older(1)], 1);
+    let cases = [
+        (failure::<Required>(&cx, URL.into()), "no column score"),
+        (
+            failure::<Renamed>(&cx, URL.into()),
+            "column id where number",
+        ),
+        (failure::<Retyped>(&cx, URL.into()), "the column id is long"),
+        (failure::<Wanted>(&cx, URL.into()), "no column c0"),
+        (
+            failure::<Newer>(&cx, Target::new(URL).add_columns(false)),
+            "no column score",
+        ),
+    ];
+    for (why, expected) in cases {
+        assert!(
+            why.contains(expected) && why.contains("a new table"),
+            "{why}"
+        );
+    }
 }
