@@ -108,7 +108,7 @@ GROUPS = {
         Situation("hint_to_nothing", FOLLOWS, "the entries that are there decide; the next commit writes a checkpoint, with which other readers open the table again", others=False),
         Situation("hint_damaged", FOLLOWS, "the entries that are there decide"),
         Situation("odd_entries", FOLLOWS, "reads only what it needs"),
-        Situation("paths_of_another_form", REPAIRS, "retracts the rows"),
+        Situation("paths_of_another_form", REPAIRS, "retracts the rows; not all other readers find such files", others=False),
         Situation("live_file_added_again", FOLLOWS, "a file is live once", beside=True),
         Situation("absent_file_removed", FOLLOWS, "nothing is subtracted", beside=True),
         Situation("entry_lost", REFUSES, "names the gap; the entry can be put back", error="missing|gap", undo="entry_found", kinds=("entries missing",)),
@@ -117,7 +117,7 @@ GROUPS = {
         Situation("entry_damaged_for_good", MENDS, "with `--drop-entries`, sets the entry aside", command="repair {} --drop-entries", kinds=("unreadable",)),
         Situation("first_entries_lost", REFUSES, "names the gap", error="missing|gap|gone", undo="first_entries_found", kinds=("entries missing",)),
         Situation("checkpoint_damaged", MENDS, "writes the checkpoint anew; without that the entries decide", kinds=("unreadable",)),
-        Situation("checkpoint_of_another_table", MENDS, "writes the checkpoint anew", kinds=("unreadable",), pending=True),
+        Situation("checkpoint_of_another_table", MENDS, "writes the checkpoint anew", kinds=("unreadable",)),
         Situation("last_entries_lost", REPAIRS, "writes again what is missing"),
     ],
     "Files and folders": [

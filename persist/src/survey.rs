@@ -21,7 +21,7 @@ use futures::future::join_all;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore};
 
-use crate::error::Error;
+use crate::error::{Error, is_below_a_file};
 use crate::frontier::Frontier;
 use crate::log::action::Commit;
 use crate::log::checkpoint::{LogFile, checkpoint_path, last_checkpoint_path};
@@ -325,7 +325,11 @@ impl Storage {
         let list = || async {
             let listed: Result<Vec<ObjectMeta>, _> =
                 self.store.list(Some(&folder())).try_collect().await;
-            listed.map_err(|source| self.error("list", &folder(), source))
+            match listed {
+                // A file has no log below it.
+                Err(error) if is_below_a_file(&error) => Ok(Vec::new()),
+                listed => listed.map_err(|source| self.error("list", &folder(), source)),
+            }
         };
         let listed = self.retry(on_retry, list).await?;
         let direct = |object: &ObjectMeta| object.location.parts().count() == 2;

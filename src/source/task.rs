@@ -293,13 +293,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             };
         }
         self.check_overwritten(&entry.adds, &entry.removes, entry.version)?;
+        // Before what is new is condemned: a batch that removes a file adds back all that belongs to the view.
+        self.take_removed(entry).await?;
         for file in &entry.adds {
             let taking = self.all(Sign::Plus, entry.lower);
             let condemn = OnDamage::Condemn;
             self.read(file, entry.version, entry.upper, taking, condemn)
                 .await?;
         }
-        self.take_removed(entry).await
+        Ok(())
     }
 
     /// Takes away the rows of the files that an entry removes.

@@ -61,6 +61,8 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     staged: BTreeMap<CommitId, Staged<StagedFile>>,
     /// The files of the shard whose rows the read-back does not count, and that the next batch removes.
     removes: BTreeSet<String>,
+    /// Those of the batch in flight, as they were when its rows were drained: it adds back what of theirs is missed.
+    removes_in_flight: BTreeSet<String>,
     size: Arc<Size>,
     log: Option<CorrectionsLog>,
 }
@@ -130,6 +132,7 @@ where
         capabilities: BTreeMap::new(),
         staged: BTreeMap::new(),
         removes: BTreeSet::new(),
+        removes_in_flight: BTreeSet::new(),
         log: CorrectionsLog::new(&scope, info.global_id, Arc::clone(&size)),
         size,
     };
@@ -329,12 +332,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                 Effect::Write(description) => {
                     debug_assert!(write.is_none(), "one batch an activation");
                     self.own.register(description.id);
+                    self.removes_in_flight.clone_from(&self.removes);
                     write = Some(description);
                 }
                 Effect::Send(description) => {
                     let staged = self.staged.remove(&description.id);
                     let mut staged = staged.expect("what is sent was staged");
-                    staged.removes.clone_from(&self.removes);
+                    staged.removes.clone_from(&self.removes_in_flight);
                     self.send(description, Content::Staged(staged));
                 }
                 Effect::SendObsolete(description) => self.send(description, Content::Obsolete),

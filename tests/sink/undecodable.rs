@@ -264,11 +264,17 @@ fn the_batch_that_removes_a_file_adds_back_what_belongs_to_the_view(driver: Driv
             entry.removes.iter().any(|file| file.path == "rewritten")
         };
         let repair = versions.find(removes).expect("it is removed");
-        let entry = client.handle().block_on(open.entry(repair)).unwrap();
-        assert!(!entry.foreign && entry.id.is_some());
+        let entries: Vec<_> = (edited + 1..=repair)
+            .map(|version| client.handle().block_on(open.entry(version)).unwrap())
+            .collect();
+        assert!(
+            entries
+                .iter()
+                .all(|entry| !entry.foreign && entry.id.is_some())
+        );
         let codec = Codec::<Row, String>::new().unwrap();
         let mut added = Vec::new();
-        for file in &entry.adds {
+        for file in entries.iter().flat_map(|entry| &entry.adds) {
             let bytes = client
                 .handle()
                 .block_on(open.read_file(&file.path))
