@@ -371,9 +371,9 @@ fn an_append_ahead_of_what_is_known_is_none_that_lost() {
 }
 
 #[test]
-fn what_was_staged_half_a_day_ago_is_looked_for() {
-    const HOUR: Duration = Duration::from_secs(60 * 60);
-    for (age, looked_for) in [(HOUR, false), (12 * HOUR, false), (13 * HOUR, true)] {
+fn what_was_staged_more_than_a_minute_ago_is_looked_for() {
+    const SECOND: Duration = Duration::from_secs(1);
+    for (age, looked_for) in [(SECOND, false), (60 * SECOND, false), (61 * SECOND, true)] {
         run(async {
             let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             let mut options = options(1);
