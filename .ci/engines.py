@@ -67,8 +67,15 @@ def by_deltalake(table, at):
 
 def by_pyarrow(table, at):
     """The files alone, as the log names them."""
-    files = DeltaTable(str(table)).file_uris()
-    return of_arrow(pyarrow.concat_tables([pyarrow.parquet.read_table(file) for file in files]), columns(table), at)
+    tables = [pyarrow.parquet.read_table(file) for file in DeltaTable(str(table)).file_uris()]
+    return of_arrow(pyarrow.concat_tables([without_views(table) for table in tables]), columns(table), at)
+
+
+def without_views(table):
+    """With strings as strings, however the writer of the file had them in memory."""
+    text = pyarrow.string()
+    fields = [field.with_type(text) if pyarrow.types.is_string_view(field.type) else field for field in table.schema]
+    return table.cast(pyarrow.schema(fields))
 
 
 def by_polars(table, at):

@@ -241,6 +241,8 @@ impl Shard {
             if storage.exists(&path, on_retry).await? {
                 return Ok(());
             }
+            // With the table its files are gone.
+            self.inner().check_table(on_retry).await?;
             Err(Error::Swept {
                 url: self.url().to_owned(),
                 path: file.path.clone(),

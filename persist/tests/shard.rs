@@ -513,7 +513,7 @@ fn r24_an_optimize_changes_nothing_and_other_edits_are_marked() {
         };
         let add = |path: &str, change: bool| {
             format!(
-                r#"{{"add":{{"path":"{path}","partitionValues":{{"p":null}},"size":4,"modificationTime":1,"dataChange":{change}}}}}"#
+                r#"{{"add":{{"path":"{path}","partitionValues":{{"p":null}},"size":6,"modificationTime":1,"dataChange":{change}}}}}"#
             )
         };
         let optimize = [
