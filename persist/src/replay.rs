@@ -49,7 +49,7 @@ const RECENT_FILES_MAX: usize = 64 * 1024;
 const FORGET_INTERVAL: u64 = 256;
 /// How long removed files are remembered in memory, by this process's own monotonic clock.
 const TOMBSTONE_RETENTION: Duration = Duration::from_millis(TOMBSTONE_RETENTION_MS as u64);
-/// More entries in a row than this are not what was put onto a log after it was cleaned up there.
+/// So many entries in a row are not what was put onto a log after it was cleaned up there.
 const PHANTOMS_MAX: u64 = 8;
 /// The longest time without a check that the table is still the one that was opened: within half a minute it is known.
 const CONFIRM_INTERVAL_MAX: Duration = Duration::from_secs(20);
@@ -354,12 +354,13 @@ impl Storage {
             if fresh.beginning < version {
                 return Ok(true);
             }
-            // Before a gap lies what was put after the log was cleaned up there: a few entries at the most.
+            // What was put there after the log was cleaned up has at most a few of its kind below it, and then a gap. The
+            // first entry may be that of a creation that took long; a table of its own has another identifier.
             let (entries, _) = self.list_versions(on_retry).await?;
-            let mut between = version..fresh.beginning;
-            if fresh.beginning - version > PHANTOMS_MAX
-                && between.all(|version| entries.contains(&version))
-            {
+            let below = (0..version).rev();
+            let below = below.take_while(|below| entries.contains(below)).count() as u64;
+            let is_whole = || (0..fresh.beginning).all(|version| entries.contains(&version));
+            if below >= PHANTOMS_MAX || (version > 0 && is_whole()) {
                 return Ok(true);
             }
         }
@@ -444,6 +445,8 @@ impl Storage {
                         }
                         // Without an entry at its beginning, nothing but the gap itself can tell.
                         Err(gap @ Error::LogGap { .. }) => Some(gap),
+                        // An old checkpoint may be followed by what was put after the log was cleaned up there.
+                        Err(error @ Error::Corrupt { .. }) if by_pointer => Some(error),
                         Err(error) if stands => return Err(error),
                         _ => None,
                     }
