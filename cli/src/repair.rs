@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use mvsink::mvsink_persist::{
-    Error as ShardError, Finding, Frontier, LostFile, Note, RepairOptions, RepairReport,
+    Client, Error as ShardError, Finding, Frontier, LostFile, Note, RepairOptions, RepairReport,
     RepairStep, VerifyProgress,
 };
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::args::{Repair, Verify};
 use crate::error::Error;
 use crate::meter::Meter;
 use crate::read::{Reader, with_client};
-use crate::signal::GRACE;
+use crate::signal::{GRACE, Signals};
 use crate::upkeep::print;
 
 /// Reads the whole log and every data file of a shard, and names all damage.
@@ -25,19 +25,9 @@ use crate::upkeep::print;
 /// If there is no such shard, it cannot be read, or there is damage.
 pub fn verify(options: &Verify) -> Result<ExitCode, Error> {
     with_client(GRACE, async |client, signals| {
-        let meter = Meter::new("verified", "files");
-        let progress = |progress| show(&meter, progress);
-        let verified = signals.unless(client.verify(&options.url, &progress)).await;
-        meter.clear();
-        let Ok(report) = verified else {
+        let work = async |progress: OnProgress<'_>| client.verify(&options.url, progress).await;
+        let Some(report) = examined(&client, signals, &options.url, work).await? else {
             return Ok(());
-        };
-        let report = match report {
-            // That one says which tables are below.
-            Err(ShardError::NoShard { .. }) => {
-                return Reader::open(client, &options.url).await.map(drop);
-            }
-            report => report.map_err(Error::from)?,
         };
         let findings: Vec<_> = report.findings.iter().map(finding).collect();
         let object = json!({
@@ -87,22 +77,11 @@ pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
         let mut repair = RepairOptions::default();
         repair.dry_run = options.dry_run;
         repair.drop_entries = options.drop_entries;
-        let meter = Meter::new("verified", "files");
-        let progress = |progress| show(&meter, progress);
+        let url = &options.url;
         // One that is cut off is made again.
-        let repaired = signals
-            .unless(client.repair(&options.url, &repair, &progress))
-            .await;
-        meter.clear();
-        let Ok(report) = repaired else {
+        let work = async |progress: OnProgress<'_>| client.repair(url, &repair, progress).await;
+        let Some(report) = examined(&client, signals, url, work).await? else {
             return Ok(());
-        };
-        let report = match report {
-            // That one says which tables are below.
-            Err(ShardError::NoShard { .. }) => {
-                return Reader::open(client, &options.url).await.map(drop);
-            }
-            report => report.map_err(Error::from)?,
         };
         let left: Vec<_> = report
             .left
@@ -135,8 +114,29 @@ pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
     })
 }
 
-fn show(meter: &Meter, progress: VerifyProgress) {
-    meter.show(progress.done as u64, progress.files as u64);
+type OnProgress<'a> = &'a (dyn Fn(VerifyProgress) + Send + Sync);
+
+/// The report of work that reads a whole shard, with a meter; `None` if a signal came first.
+async fn examined<T>(
+    client: &Client,
+    signals: &Signals,
+    url: &str,
+    work: impl AsyncFnOnce(OnProgress<'_>) -> Result<T, ShardError>,
+) -> Result<Option<T>, Error> {
+    let meter = Meter::new("verified", "files");
+    let progress =
+        |progress: VerifyProgress| meter.show(progress.done as u64, progress.files as u64);
+    let done = signals.unless(work(&progress)).await;
+    meter.clear();
+    match done {
+        Err(_) => Ok(None),
+        // The error of an opener says which tables are below.
+        Ok(Err(ShardError::NoShard { .. })) => {
+            Reader::open(client.clone(), url).await.map(drop)?;
+            Ok(None)
+        }
+        Ok(report) => Ok(Some(report?)),
+    }
 }
 
 fn finding(finding: &Finding) -> Value {

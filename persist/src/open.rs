@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use object_store::ObjectStore;
+use object_store::{ObjectMeta, ObjectStore};
 
 use crate::client::{Moment, Open};
 use crate::error::{Error, is_below_a_file};
@@ -197,16 +197,26 @@ impl Storage {
     }
 
     pub(crate) async fn list_log(&self, on_retry: OnRetry<'_>) -> Result<Vec<LogFile>, Error> {
-        self.retry(on_retry, || async {
+        let name = |object: ObjectMeta| LogFile::from_name(object.location.filename()?);
+        self.list_log_as(name, on_retry).await
+    }
+
+    /// What the objects of the log's folder are taken for, tried until the store answers.
+    pub(crate) async fn list_log_as<T>(
+        &self,
+        of: impl Fn(ObjectMeta) -> Option<T>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Vec<T>, Error> {
+        let of = &of;
+        self.retry(on_retry, || async move {
             let listed: Result<Vec<_>, _> = self
                 .store
                 .list(Some(&folder()))
-                .try_filter_map(|object| async move {
-                    Ok(object.location.filename().and_then(LogFile::from_name))
-                })
+                .try_filter_map(|object| async move { Ok(of(object)) })
                 .try_collect()
                 .await;
             match listed {
+                // A file has no log below it.
                 Err(error) if is_below_a_file(&error) => Ok(Vec::new()),
                 listed => listed.map_err(|source| self.error("list", &folder(), source)),
             }

@@ -306,25 +306,19 @@ impl Shard {
     /// [`Error::MissingFile`] if it is not there, [`Error::Corrupt`] if it is live and of another size than the log
     /// says, or the store's.
     pub async fn read_file(&self, path: &str) -> Result<Bytes, Error> {
-        let bytes = self.read_any_file(path).await?;
-        let live = self.inner().with_state(|state| state.file(path).cloned());
-        match live.and_then(|file| damage::differs(&file, bytes.len() as u64)) {
-            None => Ok(bytes),
-            Some(damage) => Err(damage.into_error(format!("{}/{path}", self.url()))),
-        }
-    }
-
-    /// The same, whatever its size.
-    pub(crate) async fn read_any_file(&self, path: &str) -> Result<Bytes, Error> {
         let storage = &self.inner().storage;
         let shown = || format!("{}/{path}", storage.url);
         let location = storage.data_location(path)?;
-        if let Some(bytes) = storage.get(&location).await? {
-            return Ok(bytes);
+        let Some(bytes) = storage.get(&location).await? else {
+            // With the table its files are gone.
+            self.inner().check_table(&Storage::warn_of_retry).await?;
+            return Err(Error::MissingFile { path: shown() });
+        };
+        let live = self.inner().with_state(|state| state.file(path).cloned());
+        match live.and_then(|file| damage::differs(&file, bytes.len() as u64)) {
+            None => Ok(bytes),
+            Some(damage) => Err(damage.into_error(shown())),
         }
-        // With the table its files are gone.
-        self.inner().check_table(&Storage::warn_of_retry).await?;
-        Err(Error::MissingFile { path: shown() })
     }
 
     /// Writes a checkpoint now, and returns its version. Commits do this by themselves every so often, and clean

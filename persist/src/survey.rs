@@ -16,12 +16,11 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
 use futures::future::join_all;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore};
+use object_store::ObjectMeta;
 
-use crate::error::{Error, is_below_a_file};
+use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::Commit;
 use crate::log::checkpoint::{LogFile, checkpoint_path, last_checkpoint_path};
@@ -322,22 +321,12 @@ impl Storage {
 
     /// The files of the log and what has their names, ascending by version.
     async fn list_names(&self, on_retry: OnRetry<'_>) -> Result<Listing, Error> {
-        let list = || async {
-            let listed: Result<Vec<ObjectMeta>, _> =
-                self.store.list(Some(&folder())).try_collect().await;
-            match listed {
-                // A file has no log below it.
-                Err(error) if is_below_a_file(&error) => Ok(Vec::new()),
-                listed => listed.map_err(|source| self.error("list", &folder(), source)),
-            }
+        let named = |object: ObjectMeta| {
+            let direct = object.location.parts().count() == 2;
+            let file = LogFile::from_name(object.location.filename()?)?;
+            direct.then_some((file, object))
         };
-        let listed = self.retry(on_retry, list).await?;
-        let direct = |object: &ObjectMeta| object.location.parts().count() == 2;
-        let mut objects: Vec<_> = listed
-            .into_iter()
-            .filter(direct)
-            .filter_map(|object| Some((LogFile::from_name(object.location.filename()?)?, object)))
-            .collect();
+        let mut objects = self.list_log_as(named, on_retry).await?;
         objects
             .sort_by(|(a, x), (b, y)| (a.version(), &x.location).cmp(&(b.version(), &y.location)));
         Ok(Listing {
