@@ -54,7 +54,7 @@ pub enum Command {
     /// Repair a shard as far as that is possible without whoever wrote it.
     ///
     /// References to data files that are missing or damaged are dropped: a view writes their rows again at its next run.
-    /// Damaged checkpoints are written anew. What else is damaged is named, with what can be done.
+    /// Damaged checkpoints are written anew. All other damage is named, each with advice.
     Repair(Repair),
     /// Merge the data files of a shard.
     Compact(Compact),
@@ -149,8 +149,7 @@ pub struct Compact {
     #[arg(long)]
     pub full: bool,
 
-    /// How much memory a merge may take for rows, in MiB. What exceeds it goes to the folder for temporary files
-    /// (TMPDIR).
+    /// Memory for the rows of a merge, in MiB. Rows beyond that are spilled to the folder for temporary files (TMPDIR).
     #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub memory: u32,
 

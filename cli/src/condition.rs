@@ -129,7 +129,8 @@ fn comparison(rest: &str) -> Result<(Token, usize), String> {
     Ok((Token::Compare(comparison), text.len()))
 }
 
-/// What is in quotes at the beginning, where a quote is written twice, and its length with them.
+/// The text of the quoted string that `rest` begins with, and how many bytes of `rest` it takes, quotes included. A quote
+/// within the string is written twice.
 fn quoted(rest: &str, quote: char) -> Result<(String, usize), String> {
     let mut text = String::new();
     let mut at = 1;

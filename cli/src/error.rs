@@ -12,7 +12,7 @@ use mvsink::mvsink_persist;
 use crate::limits::in_words;
 use crate::nexmark::generator::ParameterMismatch;
 
-/// What a user can do who has no threads or memory left.
+/// Advice for a process that gets no more threads or memory.
 const LIMITS: &str =
     "raise the limits on processes and memory (ulimit -u, ulimit -v), or take fewer workers";
 
@@ -139,7 +139,7 @@ pub enum Error {
         url: String,
         /// The first of what is left.
         finding: String,
-        /// What can be done about it.
+        /// Advice for that finding.
         advice: String,
         /// How many findings are left.
         count: usize,

@@ -19,7 +19,7 @@ use self::values::{Values, json_string};
 use crate::error::Error;
 use crate::read::unfit;
 
-/// What a table shows where there is no value.
+/// How a null is printed in a table.
 const NULL: &str = "NULL";
 
 fn columns(batch: &RecordBatch) -> Result<Vec<Values<'_>>, Error> {

@@ -113,7 +113,7 @@ pub struct LostFile {
 pub struct Unrepaired {
     /// The damage.
     pub finding: Finding,
-    /// What can be done about it.
+    /// How to repair it by other means.
     pub advice: String,
 }
 
