@@ -127,6 +127,12 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(20_000 * 24 * 60 * 60 + second)
     }
 
+    /// What goes of the log with 35 entries at this age, in seconds.
+    fn doomed_of(objects: &[ObjectMeta], age: u64) -> Vec<ObjectMeta> {
+        let min_age = Duration::from_secs(age);
+        doomed(objects.to_vec(), Some(30), second(35), min_age)
+    }
+
     #[test]
     fn what_lies_in_the_future_is_as_old_as_the_next_object() {
         let mut objects = log(35);
@@ -135,14 +141,7 @@ mod tests {
                 object.last_modified = second(1_000_000).into();
             }
         }
-        let doomed_at = |age| {
-            doomed(
-                objects.clone(),
-                Some(30),
-                second(35),
-                Duration::from_secs(age),
-            )
-        };
+        let doomed_at = |age| doomed_of(&objects, age);
         assert_eq!(doomed_at(0).len(), 20 + 1);
         assert_eq!(doomed_at(28).len(), 7);
         assert_eq!(doomed_at(27).len(), 9);
@@ -157,14 +156,7 @@ mod tests {
                 object.last_modified = UNIX_EPOCH.into();
             }
         }
-        let doomed_at = |age| {
-            doomed(
-                objects.clone(),
-                Some(30),
-                second(35),
-                Duration::from_secs(age),
-            )
-        };
+        let doomed_at = |age| doomed_of(&objects, age);
         assert_eq!(doomed_at(0).len(), 20 + 1);
         assert_eq!(doomed_at(35).len(), 0);
         assert_eq!(doomed_at(34).len(), 2);

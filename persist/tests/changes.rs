@@ -25,6 +25,16 @@ async fn process(store: Arc<dyn ObjectStore>, seed: u64) -> Shard {
     client.open_or_create(URL, open).await.unwrap()
 }
 
+/// One that writes, and has written a row, and one that can be held up.
+async fn two_processes() -> (Shard, Arc<GateStore>, Shard) {
+    let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let writer = process(Arc::clone(&truth), 1).await;
+    grow(&writer).await;
+    let gated = GateStore::new(truth);
+    let behind = process(Arc::clone(&gated) as _, 2).await;
+    (writer, gated, behind)
+}
+
 /// Appends one row at the upper.
 async fn grow(shard: &Shard) {
     let time = shard.progress().upper.time().unwrap();
@@ -73,12 +83,8 @@ async fn settle<O>(found: &mut (impl Future<Output = O> + Unpin), happened: Hold
 #[test]
 fn a_reader_whose_first_files_were_merged_away_goes_on_from_the_newest_version() {
     run(async {
-        let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let writer = process(Arc::clone(&truth), 1).await;
-        grow(&writer).await;
+        let (writer, gated, behind) = two_processes().await;
         // It knows of no later entry.
-        let gated = GateStore::new(truth);
-        let behind = process(Arc::clone(&gated) as _, 2).await;
         assert_eq!(behind.progress().version, 1);
         // It does not see the next entry.
         let next = gated.hold(1, Side::Before, |_, path| {
@@ -96,11 +102,7 @@ fn a_reader_whose_first_files_were_merged_away_goes_on_from_the_newest_version()
 #[test]
 fn a_reader_whose_next_files_were_merged_away_goes_on_from_the_newest_version() {
     run(async {
-        let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let writer = process(Arc::clone(&truth), 1).await;
-        grow(&writer).await;
-        let gated = GateStore::new(truth);
-        let behind = process(Arc::clone(&gated) as _, 2).await;
+        let (writer, gated, behind) = two_processes().await;
         let merged = gated.hold(1, Side::Before, |_, path| {
             path.as_ref().contains("00000003.json")
         });

@@ -259,6 +259,18 @@ fn batch(rows: u64) -> RecordBatch {
     codec().encode(updates).unwrap()
 }
 
+/// All that compress, of those that are read.
+fn compressions() -> [Compression; 6] {
+    [
+        Compression::SNAPPY,
+        Compression::GZIP(Default::default()),
+        Compression::BROTLI(Default::default()),
+        Compression::ZSTD(Default::default()),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+    ]
+}
+
 fn compressed(rows: &RecordBatch, compression: Compression) -> Bytes {
     let properties = WriterProperties::builder().set_compression(compression);
     let properties = Some(properties.build());
@@ -271,15 +283,10 @@ fn compressed(rows: &RecordBatch, compression: Compression) -> Bytes {
 fn every_codec_of_other_writers_is_read() {
     let rows = batch(5000);
     let expected = codec().decode(&rows).unwrap();
-    for compression in [
-        Compression::UNCOMPRESSED,
-        Compression::SNAPPY,
-        Compression::GZIP(Default::default()),
-        Compression::BROTLI(Default::default()),
-        Compression::ZSTD(Default::default()),
-        Compression::LZ4,
-        Compression::LZ4_RAW,
-    ] {
+    for compression in compressions()
+        .into_iter()
+        .chain([Compression::UNCOMPRESSED])
+    {
         let bytes = compressed(&rows, compression);
         let decoder = decode_file(PATH, bytes, None, 10_000).unwrap();
         let mut read = Updates::default();
@@ -296,14 +303,7 @@ fn what_compresses_as_well_as_a_codec_can_is_no_damage() {
     let codec = Codec::<(String, u64), String>::new().unwrap();
     let rows: Vec<_> = (0..500).map(|_| ("x".repeat(20_000), 0)).collect();
     let rows = codec.encode(rows.iter().map(|row| (row, 0, 1))).unwrap();
-    for compression in [
-        Compression::SNAPPY,
-        Compression::GZIP(Default::default()),
-        Compression::BROTLI(Default::default()),
-        Compression::ZSTD(Default::default()),
-        Compression::LZ4,
-        Compression::LZ4_RAW,
-    ] {
+    for compression in compressions() {
         let properties = WriterProperties::builder()
             .set_compression(compression)
             .set_dictionary_enabled(false)

@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +11,8 @@ use std::time::Duration;
 use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{Appended, Client, CompactOptions, Error, Frontier, GcOptions, Open, Shard};
 use object_store::memory::InMemory;
-use support::{append, client, options, run, schema, stage};
+use support::damage::{checkpoint, contents, entry, in_log};
+use support::{append, client, grow, options, run, schema, stage};
 
 fn quiet(_: &Error) {}
 
@@ -20,18 +20,6 @@ fn plain(seed: u64) -> Client {
     let mut options = options(seed);
     options.checkpoint_interval = 0;
     client(options)
-}
-
-fn in_log(dir: &Path, name: &str) -> PathBuf {
-    dir.join("_delta_log").join(name)
-}
-
-fn entry(dir: &Path, version: u64) -> PathBuf {
-    in_log(dir, &format!("{version:020}.json"))
-}
-
-fn checkpoint(dir: &Path, version: u64) -> PathBuf {
-    in_log(dir, &format!("{version:020}.checkpoint.parquet"))
 }
 
 fn hint(dir: &Path) -> PathBuf {
@@ -44,31 +32,6 @@ async fn filled(client: &Client, url: &str, upper: i64) -> Shard {
     let shard = client.open_or_create(url, open).await.unwrap();
     grow(&shard, upper).await;
     shard
-}
-
-async fn grow(shard: &Shard, upper: i64) {
-    for time in shard.progress().upper.time().unwrap()..upper {
-        let file = stage(shard, time).await;
-        let append = append(u64::try_from(time).unwrap(), time, time + 1, vec![file]);
-        let appended = shard.append(append, &quiet).await.unwrap();
-        assert!(matches!(appended, Appended::Committed { .. }));
-    }
-}
-
-/// The names and contents of everything below `dir`.
-fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(contents(&path)),
-            false => {
-                let bytes = fs::read(&path).unwrap();
-                found.insert(path, bytes);
-            }
-        }
-    }
-    found
 }
 
 /// The error is permanent and names the gap.

@@ -3,34 +3,11 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use mvsink_persist::{Client, Error, Frontier, Open, Shard};
-use support::{append, client, options, run, schema, stage};
-
-fn quiet(_: &Error) {}
-
-fn plain() -> Client {
-    let mut options = options(1);
-    options.checkpoint_interval = 0;
-    client(options)
-}
-
-fn in_log(dir: &Path, name: &str) -> PathBuf {
-    dir.join("_delta_log").join(name)
-}
-
-fn entry(dir: &Path, version: u64) -> PathBuf {
-    in_log(dir, &format!("{version:020}.json"))
-}
-
-async fn grow(shard: &Shard, upper: i64) {
-    for time in shard.progress().upper.time().unwrap()..upper {
-        let file = stage(shard, time).await;
-        let append = append(u64::try_from(time).unwrap(), time, time + 1, vec![file]);
-        shard.append(append, &quiet).await.unwrap();
-    }
-}
+use mvsink_persist::{Error, Frontier, Open, Shard};
+use support::damage::{entry, in_log, plain};
+use support::{client, grow, options, run, schema};
 
 /// Entries 0 to 9, with checkpoints of 3 and 6.
 async fn table(dir: &Path) -> Shard {

@@ -258,6 +258,15 @@ fn a_sink_that_is_demoted_recalls_what_it_staged_ahead(driver: Driver) {
     );
 }
 
+/// Until the sink that was demoted has deleted all that it had staged.
+fn until_all_is_deleted(worker: &mut Worker, handle: &Handle<u64>) {
+    step_until_so(worker, "the files are gone", || {
+        let counters = handle.counters();
+        matches!(handle.status(), Status::ReadOnly)
+            && counters.files_deleted == counters.files_staged
+    });
+}
+
 fn r11_a_deletion_that_fails_for_now_is_tried_again(driver: Driver) {
     let runtime = runtime();
     let truth: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -272,11 +281,7 @@ fn r11_a_deletion_that_fails_for_now_is_tried_again(driver: Driver) {
         // The second of them has happened all the same.
         faulty.script_deletes(&[Fault::NotApplied, Fault::Applied, Fault::NotApplied]);
         signal.send_replace(true);
-        step_until_so(worker, "the files are gone", || {
-            let counters = handle.counters();
-            matches!(handle.status(), Status::ReadOnly)
-                && counters.files_deleted == counters.files_staged
-        });
+        until_all_is_deleted(worker, &handle);
         assert_eq!(unreferenced(&cx, URL, &*truth), Vec::<String>::new());
     });
 }
@@ -304,11 +309,7 @@ fn a_clean_up_that_waits_for_the_log_says_so(driver: Driver) {
         );
         assert!(!unreferenced(&cx, URL, &*truth).is_empty());
         faulty.set_percent(0);
-        step_until_so(worker, "the files are gone", || {
-            let counters = handle.counters();
-            matches!(handle.status(), Status::ReadOnly)
-                && counters.files_deleted == counters.files_staged
-        });
+        until_all_is_deleted(worker, &handle);
         assert_eq!(unreferenced(&cx, URL, &*truth), Vec::<String>::new());
     });
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::support::{
-    Driver, Row, append_entry, at, cluster, feed_ticks, feed_ticks_from, read, row, rows_below,
-    rows_sink, rows_sink_from, runtime, step_until, step_until_so,
+    Driver, Row, append_entry, at, cluster, failure_of_a_source, feed_ticks, feed_ticks_from, read,
+    row, rows_below, rows_sink, rows_sink_from, runtime, step_until, step_until_so,
 };
-use mvsink::{Context, Counters, Frontier, Mode, Source, Status, Target, persist_source};
+use mvsink::{Context, Counters, Frontier, Mode, Status, Target};
 use mvsink_persist::{Codec, FileEncoder};
 use serde_json::{Value, json};
 use timely::worker::Worker;
@@ -281,22 +281,7 @@ fn a_source_names_the_damaged_file_and_what_helps(driver: Driver) {
         let file = live(&cx, &shard).remove(0);
         damage(&shard.join(&file));
         let url = shard.to_str().unwrap().to_owned();
-        let status = timely::execute_directly(move |worker| {
-            let source = worker.dataflow(|scope| {
-                let source: Source<'_, Row, String, u64, i64> =
-                    persist_source(&cx, scope, "source", &url, 0).unwrap();
-                source.handle
-            });
-            step_until_so(worker, "the source has failed", || {
-                matches!(source.status(), Status::Failed { .. })
-            });
-            let status = source.status().to_string();
-            drop(source);
-            for dataflow in worker.installed_dataflows() {
-                worker.drop_dataflow(dataflow);
-            }
-            status
-        });
+        let status = timely::execute_directly(move |worker| failure_of_a_source(worker, &cx, &url));
         assert_named(&status, &file);
     }
 }

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::support::{
-    Driver, Row, append_entry, at, cluster, feed_ticks, feed_ticks_from, read, row, rows_below,
-    rows_sink, rows_sink_from, runtime, step_until, step_until_so,
+    Driver, Row, append_entry, at, cluster, failure_of_a_source, feed_ticks, feed_ticks_from, read,
+    row, rows_below, rows_sink, rows_sink_from, runtime, step_until, step_until_so,
 };
-use mvsink::{Context, Frontier, Mode, Source, Status, Target, persist_source};
+use mvsink::{Context, Frontier, Mode, Status, Target};
 use mvsink_persist::{Codec, FileEncoder};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -313,20 +313,7 @@ fn a_source_names_the_file_that_it_cannot_decode(driver: Driver) {
         worker.drop_dataflow(worker.installed_dataflows()[0]);
         let (_, nulls) = &edits()[0];
         nulls(&shard);
-        let source = worker.dataflow(|scope| {
-            let source: Source<'_, Row, String, u64, i64> =
-                persist_source(&context, scope, "source", &url, 0).unwrap();
-            source.handle
-        });
-        step_until_so(worker, "the source has failed", || {
-            matches!(source.status(), Status::Failed { .. })
-        });
-        let status = source.status().to_string();
-        drop(source);
-        for dataflow in worker.installed_dataflows() {
-            worker.drop_dataflow(dataflow);
-        }
-        status
+        failure_of_a_source(worker, &context, &url)
     });
     let file = format!("{}/nulls, in version", path.to_str().unwrap());
     assert!(status.contains(&file), "{status}");

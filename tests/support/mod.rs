@@ -12,7 +12,9 @@ use differential_dataflow::VecCollection;
 use differential_dataflow::input::InputSession;
 use futures::FutureExt;
 use mvsink::dyncfg::ConfigSet;
-use mvsink::{Context, Frontier, Handle, Status, Target, no_errors, persist_sink};
+use mvsink::{
+    Context, Frontier, Handle, Source, Status, Target, no_errors, persist_sink, persist_source,
+};
 use mvsink_persist::testing::Hold;
 use mvsink_persist::{Append, Appended, Codec, CommitId, Shard, StagedFile, decode_file};
 use timely::Config;
@@ -480,4 +482,22 @@ pub fn feed_ticks_from(
         let status = step_until(worker, handle, Frontier::At(tick + 1));
         assert!(!matches!(status, Status::Failed { .. }), "{status}");
     }
+}
+
+/// What the status of a source of this table says once it has failed.
+pub fn failure_of_a_source(worker: &mut Worker, cx: &Context, url: &str) -> String {
+    let source = worker.dataflow(|scope| {
+        let source: Source<'_, Row, String, u64, i64> =
+            persist_source(cx, scope, "source", url, 0).unwrap();
+        source.handle
+    });
+    step_until_so(worker, "the source has failed", || {
+        matches!(source.status(), Status::Failed { .. })
+    });
+    let status = source.status().to_string();
+    drop(source);
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+    status
 }

@@ -9,7 +9,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use mvsink_persist::testing::ClockedStore;
 use mvsink_persist::{
-    Append, Client, ClientOptions, CommitId, FileMeta, Frontier, Shard, StagedFile,
+    Append, Appended, Client, ClientOptions, CommitId, FileMeta, Frontier, Shard, StagedFile,
 };
 use object_store::memory::InMemory;
 use tokio::time::Instant;
@@ -80,5 +80,15 @@ pub fn append(seq: u64, lower: i64, upper: i64, files: Vec<StagedFile>) -> Appen
         upper: Frontier::At(upper),
         files,
         since: None,
+    }
+}
+
+/// Appends a staged file for each time from the upper up to this one, each in a commit of its own.
+pub async fn grow(shard: &Shard, upper: i64) {
+    for time in shard.progress().upper.time().unwrap()..upper {
+        let file = stage(shard, time).await;
+        let append = append(u64::try_from(time).unwrap(), time, time + 1, vec![file]);
+        let appended = shard.append(append, &|_| ()).await.unwrap();
+        assert!(matches!(appended, Appended::Committed { .. }));
     }
 }
