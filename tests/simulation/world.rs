@@ -214,7 +214,8 @@ impl<'a> World<'a> {
                     (0..self.replicas.len()).for_each(|index| self.restart(index));
                     // A merge that had read the file would bring its rows back after a replica has found it lost.
                     let (_, writable) = tokio::sync::watch::channel(false);
-                    let options = options_of(self.plan, 0, &self.clock);
+                    self.started += 1;
+                    let options = options_of(self.plan, self.started, &self.clock);
                     self.maintainer = Process::new(options, Arc::clone(&self.store), writable);
                     self.opened = Default::default();
                 }
