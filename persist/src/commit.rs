@@ -34,7 +34,7 @@ use crate::history::Found;
 use crate::lock;
 use crate::log::action::{Commit, CommitId, CommitInfo, Remove, Txn};
 use crate::log::entry_path;
-use crate::log::state::{Progress, SINCE, State, UPPER};
+use crate::log::state::{Progress, SINCE, State, UPPER, is_last};
 use crate::replay::Evidence;
 use crate::shard::{Inner, Shard};
 use crate::storage::{Occupied, OnRetry, Storage};
@@ -440,9 +440,10 @@ impl Shard {
                 }
             };
             let unless_put = |error| self.unless_put(id, ours, error);
-            // Judged by what was known before the put, and after it: it may have taken long.
-            let is_stale = tail.is_stale(env);
-            if is_stale && !storage.stands(&tail, on_retry).await.map_err(unless_put)? {
+            // Judged by what was known before the put, and after it: it may have taken long. Beyond the last entry nobody
+            // looks any more.
+            let is_due = tail.is_stale(env) || is_last(&commit);
+            if is_due && !storage.stands(&tail, on_retry).await.map_err(unless_put)? {
                 let reloaded = inner.reload(&tail, on_retry).await;
                 reloaded.map_err(unless_put)?;
                 if !ours {

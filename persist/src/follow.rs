@@ -22,7 +22,7 @@ use tracing::Instrument;
 
 use crate::error::Error;
 use crate::lock;
-use crate::log::state::Progress;
+use crate::log::state::{Progress, is_last};
 use crate::replay::{Evidence, Look, Tail, next_ahead};
 use crate::retry::RetryPolicy;
 use crate::shard::{Inner, Known, Shard};
@@ -136,11 +136,14 @@ impl Inner {
                 ahead = 1;
                 continue;
             };
-            if let Err(error) = self.apply_all(entries, on_retry).await {
-                let shutdown = matches!(error, Error::Shutdown);
-                if shutdown || checked || storage.stands(&tail, on_retry).await? {
-                    return Err(error);
-                }
+            let known = (!checked).then_some(&tail);
+            let applied = match self.apply_all(entries, known, on_retry).await {
+                Err(error) if checked || matches!(error, Error::Shutdown) => return Err(error),
+                Err(error) if storage.stands(&tail, on_retry).await? => return Err(error),
+                Err(_) => false,
+                Ok(applied) => applied,
+            };
+            if !applied {
                 // Those were entries of another log.
                 self.reload(&tail, on_retry).await?;
                 ahead = 1;
@@ -182,20 +185,29 @@ impl Inner {
         }
     }
 
+    /// Applies these entries. Before the last that a shard can have it looks whether the log still has this tail, if it is
+    /// given; `false` if not.
     async fn apply_all(
         &self,
         entries: Vec<(u64, Bytes)>,
+        unchecked: Option<&Tail>,
         on_retry: OnRetry<'_>,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         if !entries.is_empty() {
             self.storage.settle_log(on_retry).await?;
         }
         for (version, bytes) in entries {
             let evidence = Evidence::of_entry(&bytes);
             let commit = self.storage.parse(version, bytes).await?;
+            if let Some(tail) = unchecked
+                && is_last(&commit)
+                && !self.storage.stands(tail, on_retry).await?
+            {
+                return Ok(false);
+            }
             self.apply(version, &commit, evidence)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Goes on from the newest checkpoint, after `gone` was found not to be in the log any more.

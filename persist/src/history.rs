@@ -16,7 +16,7 @@ use crate::frontier::Frontier;
 use crate::lock;
 use crate::log::action::{Commit, CommitId};
 use crate::log::entry_path;
-use crate::log::state::{Entry, UPPER, is_foreign};
+use crate::log::state::{Entry, is_foreign, upper_of};
 use crate::shard::Inner;
 use crate::storage::Storage;
 
@@ -173,9 +173,4 @@ impl Inner {
             Err(error) => Err(error),
         }
     }
-}
-
-fn upper_of(commit: &Commit) -> Option<Frontier<i64>> {
-    let txn = commit.txns.iter().rev().find(|txn| txn.app_id == UPPER)?;
-    Some(Frontier::from_version(txn.version))
 }

@@ -17,8 +17,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures::future::join_all;
-use object_store::path::Path;
 use object_store::ObjectMeta;
+use object_store::path::Path;
 
 use crate::error::Error;
 use crate::frontier::Frontier;

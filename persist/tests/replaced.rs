@@ -306,6 +306,37 @@ fn objects_deleted_under_a_writer_are_told_within_half_a_minute() {
 }
 
 #[test]
+fn nobody_finishes_a_table_that_is_gone() {
+    run(async {
+        let store = Arc::new(InMemory::new());
+        let writer = open(&client_of(&store, 1), URL).await;
+        let follower = open(&client_of(&store, 2), URL).await;
+        let mut watcher = follower.watch();
+        grow_of(&writer).await.unwrap();
+        while watcher.progress().version < writer.progress().version {
+            watcher.changed().await.unwrap();
+        }
+        replace(&store, BTreeMap::new()).await;
+        // Soon after it was looked for: this one goes to where the table was.
+        grow_of(&writer).await.unwrap();
+        let last = Append {
+            id: CommitId { nonce: 1, seq: 99 },
+            upper: Frontier::Empty,
+            ..append(0, 2, 3, Vec::new())
+        };
+        is_replaced(writer.append(last, &quiet).await);
+        assert_ne!(writer.progress().upper, Frontier::Empty);
+        let failed = loop {
+            if let Err(error) = watcher.changed().await {
+                break Err::<(), _>(error);
+            }
+        };
+        is_replaced(failed);
+        assert_ne!(watcher.progress().upper, Frontier::Empty);
+    });
+}
+
+#[test]
 fn an_older_copy_under_a_writer_is_told_within_half_a_minute() {
     run(async {
         learn_of(async |store, copied| replace(store, copied).await).await;

@@ -17,6 +17,7 @@ use super::plan::{Contents, Plan, Row, Table};
 type Updates = Vec<(Result<Row, String>, i64, i64)>;
 
 /// Follows a table, and fails at the first thing that must not be.
+#[derive(Clone)]
 pub struct Judge {
     store: Arc<InMemory>,
     table: Table,
@@ -67,6 +68,15 @@ impl Judge {
             batches: 0,
             commits: 0,
             trace: Vec::new(),
+        }
+    }
+
+    /// Of the same table, created again.
+    pub fn anew(&self, plan: &Plan) -> Self {
+        Judge {
+            batches: self.batches,
+            commits: self.commits,
+            ..Judge::new(Arc::clone(&self.store), self.table, plan)
         }
     }
 
@@ -153,6 +163,7 @@ impl Judge {
     fn entry(&mut self, plan: &Plan, entry: &str) {
         let actions: Vec<Value> = entry
             .lines()
+            .filter(|line| !line.is_empty())
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         let info = actions.iter().find_map(|action| action.get("commitInfo"));
@@ -167,15 +178,15 @@ impl Judge {
         let lower = info.and_then(|info| info["mvsink.lower"].as_u64());
         for action in &actions {
             if let Some(txn) = action.get("txn") {
-                let version = txn["version"].as_i64().unwrap();
+                let version = || txn["version"].as_i64().unwrap();
                 match txn["appId"].as_str().unwrap() {
                     "mvsink.upper" => {
-                        self.upper = match version {
+                        self.upper = match version() {
                             i64::MAX => Frontier::Empty,
                             version => Frontier::At(u64::try_from(version).unwrap()),
                         }
                     }
-                    "mvsink.since" => self.since = version,
+                    "mvsink.since" => self.since = version(),
                     _ => {}
                 }
             }
@@ -194,7 +205,7 @@ impl Judge {
         let mut changed = false;
         for action in &actions {
             if let Some(remove) = action.get("remove") {
-                let path = remove["path"].as_str().unwrap();
+                let path = &plain(remove["path"].as_str().unwrap());
                 // A sweeper condemns what nobody has added, in a commit, before it deletes it.
                 let condemned = self.added.insert(path.to_owned());
                 let removed = self.live.remove(path);
@@ -208,7 +219,7 @@ impl Judge {
         }
         for action in &actions {
             if let Some(add) = action.get("add") {
-                let path = add["path"].as_str().unwrap().to_owned();
+                let path = plain(add["path"].as_str().unwrap());
                 let updates = self.decode(&path);
                 words += &format!(", plus {path} with {} updates", updates.len());
                 if moved {
@@ -309,4 +320,10 @@ impl Judge {
         }
         updates
     }
+}
+
+/// A path of the log in the words that this program uses.
+fn plain(path: &str) -> String {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    path.replace("%2D", "-")
 }

@@ -7,6 +7,7 @@ mod judge;
 mod plan;
 mod replica;
 mod shrink;
+mod swap;
 mod world;
 
 use std::sync::Mutex;

@@ -44,6 +44,9 @@ pub enum Edit {
     Delete,
     /// It adds a file with a row that the view's type cannot hold, beside one that it can.
     Unfit,
+    /// It adds a row in an entry that is written as the format allows and few do: free-form `commitInfo`, a path in other
+    /// words, a number with a point.
+    Odd,
     /// It names a file that is there once more, without a change, or as one that goes and comes.
     Again {
         /// Whether the file goes in the same entry.
@@ -58,6 +61,22 @@ pub enum Edit {
     Lose,
     /// An object gets this time, in milliseconds since 1970, by a copy or by a clock that is wrong.
     Touch(Touched, i64),
+}
+
+/// What somebody does to the whole table while sinks write into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// A copy of it is made.
+    Keep,
+    /// The copy takes its place.
+    Older,
+    /// It is deleted.
+    Delete,
+    /// It is moved away, and back once everybody has noticed.
+    Move,
+    /// A log entry below the last one is missing for a while, in which everybody starts again, as in a copy that is
+    /// under way.
+    Gap,
 }
 
 /// Whose time is changed.
@@ -126,6 +145,8 @@ pub enum Event {
     },
     /// Another program edits the table.
     Edit(Edit),
+    /// Somebody does this to the whole table.
+    Swap(Swap),
     /// The maintainer begins something.
     Upkeep(Upkeep),
 }
@@ -187,6 +208,12 @@ impl fmt::Display for Event {
             Event::Edit(Edit::Insert) => write!(f, "another program inserts a row"),
             Event::Edit(Edit::Delete) => write!(f, "another program deletes the rows of a file"),
             Event::Edit(Edit::Unfit) => write!(f, "another program inserts a row of nulls"),
+            Event::Edit(Edit::Odd) => write!(f, "another program inserts a row by an odd entry"),
+            Event::Swap(Swap::Keep) => write!(f, "the table is copied"),
+            Event::Swap(Swap::Older) => write!(f, "the copy takes the table's place"),
+            Event::Swap(Swap::Delete) => write!(f, "the table is deleted"),
+            Event::Swap(Swap::Move) => write!(f, "the table is moved away, and back"),
+            Event::Swap(Swap::Gap) => write!(f, "a log entry is missing for a while"),
             Event::Edit(Edit::Lose) => write!(f, "a data file is lost, and everybody starts again"),
             Event::Edit(edit) => write!(f, "another program edits: {edit:?}"),
             Event::Upkeep(upkeep) => write!(f, "the maintainer begins: {upkeep:?}"),
@@ -441,9 +468,16 @@ fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
             worker,
             steps: rng.random_range(1..4),
         },
-        780..950 => Event::Pass {
+        780..949 => Event::Pass {
             ms: [1, 5, 10, 30, 100][rng.random_range(0..5)],
         },
+        949 => Event::Swap(match rng.random_range(0..8) {
+            0..3 => Swap::Keep,
+            3..5 => Swap::Older,
+            5 => Swap::Delete,
+            6 => Swap::Move,
+            _ => Swap::Gap,
+        }),
         950..955 => Event::SetClock {
             ms: rng.random_range(-60_000..120_000),
         },
@@ -481,12 +515,13 @@ fn event(rng: &mut StdRng, replicas: &[ReplicaPlan]) -> Event {
                     _ => -START_MS,
                 },
         )),
-        986..990 => Event::Edit(match rng.random_range(0..6) {
+        986..990 => Event::Edit(match rng.random_range(0..7) {
             0 => Edit::Insert,
             1 => Edit::Delete,
             2 => Edit::Unfit,
             3 => Edit::Again { goes: rng.random() },
             4 => Edit::Huge { less: rng.random() },
+            5 => Edit::Odd,
             _ => Edit::Lose,
         }),
         _ => Event::Upkeep(match rng.random_range(0..3) {

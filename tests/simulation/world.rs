@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 use super::judge::Judge;
 use super::plan::{Edit, Event, Plan, Row, START_MS, Table, Touched, Upkeep};
 use super::replica::{Process, Replica};
+use super::swap::Copy;
 
 /// A simulation that takes more rounds after the trouble makes no progress.
 const ROUNDS: u32 = 5_000;
@@ -38,28 +39,32 @@ pub struct Ran {
     pub calls: Vec<Traced>,
 }
 
-struct World<'a> {
-    plan: &'a Plan,
+pub struct World<'a> {
+    pub plan: &'a Plan,
     clock: Arc<AtomicI64>,
     /// The store without its faults.
-    sound: Arc<ClockedStore>,
-    faulty: Arc<FaultyStore>,
+    pub sound: Arc<ClockedStore>,
+    pub faulty: Arc<FaultyStore>,
     store: Arc<dyn ObjectStore>,
     /// Of the view.
-    judge: Judge,
+    pub judge: Judge,
     /// Of the table that the view is chained to.
-    source: Option<Judge>,
-    replicas: Vec<Replica>,
-    maintainer: Process,
+    pub source: Option<Judge>,
+    pub replicas: Vec<Replica>,
+    pub maintainer: Process,
     /// It keeps the shards open, or it would see each lease for the first time.
-    opened: [Arc<OnceCell<Shard>>; 2],
+    pub opened: [Arc<OnceCell<Shard>>; 2],
     /// What it says of its last collection, or why it cannot go on.
-    upkept: Arc<Mutex<Result<Option<GcReport>, String>>>,
+    pub upkept: Arc<Mutex<Result<Option<GcReport>, String>>>,
     /// So that no two processes draw the same names.
     started: u64,
-    ran: Ran,
+    pub ran: Ran,
     /// Whether a kill may have left something to the sweeper.
-    untidy: bool,
+    pub untidy: bool,
+    /// Calls in a hundred that have a fault.
+    pub percent: u32,
+    /// An older copy of the table.
+    pub kept: Option<Copy>,
 }
 
 /// Runs a plan to its end. Panics at what must not be.
@@ -73,6 +78,13 @@ pub fn run(plan: &Plan) -> Ran {
     world.recover();
     world.end()
 }
+
+/// Lines of a log entry that say nothing of what is needed of it.
+const ODD_LINES: &str = r#"{"commitInfo":"by hand"}
+
+{"txn":{"appId":"theirs","version":7.0,"lastUpdated":"yesterday"}}
+{"action of tomorrow":[1e9,{"add":null}]}
+"#;
 
 impl<'a> World<'a> {
     fn new(plan: &'a Plan) -> Self {
@@ -105,6 +117,8 @@ impl<'a> World<'a> {
             started: 0,
             ran: Ran::default(),
             untidy: false,
+            percent: 0,
+            kept: None,
         };
         if plan.chained {
             world.maintainer.create::<Row, String>(&Table::Source.url());
@@ -116,7 +130,7 @@ impl<'a> World<'a> {
         world
     }
 
-    fn start(&mut self, index: usize) -> Replica {
+    pub fn start(&mut self, index: usize) -> Replica {
         let started = std::cell::Cell::new(self.started);
         let options = || {
             started.set(started.get() + 1);
@@ -132,6 +146,21 @@ impl<'a> World<'a> {
         let old = std::mem::replace(&mut self.replicas[index], new);
         old.kill();
         self.untidy = true;
+    }
+
+    /// Kills all replicas, and the maintainer, and starts them again.
+    fn restart_everybody(&mut self) {
+        (0..self.replicas.len()).for_each(|index| self.restart(index));
+        self.restart_maintainer();
+    }
+
+    pub fn restart_maintainer(&mut self) {
+        let (_, writable) = tokio::sync::watch::channel(false);
+        self.started += 1;
+        let options = options_of(self.plan, self.started, &self.clock);
+        let maintainer = Process::new(options, Arc::clone(&self.store), writable);
+        std::mem::replace(&mut self.maintainer, maintainer).kill();
+        self.opened = Default::default();
     }
 
     fn perform(&mut self, event: &Event) {
@@ -162,7 +191,10 @@ impl<'a> World<'a> {
             Event::SetClock { ms } => {
                 self.clock.fetch_add(ms, Ordering::Relaxed);
             }
-            Event::Faults { percent } => self.faulty.set_percent(percent),
+            Event::Faults { percent } => {
+                self.percent = percent;
+                self.faulty.set_percent(percent);
+            }
             Event::Crash { replica } => {
                 self.restart(replica);
                 self.ran.crashes += 1;
@@ -186,12 +218,13 @@ impl<'a> World<'a> {
                 }
             }
             Event::Edit(edit) => self.edit(edit),
+            Event::Swap(swap) => self.swap(swap),
             Event::Upkeep(upkeep) => self.begin(upkeep),
         }
     }
 
     /// Time goes by for everybody.
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         self.clock
             .fetch_add(i64::try_from(ms).unwrap(), Ordering::Relaxed);
         for replica in &self.replicas {
@@ -211,17 +244,12 @@ impl<'a> World<'a> {
             Edit::Lose => {
                 if let Some((path, _)) = self.judge.file() {
                     self.judge.lose(&path);
-                    (0..self.replicas.len()).for_each(|index| self.restart(index));
                     // A merge that had read the file would bring its rows back after a replica has found it lost.
-                    let (_, writable) = tokio::sync::watch::channel(false);
-                    self.started += 1;
-                    let options = options_of(self.plan, self.started, &self.clock);
-                    self.maintainer = Process::new(options, Arc::clone(&self.store), writable);
-                    self.opened = Default::default();
+                    self.restart_everybody();
                 }
                 return;
             }
-            Edit::Insert | Edit::Unfit | Edit::Huge { .. } => {
+            Edit::Insert | Edit::Unfit | Edit::Odd | Edit::Huge { .. } => {
                 let codec = Codec::<(Option<String>, Option<u64>), String>::new().unwrap();
                 let mut file = FileEncoder::new(codec.schema()).unwrap();
                 let rows = [(Some("nobody's".to_owned()), Some(99)), (None, None)];
@@ -237,6 +265,10 @@ impl<'a> World<'a> {
                 let path = format!("foreign-{}.parquet", self.judge.next());
                 let size = bytes.len();
                 self.put(&path, bytes.into());
+                let path = match edit {
+                    Edit::Odd => format!("./{}", path.replace('-', "%2D")),
+                    _ => path,
+                };
                 vec![added(&path, size)]
             }
             Edit::Delete | Edit::Again { .. } => {
@@ -271,7 +303,11 @@ impl<'a> World<'a> {
         };
         let lines: Vec<String> = actions.iter().map(|action| action.to_string()).collect();
         let entry = format!("_delta_log/{:020}.json", self.judge.next());
-        self.put(&entry, lines.join("\n").into_bytes().into());
+        let lines = match edit {
+            Edit::Odd => format!("{ODD_LINES}{}\r\n", lines.join("\n")),
+            _ => lines.join("\n"),
+        };
+        self.put(&entry, lines.into_bytes().into());
     }
 
     /// Puts something beside the view.
@@ -280,7 +316,7 @@ impl<'a> World<'a> {
         self.put_at(&path, payload);
     }
 
-    fn put_at(&self, path: &Path, payload: PutPayload) {
+    pub fn put_at(&self, path: &Path, payload: PutPayload) {
         use futures::FutureExt;
         let put = self.sound.put_opts(path, payload, PutMode::Create.into());
         put.now_or_never()
@@ -289,7 +325,7 @@ impl<'a> World<'a> {
     }
 
     /// The maintainer begins something with each table, beside what it is doing.
-    fn begin(&self, upkeep: Upkeep) {
+    pub fn begin(&self, upkeep: Upkeep) {
         for (table, opened) in self.plan.tables().iter().zip(&self.opened) {
             let client = self.maintainer.cx.client().clone();
             let (opened, upkept) = (Arc::clone(opened), Arc::clone(&self.upkept));
@@ -357,7 +393,7 @@ impl<'a> World<'a> {
     }
 
     /// All of a replica have a turn.
-    fn turn(&mut self, index: usize, feed: u32, to_the_end: bool) {
+    pub fn turn(&mut self, index: usize, feed: u32, to_the_end: bool) {
         let replica = &mut self.replicas[index];
         for worker in 0..replica.workers() {
             replica.feed(worker, feed, to_the_end);

@@ -719,3 +719,14 @@ fn check_txn(path: impl Fn() -> String, txn: &Txn) -> Result<(), Error> {
     }
     Ok(())
 }
+
+/// Where a commit moves the upper to.
+pub(crate) fn upper_of(commit: &Commit) -> Option<Frontier<i64>> {
+    let txn = commit.txns.iter().rev().find(|txn| txn.app_id == UPPER)?;
+    Some(Frontier::from_version(txn.version))
+}
+
+/// True if a commit finishes the shard: whoever has seen that looks at the log no more.
+pub(crate) fn is_last(commit: &Commit) -> bool {
+    upper_of(commit).is_some_and(|upper| upper.is_empty())
+}
