@@ -31,7 +31,8 @@ pub const SOURCE_CREDITS: Config<usize> = Config::new(
     Default::Usize(16),
     "how many decoded chunks of a shard wait for one worker at the most; read once per source",
 )
-.at_least(1);
+.at_least(1)
+.at_most(1 << 20);
 
 /// How many rows a chunk has.
 pub const CHUNK_ROWS: Config<usize> = Config::new(
@@ -39,7 +40,8 @@ pub const CHUNK_ROWS: Config<usize> = Config::new(
     Default::Usize(8192),
     "how many rows are encoded or decoded at once",
 )
-.at_least(1);
+.at_least(1)
+.at_most(1 << 20);
 
 /// The number of updates that a task handles itself.
 pub const INLINE_UPDATES: Config<usize> = Config::new(
@@ -126,7 +128,8 @@ pub const GARBAGE_INTERVAL_S: Config<usize> = Config::new(
     "mvsink_garbage_interval_s",
     Default::Usize(600),
     "how many seconds pass between two collections of garbage",
-);
+)
+.at_least(1);
 
 /// How often a shard is maintained.
 pub const MAINTENANCE_INTERVAL_MS: Config<usize> = Config::new(
@@ -247,6 +250,8 @@ pub struct Config<V> {
     description: &'static str,
     /// The least number that it takes.
     least: usize,
+    /// The greatest.
+    most: usize,
     value: PhantomData<V>,
 }
 
@@ -258,6 +263,7 @@ impl<V> Config<V> {
             default,
             description,
             least: 0,
+            most: usize::MAX,
             value: PhantomData,
         }
     }
@@ -266,6 +272,13 @@ impl<V> Config<V> {
     #[must_use]
     pub const fn at_least(mut self, least: usize) -> Self {
         self.least = least;
+        self
+    }
+
+    /// The same flag, which takes no number above this one.
+    #[must_use]
+    pub const fn at_most(mut self, most: usize) -> Self {
+        self.most = most;
         self
     }
 
@@ -303,6 +316,18 @@ pub struct Entry {
     pub value: Default,
     /// The least number that it takes, if it takes numbers.
     pub least: usize,
+    /// The greatest number that it takes, if it takes numbers.
+    pub most: usize,
+}
+
+impl Entry {
+    /// The values that the flag takes, in words.
+    pub fn form(&self) -> String {
+        match self.value {
+            Default::Bool(_) => bool::FORM.to_owned(),
+            Default::Usize(_) => format!("{} from {} to {}", usize::FORM, self.least, self.most),
+        }
+    }
 }
 
 /// Why a flag was not set.
@@ -378,6 +403,7 @@ impl ConfigSet {
             description: config.description,
             value: config.default,
             least: config.least,
+            most: config.most,
         };
         self.values
             .write()
@@ -390,7 +416,7 @@ impl ConfigSet {
     ///
     /// # Errors
     ///
-    /// If there is no such flag, or the value is not of its type; nothing changes then.
+    /// If there is no such flag, or the value is not of its type or outside of its range; nothing changes then.
     pub fn set(&self, name: &str, value: &str) -> Result<(), SetError> {
         let mut values = self.values.write().unwrap_or_else(PoisonError::into_inner);
         let known = || values.keys().copied().collect::<Vec<_>>().join(", ");
@@ -401,19 +427,17 @@ impl ConfigSet {
             });
         };
         let parsed = match entry.value {
-            Default::Bool(_) => parse(name, value).map(Default::Bool)?,
-            Default::Usize(_) => {
-                let least = entry.least;
-                let number: usize = parse(name, value)?;
-                if number < least {
-                    return Err(SetError::Value {
-                        name: name.to_owned(),
-                        form: format!("{} from {least} on", usize::FORM),
-                        value: value.to_owned(),
-                    });
-                }
-                Default::Usize(number)
-            }
+            Default::Bool(_) => bool::read(value.trim()).map(Default::Bool),
+            Default::Usize(_) => usize::read(value.trim())
+                .filter(|number| (entry.least..=entry.most).contains(number))
+                .map(Default::Usize),
+        };
+        let Some(parsed) = parsed else {
+            return Err(SetError::Value {
+                name: name.to_owned(),
+                form: entry.form(),
+                value: value.to_owned(),
+            });
         };
         if let Some(entry) = values.get_mut(name) {
             entry.value = parsed;
@@ -428,14 +452,6 @@ impl ConfigSet {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
-}
-
-fn parse<V: Value>(name: &str, value: &str) -> Result<V, SetError> {
-    V::read(value.trim()).ok_or_else(|| SetError::Value {
-        name: name.to_owned(),
-        form: V::FORM.to_owned(),
-        value: value.to_owned(),
-    })
 }
 
 #[cfg(test)]
@@ -479,7 +495,7 @@ mod tests {
         ] {
             let error = set.set(flag, "0").unwrap_err().to_string();
             assert!(
-                error.contains(&format!("{flag} takes a whole number from {least} on")),
+                error.contains(&format!("{flag} takes a whole number from {least} to ")),
                 "{error}"
             );
             set.set(flag, &least.to_string()).unwrap();

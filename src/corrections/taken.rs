@@ -85,7 +85,7 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Taken<D, T, R, H> {
             let len = self.page(at.page)?.len();
             let begin = at.row;
             if begin < len {
-                at.row = len.min(begin + rows);
+                at.row = len.min(begin.saturating_add(rows));
                 let end = at.row;
                 return Ok(Some(self.page(at.page)?.range(begin..end)));
             }

@@ -74,7 +74,7 @@ impl Share {
 /// Takes up to so many from the front.
 fn take(rest: &mut Range<usize>, most: usize) -> Range<usize> {
     let start = rest.start;
-    rest.start = rest.end.min(start + most);
+    rest.start = rest.end.min(start.saturating_add(most));
     start..rest.start
 }
 

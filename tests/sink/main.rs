@@ -37,6 +37,7 @@ mod end_to_end;
 mod endings;
 mod faults;
 mod finished;
+mod flags;
 mod idle;
 mod lifecycle;
 mod modes;

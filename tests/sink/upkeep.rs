@@ -24,7 +24,7 @@ fn eager(
     for cx in &contexts {
         for (flag, value) in [
             ("mvsink_maintenance_interval_ms", "1"),
-            ("mvsink_garbage_interval_s", "0"),
+            ("mvsink_garbage_interval_s", "1"),
             ("mvsink_garbage_grace_s", "0"),
             ("mvsink_orphan_age_s", "0"),
             ("mvsink_compaction_fan_in", "2"),
