@@ -105,8 +105,8 @@ impl Shard {
     /// [`Error::Unwritten`] if one was given up, and permanent errors of the store and
     /// the log. Nothing was committed then, but in these cases, of which [`Error::is_decided`] is false:
     ///
-    /// - [`Error::Unconfirmed`]: something failed after the entry was put, or may have been. It may be in the log; calling
-    ///   again finds out.
+    /// - [`Error::Unconfirmed`]: something failed after the entry was put, or may have been, by this call or an earlier one.
+    ///   It may be in the log; calling again finds out.
     /// - [`Error::Undecided`]: an interrupted append was called again so late that the log was cleaned up beyond it.
     /// - [`Error::Replaced`]: what was put, if anything, went to where the table was, or to what has its place now.
     /// - [`Error::Shutdown`]: as if the future was dropped.
@@ -131,7 +131,28 @@ impl Shard {
     ) -> Result<Appended, Error> {
         let inner = self.inner();
         let mut appending = inner.staging.appending(&append.files);
-        if let Some(why) = contradiction(&append) {
+        let ended = self.try_append(&append, &removes, on_retry).await;
+        let ended = ended.map_err(|error| {
+            // Of this call or an earlier one.
+            let put = inner.may_land(append.id);
+            self.unless_put(append.id, put, error)
+        });
+        if !matches!(&ended, Err(error) if !error.is_decided()) {
+            inner.attempts.decided(append.id);
+        }
+        appending.lost = matches!(ended, Ok(Appended::Lost { .. }));
+        ended
+    }
+
+    /// As [`Shard::append_removing`], but that an error says nothing of what earlier calls have put.
+    async fn try_append(
+        &self,
+        append: &Append,
+        removes: &BTreeSet<String>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Appended, Error> {
+        let inner = self.inner();
+        if let Some(why) = contradiction(append) {
             return Err(Error::InvalidAppend {
                 url: self.url().to_owned(),
                 why,
@@ -142,7 +163,13 @@ impl Shard {
             inner.catch_up(on_retry).await?;
         }
         if inner.progress().upper == append.lower {
-            self.check_staged(&append.files, on_retry).await?;
+            match self.check_staged(&append.files, on_retry).await {
+                // An earlier call may have put it: if it is not in the log, it must not get there any more.
+                Err(Error::Swept { .. }) if inner.attempts.get(append.id).is_some() => {
+                    self.tombstone_append(append, on_retry).await?;
+                }
+                checked => checked?,
+            }
         }
         let swept = |file: &StagedFile| Error::Swept {
             url: self.url().to_owned(),
@@ -160,26 +187,52 @@ impl Shard {
             Plan::Put(Box::new(append_commit(
                 &inner.storage,
                 state,
-                &append,
-                &removes,
+                append,
+                removes,
             )))
         };
         let looped = self.commit_loop(append.id, plan, &append.files, on_retry);
-        let looped = looped.await.inspect_err(|error| {
-            if error.is_decided() {
-                inner.attempts.decided(append.id);
-            }
-        });
-        let appended = match looped? {
+        match looped.await? {
             Outcome::Committed(version) => Ok(Appended::Committed { version }),
-            Outcome::Done(Ok(lost)) => self.how_it_ended(&append, lost).await,
+            Outcome::Done(Ok(lost)) => {
+                let ended = self.how_it_ended(append, lost).await;
+                // That it cannot be found out says nothing.
+                let put = inner.attempts.get(append.id).is_some();
+                ended.map_err(|error| self.unless_put(append.id, put, error))
+            }
             Outcome::Done(Err(error)) => Err(error),
-        };
-        if !matches!(&appended, Err(error) if error.is_transient() || !error.is_decided()) {
-            inner.attempts.decided(append.id);
         }
-        appending.lost = matches!(appended, Ok(Appended::Lost { .. }));
-        appended
+    }
+
+    /// Takes the slot that an earlier call may have put the append into, unless that is there: with the removal of its
+    /// files, so that no later put of it can follow either.
+    async fn tombstone_append(&self, append: &Append, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let storage = &self.inner().storage;
+        let id = self.fresh_id();
+        let plan = |state: &State| {
+            let upper = state.progress().upper;
+            let mut files = append.files.iter();
+            if upper != append.lower || files.any(|file| state.is_removed(&file.path)) {
+                return Plan::Done(());
+            }
+            let removes = append.files.iter().map(|file| Remove {
+                path: file.path.clone(),
+                deletion_timestamp: Some(storage.env.now_ms()),
+                data_change: false,
+                size: i64::try_from(file.size).ok(),
+                ..Remove::default()
+            });
+            Plan::Put(Box::new(Commit {
+                info: Some(CommitInfo {
+                    operation: "SWEEP".into(),
+                    ..our_info(storage, id, upper, upper)
+                }),
+                removes: removes.collect(),
+                ..Commit::default()
+            }))
+        };
+        self.commit(id, plan, on_retry).await?;
+        Ok(())
     }
 
     /// How an append ended that is not to be put any more: `lost`, or an earlier call was dropped but had
@@ -406,11 +459,15 @@ impl Shard {
                 inner.catch_up(on_retry).await?;
                 continue;
             }
-            inner.attempts.put(id, slot, env.moment());
+            let before = inner.attempts.put(id, slot, env.moment());
             let mut uncertain = false;
             let occupied = storage
                 .occupy(slot, &body, Some(&tail), prepared, &mut uncertain, on_retry)
                 .await;
+            if !uncertain && !matches!(occupied, Ok(Occupied::Now)) {
+                // This put is surely not there; one of an earlier call may be.
+                inner.attempts.reset(id, before);
+            }
             let unless_put = |error| self.unless_put(id, uncertain, error);
             let (commit, evidence, ours) = match occupied.map_err(unless_put)? {
                 Occupied::Unfounded => {
@@ -471,6 +528,13 @@ impl Shard {
 }
 
 impl Inner {
+    /// True if a put of this commit may be in the log beyond what is known of it, or get there.
+    fn may_land(&self, id: CommitId) -> bool {
+        let known = lock(&self.log).tail().version;
+        let attempt = self.attempts.get(id);
+        attempt.is_some_and(|attempt| attempt.slot > known)
+    }
+
     /// Deletes an entry that was put where the log had been cleaned up already.
     async fn drop_phantom(&self, version: u64) {
         let path = entry_path(version);

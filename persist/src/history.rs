@@ -33,12 +33,20 @@ pub(crate) struct Attempt {
 }
 
 impl Attempts {
-    /// The commit is about to be put into this slot.
-    pub(crate) fn put(&self, id: CommitId, slot: u64, since: Moment) {
-        lock(&self.0)
-            .entry(id)
-            .or_insert(Attempt { since, slot })
-            .slot = slot;
+    /// The commit is about to be put into this slot. Returns how far it had come.
+    pub(crate) fn put(&self, id: CommitId, slot: u64, since: Moment) -> Option<Attempt> {
+        let mut all = lock(&self.0);
+        let before = all.get(&id).copied();
+        all.entry(id).or_insert(Attempt { since, slot }).slot = slot;
+        before
+    }
+
+    /// Its last put has had no effect: it is as far as before that.
+    pub(crate) fn reset(&self, id: CommitId, before: Option<Attempt>) {
+        match before {
+            Some(before) => lock(&self.0).insert(id, before),
+            None => lock(&self.0).remove(&id),
+        };
     }
 
     pub(crate) fn get(&self, id: CommitId) -> Option<Attempt> {

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,14 +10,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use mvsink_persist::{Appended, Client, Error, Frontier, Open, Shard};
+use mvsink_persist::testing::{Fault, FaultOptions, FaultyStore, GateStore, Side};
+use mvsink_persist::{Appended, Client, Error, Frontier, Open, Shard, StagedFile};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use support::{append, client, options, run, schema, stage};
+use tokio::time::Instant;
 
 const URL: &str = "memory://store/shard";
 
@@ -118,6 +121,12 @@ fn an_error_after_the_put_says_that_the_commit_may_be_in_the_log() {
         let told = error.to_string();
         assert!(told.contains("may have been committed"), "{told}");
         assert!(told.contains("revoked"), "{told}");
+        // Nor does calling again find out while the log cannot be read.
+        for _ in 0..2 {
+            let again = shard.append(append.clone(), &quiet).await.unwrap_err();
+            assert!(!again.is_decided(), "{again}");
+            tokio::time::advance(Duration::from_secs(60 * 60)).await;
+        }
         store.revoked.store(false, Ordering::Relaxed);
         let reader = client_of(&store, 2).open_existing(URL).await.unwrap();
         assert_eq!(reader.progress().upper, Frontier::At(1));
@@ -145,5 +154,94 @@ fn an_error_before_the_put_says_that_nothing_was_committed() {
         assert!(error.is_decided());
         store.revoked.store(false, Ordering::Relaxed);
         assert_eq!(shard.refresh().await.unwrap().version, 0);
+    });
+}
+
+/// A client of this store by whose clock a file is old after a minute.
+fn clocked_client(store: Arc<dyn ObjectStore>, seed: u64) -> Client {
+    let mut options = options(seed);
+    let start = Instant::now();
+    options.clock = Arc::new(move || i64::try_from(start.elapsed().as_millis()).unwrap());
+    let client = client(options);
+    client.mount("store", store);
+    client
+}
+
+async fn delete(store: &dyn ObjectStore, file: &StagedFile) {
+    let path = Path::from(format!("shard/{}", file.path));
+    store.delete(&path).await.unwrap();
+}
+
+#[test]
+fn an_append_that_was_given_up_and_landed_is_committed_though_its_file_is_gone() {
+    for by_a_commit in [false, true] {
+        run(async {
+            let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let store = GateStore::new(Arc::clone(&inner));
+            let client = clocked_client(Arc::clone(&store) as _, 1);
+            let open = Open::new(schema());
+            let shard = client.open_or_create(URL, open.clone()).await.unwrap();
+            let file = stage(&shard, 0).await;
+            let append_once = append(1, 0, 1, vec![file.clone()]);
+            let hold = store.hold_commit(1, Side::After);
+            tokio::select! {
+                ended = shard.append(append_once.clone(), &quiet) => panic!("{ended:?}"),
+                () = hold.reached() => {}
+            }
+            hold.release();
+            if by_a_commit {
+                // A rival removes it, as a view does that rewrites it.
+                let rival = clocked_client(Arc::clone(&inner), 2);
+                let rival = rival.open_existing(URL).await.unwrap();
+                let removes = BTreeSet::from([file.path.clone()]);
+                let removing = append(2, 1, 2, Vec::new());
+                let removed = rival.append_removing(removing, removes, &quiet).await;
+                assert_eq!(removed.unwrap(), Appended::Committed { version: 2 });
+            }
+            delete(&*inner, &file).await;
+            tokio::time::advance(Duration::from_secs(61)).await;
+            let again = shard.append(append_once, &quiet).await;
+            assert_eq!(again.unwrap(), Appended::Committed { version: 1 });
+        });
+    }
+}
+
+#[test]
+fn an_append_that_was_given_up_and_swept_does_not_land_later() {
+    run(async {
+        let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let mut faults = FaultOptions::default();
+        faults.later = Duration::from_secs(60 * 60);
+        let store = FaultyStore::with_options(Arc::clone(&inner), faults);
+        let client = clocked_client(Arc::clone(&store) as _, 1);
+        let shard = client
+            .open_or_create(URL, Open::new(schema()))
+            .await
+            .unwrap();
+        let files = vec![stage(&shard, 0).await, stage(&shard, 0).await];
+        let append = append(1, 0, 1, files.clone());
+        // Its put is answered by an error and still under way when it is given up.
+        let mut script = vec![Fault::AppliedLater];
+        script.resize(1000, Fault::NotApplied);
+        store.script(&script);
+        let given_up = shard.append(append.clone(), &quiet);
+        let given_up = tokio::time::timeout(Duration::from_secs(1), given_up).await;
+        assert!(given_up.is_err(), "{given_up:?}");
+        store.script(&[]);
+        delete(&*inner, &files[0]).await;
+        tokio::time::advance(Duration::from_secs(61)).await;
+        let again = shard.append(append.clone(), &quiet).await.unwrap_err();
+        assert!(matches!(again, Error::Swept { .. }), "{again}");
+        assert!(again.is_decided());
+        store.settled().await;
+        let reader = clocked_client(Arc::clone(&inner), 2);
+        let reader = reader.open_existing(URL).await.unwrap();
+        assert_eq!(reader.progress().upper, Frontier::At(0));
+        assert_eq!(reader.pin().files().count(), 0);
+        // So what it held can be written again.
+        let file = stage(&shard, 0).await;
+        let next = support::append(2, 0, 1, vec![file]);
+        let next = shard.append(next, &quiet).await.unwrap();
+        assert!(matches!(next, Appended::Committed { .. }), "{next:?}");
     });
 }
