@@ -4,7 +4,8 @@
 //!   condition  =  test { AND test }
 //!   test       =  column ( = | == | != | <> | < | <= | > | >= ) literal  |  column IS [ NOT ] NULL
 //!   column     =  a name, in double quotes if it is no plain word
-//!   literal    =  a number, true, false, or anything else in single quotes: '2026-01-31', 'it''s'
+//!   literal    =  a number, true, false, or anything else in single quotes:
+//!                 'it''s', '2026-01-31', '2026-01-31T12:00:00Z', '2026-01-31 12:00:00.5+01:00' (without a zone: UTC)
 //! ```
 
 use mvsink::mvsink_persist::{Comparison, Filter, Literal, Predicate};
@@ -80,7 +81,9 @@ fn literal(token: Option<Token>, column: &str) -> Result<Literal, String> {
                 "null" => Err(format!("{column} is compared with null: use IS NULL")),
                 // As it is written, so that decimals stay exact.
                 _ if word.parse::<f64>().is_ok() => Ok(Literal::Text(word)),
-                _ => Err(format!("text is in single quotes: '{word}'")),
+                _ => Err(format!(
+                    "{column} is compared with {word}: write text, dates and times in single quotes: '{word}'"
+                )),
             }
         }
         _ => Err(format!("a value to compare {column} with is expected")),

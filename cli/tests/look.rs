@@ -4,9 +4,11 @@ mod support;
 
 use std::path::Path;
 
+use chrono::{DateTime, NaiveDate, Utc};
 use mvsink_persist::{
     Append, Appended, Client, ClientOptions, Codec, CommitId, FileEncoder, FileMeta, Frontier, Open,
 };
+use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use support::*;
@@ -31,6 +33,20 @@ fn row(id: i64, city: Option<&str>, price: f64, tags: &[&str]) -> Row {
 
 /// A table with five rows at time 1, one of them twice, and maybe an error at time 2, complete up to 5.
 fn table(dir: &Path, with_error: bool) -> String {
+    let rows = [
+        (row(1, Some(""), f64::NAN, &["a", "b"]), 1),
+        (row(2, None, f64::NEG_INFINITY, &[]), 1),
+        (row(3, Some("Oslo, N"), 10.5, &["x\"y"]), 2),
+        (row(4, Some("Bergen"), 99.0, &[]), 1),
+    ];
+    table_of(dir, &rows, with_error.then_some("no price"))
+}
+
+/// A table with these rows at time 1, and maybe an error at time 2, complete up to 5.
+fn table_of<D>(dir: &Path, rows: &[(D, i64)], error: Option<&str>) -> String
+where
+    D: Serialize + for<'de> Deserialize<'de> + 'static,
+{
     let url = dir.join("table").display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -38,21 +54,15 @@ fn table(dir: &Path, with_error: bool) -> String {
         .expect("a runtime");
     runtime.block_on(async {
         let client = Client::new(runtime.handle().clone(), ClientOptions::default());
-        let codec = Codec::<Row, String>::new().expect("a codec");
+        let codec = Codec::<D, String>::new().expect("a codec");
         let open = Open::new(codec.schema());
         let shard = client.open_or_create(&url, open).await.expect("a shard");
-        let rows = [
-            (row(1, Some(""), f64::NAN, &["a", "b"]), 1),
-            (row(2, None, f64::NEG_INFINITY, &[]), 1),
-            (row(3, Some("Oslo, N"), 10.5, &["x\"y"]), 2),
-            (row(4, Some("Bergen"), 99.0, &[]), 1),
-        ];
         let mut file = FileEncoder::new(codec.schema()).expect("a file");
         let rows = rows.iter().map(|(row, diff)| (row, 1, *diff));
         file.write(&codec.encode(rows).expect("rows"))
             .expect("rows");
-        if with_error {
-            let error = "no price".to_owned();
+        if let Some(error) = error {
+            let error = error.to_owned();
             let errors = codec.encode_errors([(&error, 2, 1)].into_iter());
             file.write(&errors.expect("an error")).expect("an error");
         }
@@ -169,6 +179,75 @@ fn a_snapshot_is_narrowed_by_rows_columns_and_number() {
     let line = fail(&["snapshot", &url, "--where", "city = Oslo"], 2);
     assert!(line.contains("'Oslo'"), "{line}");
     fail(&["snapshot", &url, "--count", "--limit", "3"], 2);
+}
+
+/// A row of types that have no literal of their own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Sale {
+    id: i64,
+    at: Option<DateTime<Utc>>,
+    day: NaiveDate,
+    price: Decimal,
+    paid: bool,
+}
+
+#[test]
+fn a_snapshot_is_narrowed_by_times_days_decimals_and_truth_values() {
+    let sale = |id, at: Option<&str>, day: &str, cents, paid| Sale {
+        id,
+        at: at.map(|at| at.parse().expect("a time")),
+        day: day.parse().expect("a day"),
+        price: Decimal::new(cents, 2),
+        paid,
+    };
+    let rows = [
+        sale(1, Some("2026-01-31T12:00:00Z"), "2026-01-31", 1050, true),
+        sale(2, Some("2026-01-31T12:00:00.5Z"), "2026-02-01", 999, false),
+        sale(3, None, "2024-02-29", -5, true),
+    ];
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = table_of(dir.path(), &rows.map(|row| (row, 1)), None);
+    for (condition, expected) in [
+        ("at = '2026-01-31T12:00:00Z'", &[1][..]),
+        ("at = '2026-01-31T14:00:00+02:00'", &[1]),
+        ("at > '2026-01-31T07:00:00-05:00'", &[2]),
+        ("at <= '2026-01-31 12:00:00'", &[1]),
+        ("at >= '2026-01-31' AND at < '2026-02-01'", &[1, 2]),
+        ("at IS NULL", &[3]),
+        ("at IS NOT NULL AND paid = false", &[2]),
+        ("day = '2024-02-29'", &[3]),
+        ("day > '2026-01-31'", &[2]),
+        ("price = 10.5", &[1]),
+        ("price < '9.990000000000000001'", &[2, 3]),
+        ("price >= -0.05 AND price < 10", &[2, 3]),
+        ("paid <> true", &[2]),
+    ] {
+        let lines = succeed(&["snapshot", &url, "--format", "ndjson", "--where", condition]);
+        let ids: Vec<_> = objects(&lines)
+            .iter()
+            .map(|row| row["id"].as_i64().expect("a number"))
+            .collect();
+        assert_eq!(ids, expected, "{condition}");
+    }
+    for (condition, column_and_type) in [
+        ("at = 'noon'", "at is timestamp"),
+        ("at > 20260131", "at is timestamp"),
+        ("day = '2026-02-30'", "day is date"),
+        ("price > 'much'", "price is decimal(38,18)"),
+        ("paid = 1", "paid is boolean"),
+        ("id = 'one'", "id is long"),
+    ] {
+        let line = fail(&["snapshot", &url, "--where", condition], 1);
+        assert!(line.contains(column_and_type), "{condition}: {line}");
+    }
+    let line = fail(
+        &["snapshot", &url, "--where", "at = 2026-01-31T12:00:00Z"],
+        2,
+    );
+    assert!(
+        line.contains("at is compared with 2026") && line.contains("'2026-01-31T12:00:00Z'"),
+        "{line}"
+    );
 }
 
 #[test]

@@ -269,7 +269,7 @@ fn key_and_value<'a>(entries: &'a Field, path: &str) -> Result<&'a Fields, Strin
 }
 
 /// A type as Delta calls it, or as Arrow does if Delta has no name for it.
-fn type_name(data_type: &DataType) -> String {
+pub(crate) fn type_name(data_type: &DataType) -> String {
     match type_to_delta(data_type, "") {
         Ok(Value::String(name)) => name,
         Ok(value) => value.to_string(),

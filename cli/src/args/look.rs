@@ -27,7 +27,8 @@ pub struct Snapshot {
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub as_of: Option<i64>,
 
-    /// Only the rows for which this holds, as in "price > 100 AND city = 'Oslo' AND note IS NULL"; may be repeated.
+    /// Only the rows for which this holds, as in "price > 100 AND city = 'Oslo' AND note IS NULL" or
+    /// "at >= '2026-01-31T12:00:00Z'"; may be repeated.
     #[arg(long = "where", value_name = "CONDITION", value_parser = condition::parse)]
     pub conditions: Vec<Filter>,
 

@@ -11,19 +11,28 @@
 //! and on the rows. Only the second decides, so statistics are used only where they are sure to be bounds: not of
 //! floats (whose statistics ignore NaN and the sign of zero), not of old writers, and not for ≠.
 
+use std::fmt;
 use std::sync::Arc;
 
+use arrow_array::timezone::Tz;
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, Scalar, StringArray,
+    TimestampMicrosecondArray,
 };
+use arrow_cast::parse::string_to_datetime;
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_ord::cmp;
-use arrow_schema::{ArrowError, DataType, Schema};
+use arrow_schema::{
+    ArrowError, DECIMAL128_MAX_SCALE, DECIMAL256_MAX_PRECISION, DataType, Schema, TimeUnit,
+};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 
 use crate::conform::conform;
-use crate::schema::{DIFF_COLUMN, TIME_COLUMN};
+use crate::schema::{DIFF_COLUMN, TIME_COLUMN, type_name};
+
+/// The microseconds of a day.
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// How a column is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +65,8 @@ pub enum Literal {
     Int(i64),
     /// For columns of floats.
     Float(f64),
-    /// For text; for any other simple column what reads as one of its values, as `2026-01-31` for a date.
+    /// For text; for any other simple column the text of one of its values: `2026-01-31` for a date, `12.50` for a
+    /// decimal, `2026-01-31T12:00:00+01:00` for a timestamp (without a zone: in UTC).
     Text(String),
 }
 
@@ -147,9 +157,14 @@ impl Filter {
                     literal,
                     ..
                 } => {
-                    let value = literal
-                        .cast(field.data_type())
-                        .map_err(|why| format!("{column} cannot be compared: {why}"))?;
+                    let data_type = field.data_type();
+                    let value = literal.cast(data_type).ok_or_else(|| {
+                        format!(
+                            "the column {column} is {} and cannot be compared with {literal}: {}",
+                            type_name(data_type),
+                            expected(data_type),
+                        )
+                    })?;
                     Test::Compare(*comparison, Scalar::new(value))
                 }
             };
@@ -166,33 +181,97 @@ impl Filter {
 }
 
 impl Literal {
-    /// The literal as an array of one value of the type.
-    fn cast(&self, wanted: &DataType) -> Result<ArrayRef, String> {
-        let is_number = wanted.is_numeric();
+    /// The literal as an array of one value of the type; `None` if it is not exactly that.
+    fn cast(&self, wanted: &DataType) -> Option<ArrayRef> {
         let fits = match self {
             Literal::Bool(_) => *wanted == DataType::Boolean,
-            Literal::Int(_) => is_number,
+            Literal::Int(_) => wanted.is_numeric(),
             Literal::Float(_) => wanted.is_floating(),
             Literal::Text(_) => !wanted.is_nested(),
         };
         if !fits {
-            return Err(format!("it is {wanted}, and {self:?} is not"));
+            return None;
         }
         let array: ArrayRef = match self {
             Literal::Bool(value) => Arc::new(BooleanArray::from(vec![*value])),
             Literal::Int(value) => Arc::new(Int64Array::from(vec![*value])),
             Literal::Float(value) => Arc::new(Float64Array::from(vec![*value])),
-            Literal::Text(value) => Arc::new(StringArray::from(vec![value.as_str()])),
+            Literal::Text(text) => match wanted {
+                // Arrow knows zones by their offsets alone, and leaves out what is finer than the type.
+                DataType::Timestamp(TimeUnit::Microsecond, Some(zone)) => {
+                    let micros = micros_of(text)?;
+                    let array = TimestampMicrosecondArray::from(vec![micros]);
+                    return Some(Arc::new(array.with_timezone(Arc::clone(zone))));
+                }
+                // Arrow leaves out the time of day.
+                DataType::Date32 if text.contains(':') && micros_of(text)? % DAY_MICROS != 0 => {
+                    return None;
+                }
+                _ => Arc::new(StringArray::from(vec![text.as_str()])),
+            },
         };
-        let options = CastOptions {
-            safe: false,
-            ..CastOptions::default()
-        };
-        let value = cast_with_options(&array, wanted, &options).map_err(|e| e.to_string())?;
-        if value.null_count() > 0 {
-            return Err(format!("{self:?} is no value of {wanted}"));
+        let value = cast_exactly(&array, wanted)?;
+        if let DataType::Decimal128(..) = wanted {
+            // Digits beyond the scale would be rounded.
+            let wide = DataType::Decimal256(DECIMAL256_MAX_PRECISION, DECIMAL128_MAX_SCALE);
+            if cast_exactly(&value, &wide)?.as_ref() != cast_exactly(&array, &wide)?.as_ref() {
+                return None;
+            }
         }
-        Ok(value)
+        Some(value)
+    }
+}
+
+impl fmt::Display for Literal {
+    /// As on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Literal::Bool(value) => value.fmt(f),
+            Literal::Int(value) => value.fmt(f),
+            Literal::Float(value) => value.fmt(f),
+            Literal::Text(text) => write!(f, "'{}'", text.replace('\'', "''")),
+        }
+    }
+}
+
+/// The value in this type; `None` if it has none.
+fn cast_exactly(array: &ArrayRef, wanted: &DataType) -> Option<ArrayRef> {
+    let options = CastOptions {
+        safe: false,
+        ..CastOptions::default()
+    };
+    let value = cast_with_options(array, wanted, &options).ok()?;
+    (value.null_count() == 0).then_some(value)
+}
+
+/// The microseconds from 1970 to a time as RFC 3339 writes it, or without its zone, which is UTC then, or to the
+/// beginning of a day. `None` if the text is none, or is finer.
+fn micros_of(text: &str) -> Option<i64> {
+    let utc: Tz = "+00:00".parse().ok()?;
+    let time = string_to_datetime(&utc, text.trim()).ok()?;
+    let is_whole = time.timestamp_subsec_nanos() % 1000 == 0;
+    is_whole.then(|| time.timestamp_micros())
+}
+
+/// What a column of this type is compared with, in words.
+fn expected(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Boolean => "true or false is expected".to_owned(),
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => {
+            "a whole number in its range is expected".to_owned()
+        }
+        DataType::Decimal128(precision, scale) => format!(
+            "a number of at most {precision} digits, {scale} of them behind the point, is expected"
+        ),
+        DataType::Float32 | DataType::Float64 => "a number is expected".to_owned(),
+        DataType::Utf8 => "text in single quotes is expected".to_owned(),
+        DataType::Date32 => "a day as '2026-01-31' is expected".to_owned(),
+        DataType::Timestamp(..) => {
+            "a time as '2026-01-31T12:00:00Z' or '2026-01-31 12:00:00.5+01:00' is expected"
+                .to_owned()
+        }
+        nested if nested.is_nested() => "it can only be tested for null".to_owned(),
+        _ => "another value is expected".to_owned(),
     }
 }
 
@@ -325,6 +404,15 @@ mod tests {
             Field::new("n", DataType::Int32, true),
             Field::new("day", DataType::Date32, true),
             Field::new("f", DataType::Float64, true),
+            Field::new("b", DataType::Boolean, true),
+            Field::new("s", DataType::Utf8, true),
+            Field::new("price", DataType::Decimal128(10, 2), true),
+            Field::new(
+                "at",
+                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+                true,
+            ),
+            Field::new_list("list", Field::new("element", DataType::Int32, true), true),
             Field::new("mv_time", DataType::Int64, true),
         ])
     }
@@ -337,28 +425,98 @@ mod tests {
         })
     }
 
+    /// The message if the literal does not fit the column.
+    fn refusal(column: &str, literal: Literal) -> Option<String> {
+        compare(column, Comparison::Equal, literal)
+            .bind(&schema())
+            .err()
+    }
+
     #[test]
-    fn literals_fit_or_are_refused() {
-        use Comparison::Equal;
-        let bind = |column, literal| compare(column, Equal, literal).bind(&schema());
-        assert!(bind("n", Literal::Int(7)).is_ok());
-        assert!(bind("n", Literal::Text("7".into())).is_ok());
-        assert!(bind("day", Literal::Text("2026-01-31".into())).is_ok());
-        assert!(bind("f", Literal::Int(7)).is_ok());
+    fn literals_fit_or_are_refused_with_the_columns_name_and_type() {
+        let text = |text: &str| Literal::Text(text.to_owned());
         for (column, literal) in [
-            ("n", Literal::Int(i64::MAX)),
-            ("n", Literal::Float(1.5)),
-            ("n", Literal::Text("seven".into())),
-            ("n", Literal::Bool(true)),
-            ("day", Literal::Text("yesterday".into())),
-            ("mv_time", Literal::Int(3)),
-            ("other", Literal::Int(3)),
+            ("n", Literal::Int(7)),
+            ("n", text("7")),
+            ("day", text("2026-01-31")),
+            ("day", text("2026-01-31T01:00:00+01:00")),
+            ("f", Literal::Int(7)),
+            ("f", text("1e300")),
+            ("f", text("NaN")),
+            ("b", Literal::Bool(true)),
+            ("s", text("it's")),
+            ("price", Literal::Int(-7)),
+            ("price", text("1.50")),
+            ("price", text("1.500")),
+            ("price", text("-99999999.99")),
+            ("at", text("2026-01-31")),
+            ("at", text("2026-01-31T12:00:00Z")),
+            ("at", text("2026-01-31t12:00:00.123456z")),
+            ("at", text("2026-01-31 12:00:00.123456000")),
+            ("at", text("2026-01-31T12:00:00-11:30")),
+            ("at", text("0001-01-01T00:00:00Z")),
+            ("at", text("9999-12-31T23:59:59.999999+14:00")),
         ] {
-            assert!(
-                bind(column, literal.clone()).is_err(),
-                "{column} {literal:?}"
-            );
+            assert_eq!(refusal(column, literal.clone()), None, "{literal:?}");
         }
+        for (column, literal, said) in [
+            ("n", Literal::Int(i64::MAX), "n is integer"),
+            ("n", Literal::Float(1.5), "n is integer"),
+            ("n", text("seven"), "compared with 'seven'"),
+            ("n", Literal::Bool(true), "compared with true"),
+            ("day", text("yesterday"), "day is date"),
+            ("day", Literal::Int(20260131), "'2026-01-31'"),
+            ("day", text("2026-01-31T12:00:00Z"), "day is date"),
+            ("b", Literal::Int(1), "b is boolean"),
+            ("s", Literal::Int(1), "single quotes"),
+            ("price", text("1.005"), "price is decimal(10,2)"),
+            ("price", text("123456789"), "at most 10 digits"),
+            ("price", Literal::Int(i64::MIN), "price is decimal(10,2)"),
+            ("price", text("dear"), "price is decimal(10,2)"),
+            ("at", Literal::Int(0), "at is timestamp"),
+            (
+                "at",
+                text("2026-01-31T12:00:00.1234567Z"),
+                "at is timestamp",
+            ),
+            ("at", text("2026-02-30T12:00:00Z"), "at is timestamp"),
+            (
+                "at",
+                text("2026-01-31T12:00:00 Mars"),
+                "'2026-01-31T12:00:00Z'",
+            ),
+            ("list", text("[]"), "tested for null"),
+            ("mv_time", Literal::Int(3), "only data can"),
+            ("other", Literal::Int(3), "no column other"),
+        ] {
+            let refused = refusal(column, literal.clone()).unwrap_or_default();
+            assert!(refused.contains(said), "{column} {literal:?}: {refused}");
+            assert!(refused.contains(column), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_the_same_in_every_zone() {
+        let rows = |comparison, text: &str| {
+            let at = TimestampMicrosecondArray::from(vec![1_769_860_800_000_000, 0]);
+            let batch =
+                RecordBatch::try_from_iter([("at", Arc::new(at.with_timezone("UTC")) as ArrayRef)])
+                    .unwrap();
+            let filter = compare("at", comparison, Literal::Text(text.to_owned()));
+            let mask = filter.bind(&schema()).unwrap().mask(&batch).unwrap();
+            mask.unwrap().iter().flatten().collect::<Vec<_>>()
+        };
+        for text in [
+            "2026-01-31T12:00:00Z",
+            "2026-01-31T14:00:00+02:00",
+            "2026-01-31T02:30:00-09:30",
+            "2026-01-31 12:00:00",
+            " 2026-01-31T12:00:00.000 ",
+        ] {
+            assert_eq!(rows(Comparison::Equal, text), [true, false], "{text}");
+            assert_eq!(rows(Comparison::Less, text), [false, true], "{text}");
+        }
+        assert_eq!(rows(Comparison::LessOrEqual, "1970-01-01"), [false, true]);
     }
 
     #[test]
