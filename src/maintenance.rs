@@ -70,3 +70,76 @@ pub(crate) async fn run(worker: Worker, shard: Shard) {
         tracing::warn!(shard = shard.url(), %error, "the shard is not maintained any more");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mvsink_persist::{
+        Append, Client, ClientOptions, Codec, CommitId, FileEncoder, FileMeta, Frontier, Open,
+    };
+
+    use super::*;
+    use crate::dyncfg::Default as Kind;
+
+    type Row = (u64, String);
+
+    /// A shard with a row at each of some times, in a file each.
+    async fn filled(client: &Client, codec: &Codec<Row, String>, url: &str) -> Shard {
+        let open = Open::new(codec.schema());
+        let shard = client.open_or_create(url, open).await.unwrap();
+        for time in 0..4i64 {
+            let row = (time.unsigned_abs(), "a row".to_owned());
+            let mut file = FileEncoder::new(codec.schema()).unwrap();
+            file.write(&codec.encode([(&row, time, 1)].into_iter()).unwrap())
+                .unwrap();
+            let file = file.finish().unwrap();
+            let meta = FileMeta::from(&file);
+            let staged = shard.put_file(file.bytes, meta, &|_| ()).await.unwrap();
+            let append = Append {
+                id: CommitId {
+                    nonce: 1,
+                    seq: time.unsigned_abs(),
+                },
+                lower: Frontier::At(time),
+                upper: Frontier::At(time + 1),
+                files: vec![staged],
+                since: None,
+            };
+            shard.append(append, &|_| ()).await.unwrap();
+        }
+        shard
+    }
+
+    #[test]
+    fn maintenance_bears_with_the_extremes_of_its_flags() {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let client = Client::new(runtime.handle().clone(), ClientOptions::default());
+        let codec = Codec::<(u64, String), String>::new().unwrap();
+        runtime.block_on(async {
+            for (flag, entry) in ConfigSet::new().entries() {
+                if !matches!(entry.value, Kind::Usize(_)) {
+                    continue;
+                }
+                for number in [0, 1, 2, entry.least, entry.most, i64::MAX as usize] {
+                    let configs = ConfigSet::new();
+                    configs.set("mvsink_compaction_fan_in", "2").unwrap();
+                    configs.set("mvsink_garbage_grace_s", "0").unwrap();
+                    if configs.set(flag, &number.to_string()).is_err() {
+                        continue;
+                    }
+                    let url = format!("memory://{flag}/{number}");
+                    let shard = filled(&client, &codec, &url).await;
+                    let settings = settings(&configs);
+                    let since = shard.permitted_since(&settings.retention);
+                    assert!(since <= shard.progress().upper, "{flag}={number}");
+                    let compact = settings.compact.as_ref().unwrap();
+                    let go_on = |_| std::ops::ControlFlow::Continue(());
+                    let compacted = shard.compact(compact, &go_on).await;
+                    compacted.unwrap_or_else(|error| panic!("{flag}={number}: {error}"));
+                    let collect = settings.collect.as_ref().unwrap();
+                    let collected = shard.collect_garbage(collect, &|_| ()).await;
+                    collected.unwrap_or_else(|error| panic!("{flag}={number}: {error}"));
+                }
+            }
+        });
+    }
+}

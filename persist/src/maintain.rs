@@ -81,8 +81,7 @@ impl Shard {
         let mut reported = BTreeSet::new();
         let mut interval = Maintenance::default().interval;
         loop {
-            // Rivals that start together do not stay together.
-            let delay = interval.mul_f64(0.5 + random_fraction());
+            let delay = spread(interval, random_fraction());
             if unless(&mut stopped, tokio::time::sleep(delay))
                 .await
                 .is_none()
@@ -181,6 +180,12 @@ impl Shard {
     }
 }
 
+/// Between half of the interval and one and a half: rivals that start together do not stay together.
+fn spread(interval: Duration, fraction: f64) -> Duration {
+    let seconds = interval.as_secs_f64() * (0.5 + fraction);
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
 /// The data file that cannot be read, if it is that.
 fn data_file(error: &Error) -> Option<&str> {
     match error {
@@ -205,5 +210,17 @@ async fn unless<T>(
         biased;
         _ = stopped.wait_for(|stopped| *stopped) => None,
         output = future => Some(output),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endless_interval_stays_endless() {
+        assert_eq!(spread(Duration::MAX, 0.9), Duration::MAX);
+        assert!(spread(Duration::MAX, 0.1) < Duration::MAX);
+        assert_eq!(spread(Duration::from_secs(2), 0.5), Duration::from_secs(2));
     }
 }

@@ -88,7 +88,9 @@ fn run_sink_and_source(cx: &Context, case: &str) {
                 let source: Source<'_, Row, String, u64, i64> =
                     persist_source(&cx, scope, "source", URL, 0).unwrap();
                 let sum = std::rc::Rc::clone(&sum);
-                source.ok.inspect(move |(_, _, diff)| sum.set(sum.get() + diff));
+                source
+                    .ok
+                    .inspect(move |(_, _, diff)| sum.set(sum.get() + diff));
                 source.handle
             });
             step_until_so(worker, "the source is there", || {
