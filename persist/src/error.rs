@@ -185,7 +185,8 @@ pub enum Error {
     },
     /// A staged file is gone or is about to go: it counted as left behind, or another program has deleted it.
     #[error(
-        "the staged file {path} of the shard {url} was deleted before it was committed: its rows must be staged again"
+        "the staged file {path} of the shard {url} was deleted before it was committed: its rows must be staged again, \
+         as a sink that is started again does"
     )]
     Swept {
         /// The address of the shard.

@@ -235,7 +235,6 @@ impl Inner {
         let fresh = fresh
             .ok_or_else(|| replaced("its table was moved or deleted, and nothing is there"))?;
         let is_another = self.storage.is_another(gone, &fresh, on_retry).await?;
-        self.storage.settle_log(on_retry).await?;
         let mut log = lock(&self.log);
         if fresh.state.metadata().id != log.state.metadata().id {
             return Err(replaced("its table was deleted and created again"));

@@ -18,16 +18,14 @@
 //!   moved or deleted, every write fails ([`Error::Replaced`]).
 //! - *an entry follows its predecessor*: an entry is linked only where the entry before it, by its hash, lies in the same
 //!   directory, and `name#1` lies there still. So nothing is put into an older copy, or into a new table of the same name.
-//! - *known is durable*: an entry that this process finds in the log is applied after a sync of the log's directory that
-//!   began after it was linked, whoever linked it here and whatever became of the sync that followed.
+//! - *known is durable*: an entry that is found in the log is applied after a sync of the log's directory that began after
+//!   it was found, whichever process linked it and whatever became of the sync that followed: that process may have been
+//!   killed in between.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-#[cfg(test)]
-use std::sync::atomic::AtomicU32;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -68,46 +66,20 @@ pub(crate) enum Published {
     Unfounded,
 }
 
-/// Whether the names of all entries that this process has linked are safe on the disk.
+/// Makes the names of a log's entries safe on the disk.
 #[derive(Debug, Default)]
 pub(crate) struct LogSync {
-    /// Counts links, before and after each.
-    linked: AtomicU64,
-    /// What `linked` was before the last sync that succeeded.
-    synced: AtomicU64,
-    /// Syncs that are to fail.
     #[cfg(test)]
-    failing: AtomicU32,
+    script: tests::SyncScript,
 }
 
 impl LogSync {
-    fn link(&self, written: &Path, entry: &Path) -> io::Result<()> {
-        self.linked.fetch_add(1, Ordering::SeqCst);
-        let linked = hard_link(written, entry);
-        self.linked.fetch_add(1, Ordering::SeqCst);
-        linked
-    }
-
-    fn is_settled(&self) -> bool {
-        self.linked.load(Ordering::SeqCst) <= self.synced.load(Ordering::SeqCst)
-    }
-
     /// Syncs the directory that has `entry`.
+    #[cfg_attr(not(test), allow(clippy::unused_self, reason = "tests count and fail"))]
     fn sync(&self, entry: &Path, fsync: bool) -> io::Result<()> {
-        let linked = self.linked.load(Ordering::SeqCst);
         #[cfg(test)]
-        if self
-            .failing
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-                left.checked_sub(1)
-            })
-            .is_ok()
-        {
-            return Err(io::Error::other("the disk does not answer"));
-        }
-        sync_folder(entry, fsync)?;
-        self.synced.fetch_max(linked, Ordering::SeqCst);
-        Ok(())
+        self.script.next()?;
+        sync_folder(entry, fsync)
     }
 }
 
@@ -131,22 +103,22 @@ impl Storage {
         self.retry(on_retry, create).await
     }
 
-    /// Waits until the names of all entries that this process has put are safe on the disk.
+    /// Waits until the names of all entries that have been found in the log are safe on the disk.
     ///
     /// # Errors
     /// Permanent ones of the store: they may not be.
     pub(crate) async fn settle_log(&self, on_retry: OnRetry<'_>) -> Result<(), Error> {
-        let Some(folder) = &self.local else {
+        let Some(folder) = self.local.as_ref().filter(|_| self.env.options.fsync) else {
             return Ok(());
         };
-        if self.log_sync.is_settled() {
-            return Ok(());
-        }
         let (entry, shown) = (folder.join(entry_path(0).as_ref()), log_folder());
         let sync = || {
             let (entry, log_sync) = (entry.clone(), Arc::clone(&self.log_sync));
-            let fsync = self.env.options.fsync;
-            self.blocking(&shown, move || log_sync.sync(&entry, fsync))
+            let work = move || match log_sync.sync(&entry, true) {
+                Err(error) if cannot_sync(&error) => Ok(()),
+                synced => synced,
+            };
+            self.blocking(&shown, work)
         };
         self.retry(on_retry, sync).await
     }
@@ -282,7 +254,7 @@ impl Prepared {
             // In this order: the link fails unless what was written lies where the predecessor was found.
             let founded = tail.map_or(Ok(true), |tail| has_tail(&folder, &tail));
             let linked = match founded {
-                Ok(true) => log_sync.link(&written, &entry).map(|()| Published::Linked),
+                Ok(true) => hard_link(&written, &entry).map(|()| Published::Linked),
                 Ok(false) => Ok(Published::Unfounded),
                 Err(error) => Err(error),
             };
@@ -312,15 +284,32 @@ impl Drop for Prepared {
 
 /// Gives a file its name if that is free.
 fn hard_link(written: &Path, entry: &Path) -> io::Result<()> {
-    fs::hard_link(written, entry).map_err(|error| match error.kind() {
+    #[cfg(not(test))]
+    let linked = fs::hard_link(written, entry);
+    #[cfg(test)]
+    let linked = tests::refused_link(entry).and_then(|()| fs::hard_link(written, entry));
+    linked.map_err(|error| match error.kind() {
         kind @ (io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => io::Error::new(
             kind,
             format!(
-                "no hard link could be made, and commits need a file system that has them: {error}"
+                "commits need hard links, and this file system makes none ({error}): use a directory on another file \
+                 system, or a bucket"
             ),
         ),
         _ => error,
     })
+}
+
+/// True of file systems on which a directory cannot be synced, as of those that cannot be written: what lies there is as
+/// safe as it will be.
+fn cannot_sync(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput
+            | io::ErrorKind::Unsupported
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::PermissionDenied
+    )
 }
 
 /// True if the last entry known lies in this directory.
@@ -421,28 +410,80 @@ fn sync_folder(file: &Path, fsync: bool) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use tokio::runtime::Runtime;
 
     use super::*;
     use crate::{Append, Appended, Client, ClientOptions, Codec, CommitId, Frontier, Open, Shard};
 
-    async fn open(dir: &Path) -> Shard {
-        let client = Client::new(Handle::current(), ClientOptions::default());
-        let open = Open::new(Codec::<u64, String>::new().unwrap().schema());
-        client
-            .open_or_create(dir.to_str().unwrap(), open)
-            .await
-            .unwrap()
+    /// Counts the syncs of a log, and fails them.
+    #[derive(Debug, Default)]
+    pub(super) struct SyncScript {
+        begun: AtomicU32,
+        /// Syncs that are to fail.
+        failing: AtomicU32,
     }
 
-    fn append() -> Append {
+    impl SyncScript {
+        pub(super) fn next(&self) -> io::Result<()> {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            let order = Ordering::SeqCst;
+            let fails = |left: u32| left.checked_sub(1);
+            match self.failing.fetch_update(order, order, fails) {
+                Ok(_) => Err(io::Error::other("the disk does not answer")),
+                Err(_) => Ok(()),
+            }
+        }
+    }
+
+    /// Directories in which no hard link can be made, with what the system says then.
+    static WITHOUT_LINKS: Mutex<Vec<(PathBuf, i32)>> = Mutex::new(Vec::new());
+
+    pub(super) fn refused_link(entry: &Path) -> io::Result<()> {
+        let without = WITHOUT_LINKS.lock().unwrap();
+        let refused = without.iter().find(|(dir, _)| entry.starts_with(dir));
+        refused.map_or(Ok(()), |(_, says)| Err(io::Error::from_raw_os_error(*says)))
+    }
+
+    async fn opened(dir: &Path) -> Result<Shard, Error> {
+        let client = Client::new(Handle::current(), ClientOptions::default());
+        let open = Open::new(Codec::<u64, String>::new().unwrap().schema());
+        client.open_or_create(dir.to_str().unwrap(), open).await
+    }
+
+    async fn open(dir: &Path) -> Shard {
+        opened(dir).await.unwrap()
+    }
+
+    fn append_at(lower: i64) -> Append {
         Append {
-            id: CommitId { nonce: 1, seq: 1 },
-            lower: Frontier::At(0),
-            upper: Frontier::At(1),
+            id: CommitId {
+                nonce: 1,
+                seq: lower.unsigned_abs(),
+            },
+            lower: Frontier::At(lower),
+            upper: Frontier::At(lower + 1),
             files: Vec::new(),
             since: None,
+        }
+    }
+
+    fn script(shard: &Shard) -> &SyncScript {
+        &shard.inner().storage.log_sync.script
+    }
+
+    /// Appends as a process that is killed between the link and the sync.
+    async fn append_unsynced(shard: &Shard, lower: i64) {
+        script(shard).failing.store(u32::MAX, Ordering::SeqCst);
+        let (told, mut failed) = tokio::sync::watch::channel(false);
+        let stalled = |_: &Error| {
+            told.send_replace(true);
+        };
+        let append = shard.append(append_at(lower), &stalled);
+        tokio::select! {
+            ended = append => panic!("{ended:?}"),
+            _ = failed.wait_for(|failed| *failed) => {}
         }
     }
 
@@ -451,16 +492,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Runtime::new().unwrap().block_on(async {
             let shard = open(dir.path()).await;
-            let log_sync = Arc::clone(&shard.inner().storage.log_sync);
             let _watcher = shard.watch();
-            assert!(log_sync.is_settled());
-            log_sync.failing.store(3, Ordering::SeqCst);
+            script(&shard).failing.store(3, Ordering::SeqCst);
             let known = Mutex::new(Vec::new());
             let stalled = |_: &Error| known.lock().unwrap().push(shard.progress().version);
-            let appended = shard.append(append(), &stalled).await.unwrap();
+            let appended = shard.append(append_at(0), &stalled).await.unwrap();
             assert_eq!(appended, Appended::Committed { version: 1 });
-            assert!(log_sync.is_settled());
-            assert_eq!(log_sync.failing.load(Ordering::SeqCst), 0);
+            assert_eq!(script(&shard).failing.load(Ordering::SeqCst), 0);
             let known = known.into_inner().unwrap();
             assert!(
                 !known.is_empty() && known.iter().all(|version| *version == 0),
@@ -474,23 +512,100 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Runtime::new().unwrap().block_on(async {
             let shard = open(dir.path()).await;
-            let log_sync = Arc::clone(&shard.inner().storage.log_sync);
-            log_sync.failing.store(u32::MAX, Ordering::SeqCst);
-            let (told, mut failed) = tokio::sync::watch::channel(false);
-            let stalled = |_: &Error| {
-                told.send_replace(true);
-            };
-            let first = shard.append(append(), &stalled);
-            tokio::select! {
-                ended = first => panic!("{ended:?}"),
-                _ = failed.wait_for(|failed| *failed) => {}
-            }
-            assert!(!log_sync.is_settled());
-            log_sync.failing.store(1, Ordering::SeqCst);
-            let again = shard.append(append(), &|_| ()).await.unwrap();
+            append_unsynced(&shard, 0).await;
+            script(&shard).failing.store(1, Ordering::SeqCst);
+            let again = shard.append(append_at(0), &|_| ()).await.unwrap();
             assert_eq!(again, Appended::Committed { version: 1 });
-            assert!(log_sync.is_settled());
+            assert_eq!(script(&shard).failing.load(Ordering::SeqCst), 0);
         });
+    }
+
+    #[test]
+    fn an_entry_of_a_process_that_was_killed_unsynced_is_synced_before_it_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        Runtime::new().unwrap().block_on(async {
+            let killed = open(dir.path()).await;
+            append_unsynced(&killed, 0).await;
+            // Who opens the table next.
+            let shard = open(dir.path()).await;
+            assert_eq!(shard.progress().version, 1);
+            assert_eq!(script(&shard).begun.load(Ordering::SeqCst), 1);
+            // Who has it open while the other one is killed.
+            let killed = open(dir.path()).await;
+            append_unsynced(&killed, 1).await;
+            script(&shard).failing.store(2, Ordering::SeqCst);
+            let known = Mutex::new(Vec::new());
+            let stalled = |_: &Error| known.lock().unwrap().push(shard.progress().version);
+            let found = shard.inner().catch_up(&stalled).await.unwrap();
+            assert_eq!(known.into_inner().unwrap(), [1, 1]);
+            assert_eq!(found.version, 2);
+            assert_eq!(script(&shard).begun.load(Ordering::SeqCst), 4);
+            // What is known costs no more syncs.
+            shard.inner().catch_up(&|_| ()).await.unwrap();
+            assert_eq!(script(&shard).begun.load(Ordering::SeqCst), 4);
+        });
+    }
+
+    #[test]
+    fn a_file_system_without_syncs_of_directories_can_be_read() {
+        for (says, tolerated) in [(22, true), (30, true), (95, true), (5, false), (28, false)] {
+            let error = io::Error::from_raw_os_error(says);
+            assert_eq!(cannot_sync(&error), tolerated, "{error}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_system_without_hard_links_is_named_with_what_helps() {
+        // Operation not permitted, not supported, not implemented.
+        for says in [1, 95, 38] {
+            for fsync in [true, false] {
+                let dir = tempfile::tempdir().unwrap();
+                let (old, new) = (dir.path().join("old"), dir.path().join("new"));
+                Runtime::new().unwrap().block_on(async {
+                    let mut options = ClientOptions::default();
+                    options.fsync = fsync;
+                    let client = Client::new(Handle::current(), options);
+                    let columns = Open::new(Codec::<u64, String>::new().unwrap().schema());
+                    let open = async |dir: &Path| {
+                        let url = dir.to_str().unwrap();
+                        client.open_or_create(url, columns.clone()).await
+                    };
+                    let shard = open(&old).await.unwrap();
+                    let refused = (dir.path().to_owned(), says);
+                    WITHOUT_LINKS.lock().unwrap().push(refused);
+                    let created = open(&new).await.map(|_| ()).unwrap_err();
+                    let appended = shard.append(append_at(0), &|_| ()).await.unwrap_err();
+                    for error in [created, appended] {
+                        assert!(!error.is_transient() && error.is_decided(), "{error}");
+                        let mut text = error.to_string();
+                        let mut cause = std::error::Error::source(&error);
+                        while let Some(error) = cause {
+                            text += &format!(": {error}");
+                            cause = error.source();
+                        }
+                        for part in ["hard links", "another file system", "bucket", ".json"] {
+                            assert!(text.contains(part), "{text}");
+                        }
+                    }
+                    // Nothing is left of it, and the table goes on.
+                    let entries = fs::read_dir(old.join("_delta_log")).unwrap();
+                    assert_eq!(entries.count(), 1);
+                    assert_eq!(
+                        fs::read_dir(new.join("_delta_log")).unwrap().count(),
+                        0,
+                        "{says}"
+                    );
+                    let ours = |(refused, _): &(PathBuf, i32)| refused == dir.path();
+                    WITHOUT_LINKS
+                        .lock()
+                        .unwrap()
+                        .retain(|refused| !ours(refused));
+                    let appended = shard.append(append_at(0), &|_| ()).await.unwrap();
+                    assert_eq!(appended, Appended::Committed { version: 1 });
+                });
+            }
+        }
     }
 
     #[test]

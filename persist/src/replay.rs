@@ -439,6 +439,7 @@ impl Storage {
                     let stands = self.stands(&beginning, on_retry).await?;
                     match read {
                         Ok(()) if stands => {
+                            self.settle_log(on_retry).await?;
                             log.confirm(started);
                             log.listed(started);
                             return Ok(Some(log));

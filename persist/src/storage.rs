@@ -33,7 +33,7 @@ pub(crate) struct Storage {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The directory, if the objects are files.
     pub(crate) local: Option<PathBuf>,
-    /// Whether the names in that directory's log are safe.
+    /// Makes the names in that directory's log safe.
     pub(crate) log_sync: Arc<LogSync>,
     pub(crate) env: Arc<Environment>,
 }
@@ -205,7 +205,7 @@ impl Storage {
     /// one's own earlier attempt, or (an HTTP 409) about nothing. So after the first failure that does not prove
     /// that nothing was written, only the log decides: the same slot is tried until it can be read.
     ///
-    /// An entry that is found in the slot is safe on the disk, if it is this process's.
+    /// An entry that is found in the slot is safe on the disk.
     ///
     /// # Errors
     /// Permanent ones, and [`Error::Replaced`], if the table's directory is gone. `uncertain` says whether the entry may

@@ -9,7 +9,7 @@
 //!
 //! Updates add up, so an early file is never wrong: what takes its rows away again follows in a later one.
 
-use mvsink_persist::{Frontier, Shard, StagedFile};
+use mvsink_persist::{Error as ShardError, Frontier, Shard, StagedFile};
 
 use super::store::Store;
 use super::task::Task;
@@ -122,7 +122,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             let Some(opened) = self.worker.stop.or_stop(read).await else {
                 return Ok(false);
             };
-            let mut open = opened?;
+            let mut open = opened.map_err(|error| self.swept(error, &path))?;
             loop {
                 let codec = self.codec.clone();
                 let decode = move |batch| {
@@ -150,6 +150,18 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
         self.ahead.sent = None;
         Ok(true)
+    }
+
+    /// The error where a file that was staged ahead cannot be read: nobody else has its rows.
+    fn swept(&self, error: Error, path: &str) -> Error {
+        match error {
+            Error::Shard(ShardError::MissingFile { .. }) => ShardError::Swept {
+                url: self.shard.url().to_owned(),
+                path: path.to_owned(),
+            }
+            .into(),
+            error => error,
+        }
     }
 }
 

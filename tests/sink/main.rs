@@ -47,4 +47,5 @@ mod silence;
 mod types;
 mod undecodable;
 mod upkeep;
+mod vanished;
 mod views;
