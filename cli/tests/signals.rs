@@ -156,6 +156,9 @@ fn a_second_signal_ends_a_run_at_once() {
     }
     signal(&child, "-INT");
     assert_eq!(ended(child).status.code(), Some(130));
+    let mut text = String::new();
+    rest.read_to_string(&mut text).expect("text");
+    assert!(!text.contains("ending without finishing"), "{text}");
 }
 
 #[test]

@@ -246,29 +246,34 @@ fn an_optimize_whose_entry_is_there_is_no_edit() {
     });
 }
 
+/// Makes the log up to this entry one of an earlier version, which did not say what it had answered.
+fn without_reviews(dir: &Path, last: u64) {
+    for version in 0..=last {
+        let path = log_entry(dir, version);
+        let text = fs::read_to_string(&path).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| !line.contains("mvsink.reviewed"));
+        let lines: Vec<String> = lines
+            .map(|line| {
+                let mut action: Value = serde_json::from_str(line).unwrap();
+                if let Some(info) = action.get_mut("commitInfo") {
+                    info.as_object_mut().unwrap().remove("mvsink.lines");
+                }
+                action.to_string()
+            })
+            .collect();
+        fs::write(path, lines.join("\n") + "\n").unwrap();
+    }
+}
+
 #[test]
 fn a_log_of_an_older_version_is_read_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     run(async {
         let shard = filled(dir.path(), 2).await;
         drop(shard);
-        for version in 0..=2 {
-            let path = log_entry(dir.path(), version);
-            let text = fs::read_to_string(&path).unwrap();
-            let lines = text
-                .lines()
-                .filter(|line| !line.contains("mvsink.reviewed"));
-            let lines: Vec<String> = lines
-                .map(|line| {
-                    let mut action: Value = serde_json::from_str(line).unwrap();
-                    if let Some(info) = action.get_mut("commitInfo") {
-                        info.as_object_mut().unwrap().remove("mvsink.lines");
-                    }
-                    action.to_string()
-                })
-                .collect();
-            fs::write(path, lines.join("\n") + "\n").unwrap();
-        }
+        without_reviews(dir.path(), 2);
         let shard = open(dir.path()).await;
         let version = shard.checkpoint().await.unwrap();
         clean_up(dir.path(), version);
@@ -340,4 +345,31 @@ fn an_edit_that_a_follower_skips_is_answered() {
             assert_eq!(behind.progress().since, Frontier::At(2));
         });
     }
+}
+
+/// Of an earlier version, whose checkpoints do not say whether edits were answered.
+#[test]
+fn an_edit_that_a_follower_knows_is_answered_though_it_skips_what_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    run(async {
+        let mut options = options(2);
+        options.checkpoint_interval = 0;
+        options.log_min_age = std::time::Duration::ZERO;
+        drop(filled(dir.path(), 2).await);
+        without_reviews(dir.path(), 2);
+        let client = client(options);
+        let url = dir.path().to_str().unwrap();
+        let behind = client.open_existing(url).await.unwrap();
+        put_entry(dir.path(), &[add("new")]);
+        behind.refresh().await.unwrap();
+        put_entry(dir.path(), &[json!({"commitInfo": {"operation": "OTHER"}})]);
+        let other = open(dir.path()).await;
+        assert_eq!(other.checkpoint().await.unwrap(), 4);
+        clean_up(dir.path(), 4);
+        behind.refresh().await.unwrap();
+        assert_eq!(behind.progress().version, 4);
+        assert_eq!(behind.edited(), Some(3));
+        grow(&behind, 1).await;
+        assert_eq!(behind.progress().since, Frontier::At(2));
+    });
 }

@@ -8,7 +8,8 @@ use crate::support::{
     row, rows_below, rows_sink, rows_sink_from, runtime, step_until, step_until_so,
 };
 use mvsink::{Context, Frontier, Mode, Status, Target};
-use mvsink_persist::{Codec, FileEncoder};
+use mvsink_persist::arrow_array::StringArray;
+use mvsink_persist::{Codec, FileEncoder, RecordBatch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -56,6 +57,20 @@ fn append<D: Other + Send + Sync + 'static, E: Other + Send + Sync + 'static>(
     (name, Arc::new(append))
 }
 
+/// A file with an error as no sink spells it: who retracts it by its own spelling leaves both in the table.
+fn another_spelling() -> Vec<u8> {
+    let codec = Codec::<Row, String>::new().unwrap();
+    let errors = codec.encode_errors([(&"no".to_owned(), 3, 1)].into_iter());
+    let errors = errors.unwrap();
+    let mut columns = errors.columns().to_vec();
+    let at = errors.schema().index_of("mv_error").unwrap();
+    columns[at] = Arc::new(StringArray::from(vec![r#""\u006eo""#]));
+    let mut file = FileEncoder::new(codec.schema()).unwrap();
+    file.write(&RecordBatch::try_new(errors.schema(), columns).unwrap())
+        .unwrap();
+    file.finish().unwrap().bytes.to_vec()
+}
+
 /// Files of which some rows, or all, are none of a view of [`Row`]s.
 fn edits() -> Vec<Edit> {
     let text = |text: &str| Some(text.to_owned());
@@ -80,6 +95,10 @@ fn edits() -> Vec<Edit> {
         append("no_columns", vec![(7i64, 3)], none()),
         append("errors", vec![(row(1), 3)], vec![(7u64, 3)]),
         append("late", vec![(row(1), 3), (row(2), i64::MAX)], none()),
+        (
+            "spelling",
+            Arc::new(|shard: &Path| append_bytes(shard, "spelling", &another_spelling())),
+        ),
         (
             "garbage",
             Arc::new(|shard: &Path| append_bytes(shard, "garbage", b"no Parquet at all")),

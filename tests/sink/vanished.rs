@@ -101,7 +101,7 @@ fn what_vanished_ahead_in_another_process_fails_the_sink_and_a_restart_goes_on(d
         let gates = [0, 1].map(|_| GateStore::new(Arc::clone(&inner)));
         let put = Arc::new(Mutex::new(Vec::new()));
         let path_put = Arc::clone(&put);
-        let _noted = gates[1].hold(1, Side::Before, move |call, path| {
+        let _noted = gates[1].hold(1, Side::After, move |call, path| {
             if stages(call, path) {
                 path_put.lock().unwrap().push(path.clone());
             }
@@ -118,8 +118,8 @@ fn what_vanished_ahead_in_another_process_fails_the_sink_and_a_restart_goes_on(d
                 (0..20).for_each(|key| input.update(row(key), 1));
                 input.flush();
             }
-            step_until_so(worker, "files are staged ahead", || {
-                handle.counters().files_staged > 0 && handle.pressure().queued_updates == 0
+            step_until_so(worker, "the second process has staged ahead", || {
+                handle.pressure().queued_updates == 0 && !put.lock().unwrap().is_empty()
             });
             if worker.index() == 1 {
                 let paths = put.lock().unwrap().clone();

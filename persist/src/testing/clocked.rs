@@ -1,6 +1,6 @@
 //! A store whose clock is the test's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
@@ -27,6 +27,7 @@ pub struct ClockedStore {
     inner: Arc<dyn ObjectStore>,
     clock: Clock,
     written: Written,
+    refused: Arc<Mutex<HashSet<Path>>>,
 }
 
 fn stamp(written: &Written, meta: &mut ObjectMeta) {
@@ -42,12 +43,18 @@ impl ClockedStore {
             inner,
             clock,
             written: Written::default(),
+            refused: Arc::default(),
         }
     }
 
     /// Gives an object another time, in milliseconds since 1970.
     pub fn set_written(&self, location: &Path, at_ms: i64) {
         lock(&self.written).insert(location.clone(), at_ms);
+    }
+
+    /// From now on, nobody may put this object.
+    pub fn refuse_puts(&self, location: &Path) {
+        lock(&self.refused).insert(location.clone());
     }
 }
 
@@ -71,6 +78,12 @@ impl ObjectStore for ClockedStore {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        if lock(&self.refused).contains(location) {
+            return Err(object_store::Error::PermissionDenied {
+                path: location.to_string(),
+                source: "nobody may put it".into(),
+            });
+        }
         let put = self.inner.put_opts(location, payload, options).await?;
         lock(&self.written).insert(location.clone(), (self.clock)());
         Ok(put)

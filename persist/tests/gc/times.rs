@@ -85,6 +85,33 @@ fn a_local_file_in_the_future_makes_no_other_old() {
     });
 }
 
+#[test]
+fn where_the_store_tells_no_time_a_file_in_the_future_makes_no_other_old() {
+    run(async {
+        let now = Arc::new(Mutex::new(1_000_000_000_i64));
+        let clock = Arc::clone(&now);
+        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let store = ClockedStore::new(memory, Arc::new(move || *clock.lock().unwrap()));
+        store.refuse_puts(&Path::from("shard/_delta_log/_now"));
+        let truth: Arc<dyn ObjectStore> = Arc::new(store.clone());
+        let writer = open(&client_at(&truth, 1, &now), URL).await;
+        let maintainer = open(&client_at(&truth, 2, &now), URL).await;
+        let file = stage(&writer, 0).await;
+        let stray = Path::from("shard/stray.parquet");
+        truth.put(&stray, "x".into()).await.unwrap();
+        let ahead = *now.lock().unwrap() + i64::try_from((25 * HOUR).as_millis()).unwrap();
+        store.set_written(&stray, ahead);
+        let report = collect(&maintainer, &GcOptions::default()).await;
+        assert_eq!((report.orphans.count, report.log.count), (0, 0));
+        let appended = writer.append(append(1, 0, 1, vec![file]), &quiet).await;
+        assert!(matches!(appended, Ok(Appended::Committed { .. })));
+        // By the newest object that is not in the future, time passes all the same.
+        pass(&truth, &now, 10 * 24 * HOUR).await;
+        let orphans = collect(&maintainer, &GcOptions::default()).await.orphans;
+        assert_eq!(names(Some(&orphans)), set(["stray.parquet"]));
+    });
+}
+
 /// A file that was removed at the store's present, by a program whose clock says `said`; and its path.
 async fn removed_by(truth: &Arc<dyn ObjectStore>, shard: &Shard, said: i64) -> String {
     let time = shard.progress().upper.time().unwrap();
@@ -176,6 +203,35 @@ fn what_no_entry_tells_of_was_removed_before_the_oldest_one() {
         assert_eq!(collect(&shard, &options).await.removed.count, 0);
         pass(&truth, &now, 2 * HOUR).await;
         assert_eq!(collect(&shard, &options).await.removed.count, 1);
+    });
+}
+
+#[test]
+fn a_checkpoint_says_by_when_a_file_was_removed_though_a_later_one_replaces_it() {
+    run(async {
+        let (truth, now) = clocked();
+        let shard = open(&client_at(&truth, 1, &now), URL).await;
+        let removed_ms = *now.lock().unwrap();
+        removed_by(&truth, &shard, removed_ms).await;
+        shard.checkpoint().await.unwrap();
+        pass(&truth, &now, HOUR / 2).await;
+        // Who has read the first checkpoint writes the second, and nothing else of the log is left.
+        let shard = open(&client_at(&truth, 2, &now), URL).await;
+        let upper = shard.progress().upper.time().unwrap();
+        let grow = append(9, upper, upper + 1, Vec::new());
+        shard.append(grow, &quiet).await.unwrap();
+        shard.checkpoint().await.unwrap();
+        for version in 0..=shard.progress().version {
+            let entry = Path::from(format!("shard/_delta_log/{version:020}.json"));
+            truth.delete(&entry).await.unwrap();
+        }
+        let shard = open(&client_at(&truth, 3, &now), URL).await;
+        pass(&truth, &now, HOUR / 4).await;
+        let removed = collect(&shard, &GcOptions::default()).await.removed;
+        assert_eq!(removed.count, 0);
+        pass(&truth, &now, HOUR / 4).await;
+        let removed = collect(&shard, &GcOptions::default()).await.removed;
+        assert_eq!(removed.count, 1);
     });
 }
 

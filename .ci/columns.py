@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Dates, times, decimals, bytes and other types that our crates write are to other readers what they are.
 
-    types.py EXAMPLE DIR     EXAMPLE is the built persist/examples/types.rs; DIR is made anew
+    columns.py EXAMPLE DIR     EXAMPLE is the built persist/examples/types.rs; DIR is made anew
 
 `deltalake` must declare each column's type, and deltalake, PyArrow, Polars and DuckDB must read the same two rows: as dates,
 as moments in UTC, as decimals with all their digits, as bytes.
@@ -56,7 +56,7 @@ def row(number, day, at, price, discount, shipped):
         "shipped": shipped,
         "price": Decimal(price),
         "discount": discount and Decimal(discount),
-        "wide": -Decimal(10**38 - 1),
+        "wide": Decimal("-" + 38 * "9"),
         "grade": "é",
         "key": bytes([0, 1, 254, 255]),
         "blob": bytes([7, 7, 7]),
@@ -90,12 +90,8 @@ def by_polars(table):
 
 def by_duckdb(table):
     """The files alone, by its own reader of Parquet."""
-    db = duckdb.connect()
-    db.execute("SET TimeZone = 'UTC'")
     files = DeltaTable(table).file_uris()
-    found = db.execute("SELECT * FROM read_parquet(?)", [files])
-    names = [column[0] for column in found.description]
-    return [dict(zip(names, values)) for values in found.fetchall()]
+    return duckdb.sql("SELECT * FROM read_parquet(?)", params=[files]).to_arrow_table().to_pylist()
 
 
 def plain(value):
@@ -135,13 +131,13 @@ def main():
     for reader in [by_deltalake, by_pyarrow, by_polars, by_duckdb]:
         rows = sorted(reader(table), key=lambda row: row["id"])
         if len(rows) != len(EXPECTED):
-            sys.exit(f"types.py: {reader.__name__} finds {len(rows)} rows")
+            sys.exit(f"columns.py: {reader.__name__} finds {len(rows)} rows")
         for found, expected in zip(rows, EXPECTED):
             found = {name: plain(value) for name, value in found.items()}
             expect(f"{reader.__name__}, row {expected['id']}", found, expected)
         print(f"{reader.__name__[3:]}  {len(rows)} rows of {len(DECLARED)} columns", flush=True)
     if wrong:
-        sys.exit(f"types.py: {wrong} values are not what was written")
+        sys.exit(f"columns.py: {wrong} values are not what was written")
 
 
 if __name__ == "__main__":
