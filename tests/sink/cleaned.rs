@@ -21,7 +21,9 @@ use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
 use serde_json::json;
 use timely::worker::Worker;
 
-use crate::support::{self, Driver, at, is_data, read, rows_sink, runtime, step_until};
+use crate::support::{
+    self, Driver, at, is_data, read, rows_sink, runtime, step_until, step_until_so,
+};
 
 const URL: &str = "memory://shared/shard";
 const ROWS: u64 = 100;
@@ -62,6 +64,8 @@ struct Slow {
     runtime: tokio::runtime::Runtime,
     shard: Shard,
     cx: Context,
+    /// The source's store.
+    gated: Arc<GateStore>,
 }
 
 impl Slow {
@@ -94,15 +98,22 @@ impl Slow {
             .client_options(client_options())
             .configs(configs)
             .build();
-        cx.client().mount("shared", store);
-        Slow { runtime, shard, cx }
+        let gated = GateStore::new(store);
+        cx.client().mount("shared", Arc::clone(&gated) as _);
+        Slow {
+            runtime,
+            shard,
+            cx,
+            gated,
+        }
     }
 
     /// What the source gives until it is complete below `until`, or its error; `meanwhile` happens while it reads the
-    /// first version.
+    /// first version, and stops before the data file with this number.
     fn read<F: Future<Output = ()>>(
         &self,
         until: u64,
+        file: usize,
         meanwhile: impl FnOnce(Shard) -> F + Send + Sync + 'static,
     ) -> Result<Seen, String> {
         let (cx, shard, handle) = (
@@ -110,6 +121,9 @@ impl Slow {
             self.shard.clone(),
             self.runtime.handle().clone(),
         );
+        let stops = self.gated.hold(file, Side::Before, |call, path| {
+            call == Call::Get && is_data(path)
+        });
         timely::execute_directly(move |worker| {
             let seen = Rc::new(RefCell::new(Vec::new()));
             let sink = Rc::clone(&seen);
@@ -121,11 +135,11 @@ impl Slow {
                     .inspect(move |update| sink.borrow_mut().push(update.clone()));
                 (rows.probe().0, source.handle)
             });
-            while seen.borrow().is_empty() {
-                worker.step_or_park(Some(Duration::from_millis(1)));
-            }
-            // It has pinned the first version, and waits for us.
+            step_until_so(worker, "it has pinned the first version", || {
+                stops.is_reached()
+            });
             handle.block_on(meanwhile(shard));
+            stops.release();
             let mut failure = None;
             while failure.is_none() && probe.less_than(&until) {
                 if let mvsink::Status::Failed { error } = source.status() {
@@ -152,7 +166,7 @@ fn sums(seen: Seen) -> BTreeMap<(u64, u64), i64> {
 #[test]
 fn a_source_behind_a_cleaned_log_goes_on_from_a_snapshot() {
     let slow = Slow::new(ROWS, "60");
-    let seen = slow.read(6, |shard| async move {
+    let seen = slow.read(6, 1, |shard| async move {
         for time in 1..6 {
             let number = u64::try_from(time).unwrap();
             append(&shard, time, &[(row(number), -1), (row(ROWS + number), 1)]).await;
@@ -197,10 +211,10 @@ async fn merge(shard: &Shard) {
 fn r17_a_source_keeps_what_it_has_still_to_read_and_lets_it_go() {
     for (lease, holds) in [("60", true), ("0", false)] {
         let slow = Slow::new(10, lease);
-        // Whichever of the two files is read first, it does not come to the other one.
+        // Whichever of the two files it reads first, it has not begun with the other one.
         let second: Vec<_> = (10..20).map(|number| (row(number), 1)).collect();
         slow.runtime.block_on(append(&slow.shard, 1, &second));
-        let seen = slow.read(2, tidy_up);
+        let seen = slow.read(2, 2, tidy_up);
         if !holds {
             // The control: a source without a hold finds the second file gone.
             assert!(seen.unwrap_err().contains("is missing"));
