@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Removes the guards behind the requirements one by one, in a copy of the sources; a test must fail each time.
 
-    .ci/guards.py [NAME…]     all of them, or those of these requirements, or of "protocol" or "retry"
+    .ci/guards.py [NAME…]     all of them, or those of these names: requirements, or as "protocol", "retry" or "gaps"
 
 Prints a table, and fails if a guard can be removed unseen or is not where it was. The copy is target/guards. What the
 requirements are is in docs/requirements.md; those of the protocol are at the top of src/mint.rs, src/write.rs and
 src/append.rs, and are to be seen by the search of all schedules, by random ones or by the simulations.
+The others are what mends, follows or refuses what the world does to a table, and what a user meets.
 """
 
 import os
@@ -424,6 +425,613 @@ GUARDS = [
         "            if upper != append.lower {\n",
         "            if upper > append.upper {\n",
         *SCHEDULES,
+    ),
+    Guard(
+        "hints", "the hint only saves a listing", "persist/src/open.rs",
+        """            Err(error) => error.into_unusable()?,
+        };""",
+        """            Err(error) => {
+                let why = error.into_unusable()?.to_string();
+                return Err(Error::Unsupported { url: self.url.to_string(), why });
+            }
+        };""",
+        "--test hints", "whatever_the_hint_says",
+    ),
+    Guard(
+        "hints", "a hint that misleads is replaced", "persist/src/open.rs",
+        "            log.is_misled = true;\n",
+        "            log.is_misled = false;\n",
+        "--test hints", "the_next_commit_has_a_checkpoint",
+    ),
+    Guard(
+        "replaced", "no write makes a directory anew", "persist/src/local.rs",
+        "        let mut file = match File::create_new(&beside) {\n",
+        """        let _ = fs::create_dir_all(path.parent().unwrap_or(path));
+        let mut file = match File::create_new(&beside) {
+""",
+        "--test replaced", "a_put_never",
+    ),
+    Guard(
+        "replaced", "an entry follows its predecessor", "persist/src/local.rs",
+        "let founded = tail.map_or(Ok(true), |tail| has_tail(&folder, &tail));",
+        "let founded = tail.map_or(Ok(true), |tail| has_tail(&folder, &tail).map(|found| found || true));",
+        "--test replaced", "nothing_is_put_into_an_older_copy",
+    ),
+    Guard(
+        "replaced", "the log is still the one that was opened", "persist/src/replay.rs",
+        "Ok(self.has(tail, on_retry).await? && self.is_anchored(tail, on_retry).await?)",
+        "Ok(self.has(tail, on_retry).await? && (true || self.is_anchored(tail, on_retry).await?))",
+        "--test replaced", "within_half_a_minute",
+    ),
+    Guard(
+        "replaced", "who writes checks its table within half a minute", "persist/src/replay.rs",
+        "        let interval = CONFIRM_INTERVAL_MAX.min(env.options.log_min_age / 4);\n",
+        "        let interval = env.options.log_min_age / 4;\n",
+        "--test replaced", "within_half_a_minute",
+    ),
+    Guard(
+        "replaced", "garbage collection looks whether it is its table", "persist/src/follow.rs",
+        "        self.read_to_end(true, true, on_retry).await\n",
+        "        self.read_to_end(false, true, on_retry).await\n",
+        "--test replaced", "what_has_the_place_of_a_table",
+    ),
+    Guard(
+        "lost", "a missing file is noticed", "persist/src/damage.rs",
+        "Err(object_store::Error::NotFound { .. }) => Ok(Some(Damage::Missing)),",
+        "Err(object_store::Error::NotFound { .. }) => Ok(Some(Damage::Missing).filter(|_| false)),",
+        "--test damaged_files", "missing_files",
+    ),
+    Guard(
+        "lost", "a view removes lost files at its start", "src/source/start.rs",
+        "            if let Some(damage) = damaged.get(&file.path) {\n",
+        "            if let Some(damage) = damaged.get(&file.path).filter(|_| false) {\n",
+        "--test sink", "damage::",
+    ),
+    Guard(
+        "lost", "a running view removes lost files", "src/source/read.rs",
+        "let condemns = exactly.is_some() || on_damage == OnDamage::Condemn;",
+        "let condemns = exactly.is_some() || on_damage == OnDamage::Condemn && false;",
+        "--test sink", "a_running_view_drops_references",
+    ),
+    Guard(
+        "lost", "an ingest sink fails by a lost file", "src/source/task.rs",
+        "                if let Some((path, damage)) = damaged.first_key_value() {\n",
+        "                if let Some((path, damage)) = damaged.first_key_value().filter(|_| false) {\n",
+        "--test sink", "an_ingest_sink_names_the_damaged_file",
+    ),
+    Guard(
+        "gaps", "an opener lists what lies beyond the end", "persist/src/replay.rs",
+        "                    if beyond.last().is_none() {\n",
+        "                    if beyond.last().is_none() || true {\n",
+        "--test gaps", "opening_refuses",
+    ),
+    Guard(
+        "gaps", "a put looks for the entry after its slot", "persist/src/commit.rs",
+        "            if beyond? {\n",
+        "            if beyond? && false {\n",
+        "--test gaps", "refuses_a_gap_and_writes_nothing",
+    ),
+    Guard(
+        "gaps", "a follower lists what lies beyond the end", "persist/src/follow.rs",
+        "let listing = checked && lock(&self.log).is_listing_due(&storage.env);",
+        "let listing = checked && lock(&self.log).is_listing_due(&storage.env) && false;",
+        "--test gaps", "a_follower_notices_a_wide_gap",
+    ),
+    Guard(
+        "gaps", "who catches up looks for the entry after the next", "persist/src/follow.rs",
+        "                None if listing || probe => {\n",
+        "                None if listing || probe && false => {\n",
+        "--test gaps", "refuses_a_gap_and_writes_nothing",
+    ),
+    Guard(
+        "times", "a file in the future is not the present", "persist/src/gc.rs",
+        "                    Some(now) => {\n",
+        """                    Some(now) => {
+                        let now = now.max(listed.newest);
+""",
+        "--test gc", "in_the_future_makes_no_other_old",
+    ),
+    Guard(
+        "times", "the present is asked of the store", "persist/src/gc.rs",
+        "                match storage.ask_time().await {\n",
+        "                match storage.ask_time().await.filter(|_| false) {\n",
+        "--test gc", "times::",
+    ),
+    Guard(
+        "times", "where the store tells no time the own clock bounds it", "persist/src/store_time.rs",
+        "        newest.min(self.clock())\n",
+        "        newest\n",
+        "--test gc", "times::",
+    ),
+    Guard(
+        "times", "times of the log that cannot be are replaced", "persist/src/store_time.rs",
+        "        let mut later = now;\n",
+        """        if now > earlier {
+            return;
+        }
+        let mut later = now;
+""",
+        "--lib", "store_time::",
+    ),
+    Guard(
+        "times", "the remover's clock says nothing", "persist/src/gc/times.rs",
+        "        let put = version.and_then(|version| self.log.entry(version));\n",
+        "        let put = tombstone.remove.deletion_timestamp.map(from_ms);\n",
+        "--test gc", "the_grace_of_a_removed_file",
+    ),
+    Guard(
+        "times", "a clean-up of the log goes by times that can be", "persist/src/clean.rs",
+        "    times.bound(now);\n",
+        "",
+        "--lib", "clean::",
+    ),
+    Guard(
+        "times", "a checkpoint says by when a file was removed", "persist/src/gc/times.rs",
+        "        let by = tombstone.removed_by_ms.map(from_ms);\n",
+        "        let by = None;\n",
+        "--test gc", "times::",
+    ),
+    Guard(
+        "signals", "a wait ends with the first signal", "cli/src/signal.rs",
+        "            signal = self.wait() => Err(signal),\n",
+        "            signal = self.wait(), if false => Err(signal),\n",
+        "--test signals", "",
+    ),
+    Guard(
+        "signals", "the process ends when time is up", "cli/src/signal.rs",
+        "            () = tokio::time::sleep_until(end) => break,\n",
+        "            () = tokio::time::sleep_until(end), if false => break,\n",
+        "--test signals", "",
+    ),
+    Guard(
+        "signals", "the second signal ends the process", "cli/src/signal.rs",
+        "            _ = received.next() => break,\n",
+        "            _ = received.next(), if false => break,\n",
+        "--test signals", "a_second_signal",
+    ),
+    Guard(
+        "codecs", "what is not known is no damage", "persist/src/file.rs",
+        "    match SAYS.iter().any(|says| message.contains(says)) {\n",
+        "    match SAYS.iter().any(|says| message.contains(says)) && false {\n",
+        "--test file", "unsupported_and_no_damage",
+    ),
+    Guard(
+        "codecs", "codecs that nobody reads are unsupported", "persist/src/file.rs",
+        "    pages::check_codecs(builder.metadata()).map_err(|why| unsupported(path, why))?;\n",
+        "",
+        "--test file", "unsupported_and_no_damage",
+    ),
+    Guard(
+        "undecodable", "a file with other rows than a sink's is removed", "src/source/condemned.rs",
+        "        (self.share == Share::Buckets && file.summed().is_none()).then(|| self.shard.schema())\n",
+        "        (self.share == Share::Buckets && file.summed().is_none() && false).then(|| self.shard.schema())\n",
+        "--test sink", "undecodable::",
+    ),
+    Guard(
+        "undecodable", "a file with rows that do not fit is removed", "src/source/read.rs",
+        "        if !unfit.is_empty() && !removed {\n",
+        "        if !unfit.is_empty() && !removed && false {\n",
+        "--test sink", "undecodable::",
+    ),
+    Guard(
+        "undecodable", "a source fails by rows that do not fit", "src/source/read.rs",
+        """        match unfit.why {
+            None => Ok(()),""",
+        """        match unfit.why.filter(|_| false) {
+            None => Ok(()),""",
+        "--test sink", "a_source_names_the_file_that_it_cannot_decode",
+    ),
+    Guard(
+        "undecodable", "exact rows alone can be retracted", "src/source/files.rs",
+        "        Some(table) => codec.decode_exact(batch, table),\n",
+        "        Some(_) => codec.decode_fitting(batch),\n",
+        "--test sink", "undecodable::",
+    ),
+    Guard(
+        "addresses", "file: names a directory", "persist/src/location/address.rs",
+        '        if named == "file" {\n',
+        '        if named == "file" && false {\n',
+        "--lib", "address::",
+    ),
+    Guard(
+        "addresses", "what looks like a scheme is refused", "persist/src/location/address.rs",
+        "        if !REMOTE.contains(&named.as_str()) {\n",
+        "        if !REMOTE.contains(&named.as_str()) && false {\n",
+        "--lib", "address::",
+    ),
+    Guard(
+        "lenient", "an entry is read as leniently as others do", "persist/src/log/action.rs",
+        """            let action = serde_json::from_slice(line).or_else(|error| {
+                lenient::action(line).map_err(|why| {
+""",
+        """            let action = serde_json::from_slice(line).or_else(|error| {
+                lenient::action(b"").map_err(|why| {
+""",
+        "--test lenient", "",
+    ),
+    Guard(
+        "lenient", "a file has one key whatever its spelling", "persist/src/log/table_root.rs",
+        "        self.relative(path).unwrap_or(Cow::Borrowed(path))\n",
+        "        Cow::Borrowed(path)\n",
+        "--test lenient", "every_spelling",
+    ),
+    Guard(
+        "sums", "sums beyond a difference are kept in several", "src/corrections/partition.rs",
+        """                None => {
+                    wide = true;
+""",
+        """                None if true => {
+                    entries[at].diff = entries[at].diff.wrapping_add(entry.diff);
+                    payload.alter(entries[at].place.container);
+                    payload.release(entry.place.container);
+                }
+                None => {
+                    wide = true;
+""",
+        "--lib", "sums_beyond_i64",
+    ),
+    Guard(
+        "sums", "sums that are spread are whole", "src/corrections/partition.rs",
+        "    if wide {\n",
+        "    if wide && false {\n",
+        "--lib", "sums_beyond_i64",
+    ),
+    Guard(
+        "types", "dates and decimals have their own columns", "persist/src/codec/trace/asked.rs",
+        "        let choice = self.attempt.borrow_mut().choice(self.path, TEXTS.len());\n",
+        "        let choice = self.attempt.borrow_mut().choice(self.path, 1);\n",
+        "--test codec", "types::",
+    ),
+    Guard(
+        "formats", "floats that are no numbers have a form", "cli/src/format/values.rs",
+        "            Kind::Float(_, value) if value(row).is_finite() => self.write_text(row, out)?,\n",
+        """            Kind::Float(_, value) if !value(row).is_finite() => out.push_str("null"),
+            Kind::Float(_, value) if value(row).is_finite() => self.write_text(row, out)?,
+""",
+        "--lib", "format::",
+    ),
+    Guard(
+        "formats", "null is told from the empty text", "cli/src/format.rs",
+        "    if field.is_empty() || field.contains(",
+        "    if field.is_empty() && false || field.contains(",
+        "--lib", "format::",
+    ),
+    Guard(
+        "leftovers", "removed files go wherever they lie", "persist/src/gc.rs",
+        "                if (is_data || removed.contains(path)) && !files.contains(path) {\n",
+        "                if (is_data || removed.contains(path) && false) && !files.contains(path) {\n",
+        "--test gc", "removed_files_go_wherever_they_lie",
+    ),
+    Guard(
+        "words", "what is no file in an entry's place is named", "persist/src/storage.rs",
+        "                        if let Some(other) = self.in_place_of(&path) {\n",
+        "                        if let Some(other) = self.in_place_of(&path).filter(|_| false) {\n",
+        "--test look", "a_directory_in_the_place",
+    ),
+    Guard(
+        "words", "a lack of threads is told in words", "cli/src/limits.rs",
+        "        if let Some(why) = no_thread(message) {\n",
+        "        if let Some(why) = no_thread(message).filter(|_| false) {\n",
+        "--test usage", "a_limit_on_threads",
+    ),
+    Guard(
+        "words", "a lack of memory is told in words", "cli/src/memory.rs",
+        "    if allocated.is_null() {\n",
+        "    if allocated.is_null() && false {\n",
+        "--test usage", "a_limit_on_memory",
+    ),
+    Guard(
+        "words", "output that nobody reads is no failure", "cli/src/stderr.rs",
+        "    let _ = std::io::stderr().write_all(line.as_bytes());\n",
+        """    eprint!("{line}");
+    std::io::stderr().write_all(b"").unwrap_or_default();
+""",
+        "--test usage", "streams_that_nobody_reads",
+    ),
+    Guard(
+        "staging", "an append that has ended keeps no file", "persist/src/staging.rs",
+        "        files.for_each(|file| self.staging.forget(&file.path));\n",
+        "        files.take(0).for_each(|file| self.staging.forget(&file.path));\n",
+        "--test gc", "files_of_an_append_that_has_ended",
+    ),
+    Guard(
+        "edits", "a path counts once", "persist/src/log/state.rs",
+        "                && before.size == after.size\n",
+        """                && before.size == after.size
+                && false
+""",
+        "--test edits", "a_path_counts_once",
+    ),
+    Guard(
+        "edits", "an edit outlives a jump", "persist/src/log/state.rs",
+        "        self.edited = self.edited.or(pending);\n",
+        "        drop(pending);\n",
+        "--test edits", "",
+    ),
+    Guard(
+        "edits", "a checkpoint says whether an edit is unanswered", "persist/src/log/state.rs",
+        "        (reviewed < self.version && self.upper > self.since).then_some(reviewed)\n",
+        "        (reviewed < self.version && self.upper > self.since && false).then_some(reviewed)\n",
+        "--test edits", "",
+    ),
+    Guard(
+        "edits", "after a jump the rows below are compared", "src/source/task.rs",
+        "        let edited = now.differing(&before, self.mine());\n",
+        """        let edited = now.differing(&now, self.mine());
+        let _ = before;
+""",
+        "--test sink", "edits::",
+    ),
+    Guard(
+        "edits", "an ingest sink fails by an edit made while nobody ran", "src/source/task.rs",
+        """                // Made while nobody ran.
+                if let Some(version) = self.shard.edited() {
+""",
+        """                // Made while nobody ran.
+                if let Some(version) = self.shard.edited().filter(|_| false) {
+""",
+        "--test sink", "r24_an_ingest_sink_fails",
+    ),
+    Guard(
+        "statistics", "statistics of other programs are not relied on", "src/source/task.rs",
+        "                _ => totals.merge(&self.totals(file, version, last).await?),\n",
+        """                None if file.min_time.is_some_and(|min| min > last) => {}
+                _ => totals.merge(&self.totals(file, version, last).await?),
+""",
+        "--test sink", "statistics_lie",
+    ),
+    Guard(
+        "vanished", "what vanished is looked for", "persist/src/commit.rs",
+        """            if storage.exists(&path, on_retry).await? {
+                return Ok(());""",
+        """            if storage.exists(&path, on_retry).await? || true {
+                return Ok(());""",
+        "--test gc", "is_looked_for_before",
+    ),
+    Guard(
+        "vanished", "what vanished is minted again", "src/mint.rs",
+        "        self.bumping.is_some() || minted && !self.vanished\n",
+        "        self.bumping.is_some() || minted\n",
+        "--test protocol", "",
+    ),
+    Guard(
+        "vanished", "mint hears of it on every worker", "src/append/task.rs",
+        "                instance.vanished(id);\n",
+        "",
+        "--test sink", "vanished::",
+    ),
+    Guard(
+        "behind", "who was left behind the since compares again", "src/source/task.rs",
+        "                if mixed && self.compare_again(&changed, progress).await? {\n",
+        "                if mixed && false && self.compare_again(&changed, progress).await? {\n",
+        "--test sink", "left_behind",
+    ),
+    Guard(
+        "waiting", "who waits hears of the opening", "src/handle.rs",
+        """            status.mark_unchanged();
+            given.mark_unchanged();
+            let mut watcher = instance.shard.get().map(|shard| shard.watch());
+""",
+        """            let mut watcher = instance.shard.get().map(|shard| shard.watch());
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            status.mark_unchanged();
+            given.mark_unchanged();
+""",
+        "--test sink", "waiting_for_a_source_begins",
+    ),
+    Guard(
+        "changes", "who finds a file missing reads the log anew", "persist/src/changes.rs",
+        "        self.shard.refresh().await?;\n",
+        "",
+        "--test changes", "",
+    ),
+    Guard(
+        "changes", "a file missing from the newest version is an error", "persist/src/changes.rs",
+        "                    if newest.progress.version == version {\n",
+        "                    if newest.progress.version == version && false {\n",
+        "--test changes", "a_reader_names_a_file",
+    ),
+    Guard(
+        "spilling", "spilled files have no name", "persist/src/unnamed.rs",
+        "    let file = tempfile::tempfile_in(directory)?;\n",
+        "    let file = tempfile::NamedTempFile::new_in(directory)?.keep()?.0;\n",
+        "--lib", "disk::",
+    ),
+    Guard(
+        "spilling", "spilled files are their owner's", "persist/src/unnamed.rs",
+        "        file.set_permissions(std::fs::Permissions::from_mode(0o600))?;\n",
+        "        let _ = std::fs::Permissions::from_mode(0o600);\n",
+        "--lib", "owner_alone",
+    ),
+    Guard(
+        "durable", "an entry counts when its directory was synced", "persist/src/local.rs",
+        "                    Err(error) => Published::Unsynced(store_error(&shown, error)),\n",
+        "                    Err(_) => Published::Linked,\n",
+        "--lib", "local::",
+    ),
+    Guard(
+        "durable", "what has the slot is synced before it counts", "persist/src/storage.rs",
+        "                        self.settle_log(on_retry).await?;\n",
+        "",
+        "--lib", "dropped_unsynced",
+    ),
+    Guard(
+        "durable", "an opener syncs what it finds", "persist/src/replay.rs",
+        "                            self.settle_log(on_retry).await?;\n",
+        "",
+        "--lib", "was_killed_unsynced",
+    ),
+    Guard(
+        "durable", "a follower syncs what it finds", "persist/src/follow.rs",
+        "            self.storage.settle_log(on_retry).await?;\n",
+        "",
+        "--lib", "was_killed_unsynced",
+    ),
+    Guard(
+        "unconfirmed", "an error after the put says so", "persist/src/commit.rs",
+        "        if !put || !error.is_decided() {\n",
+        "        if !put || !error.is_decided() || true {\n",
+        "--test unconfirmed", "an_error_after_the_put",
+    ),
+    Guard(
+        "unconfirmed", "an error before the put does not", "persist/src/commit.rs",
+        "        if !put || !error.is_decided() {\n",
+        "        if !error.is_decided() {\n",
+        "--test unconfirmed", "an_error_before_the_put",
+    ),
+    Guard(
+        "statuses", "a clean-up that waits is told", "src/worker.rs",
+        "        let delete = Box::pin(shard.delete_files_with(files, &stalled));\n",
+        """        let delete = Box::pin(shard.delete_files_with(files, &|_| ()));
+        let _ = &stalled;
+""",
+        "--test sink", "a_clean_up_that_waits",
+    ),
+    Guard(
+        "statuses", "puts at once have names of their own", "src/status.rs",
+        "        while !doing.insert((name.clone(), worker)) {\n",
+        "        while !doing.insert((name.clone(), worker)) && false {\n",
+        "--lib", "one_that_goes_on_does_not_hide",
+    ),
+    Guard(
+        "locks", "workers read progress without the log's lock", "persist/src/shard.rs",
+        "        self.known.borrow().progress\n",
+        "        lock(&self.log).state.progress()\n",
+        "--test sink", "workers_do_not_wait_for_the_log",
+    ),
+    Guard(
+        "ends", "a sink beyond its end seals nothing", "src/mint.rs",
+        "                late.map(|late| Frontier::At(late.as_of))\n",
+        "                late.map(|late| Frontier::At(late.as_of)).filter(|_| false)\n",
+        "--test sink", "a_sink_that_begins_beyond_its_end",
+    ),
+    Guard(
+        "statistics", "sums of statistics do not overflow", "persist/src/data_file.rs",
+        "    rows.fold(0, u64::saturating_add)\n",
+        "    rows.sum()\n",
+        "--test edits", "adds_up_to_the_most",
+    ),
+    Guard(
+        "endings", "a source that was dropped lets go", "src/share.rs",
+        "        share.dropped.load(Ordering::Acquire) && !sinks.iter().any(|sink| sink.is_live())\n",
+        "        share.dropped.load(Ordering::Acquire) && !sinks.iter().any(|sink| sink.is_live()) && false\n",
+        "--test sink", "endings::",
+    ),
+    Guard(
+        "endings", "no sink is misled", "src/share.rs",
+        "            share.kind == Kind::Sink\n",
+        "            share.kind == Kind::Sink && false\n",
+        "--test sink", "endings::",
+    ),
+    Guard(
+        "endings", "the sink of a source that fails ends", "src/share.rs",
+        "            end_only_sink(&sinks, share);\n",
+        "            let _ = end_only_sink;\n",
+        "--test sink", "endings::",
+    ),
+    Guard(
+        "endings", "a source reports what it has given", "src/status.rs",
+        "            Kind::Sink | Kind::Source => self.given.least().map(|given| upper.min(given)),\n",
+        "            Kind::Sink | Kind::Source => Some(upper),\n",
+        "--test sink", "a_source_",
+    ),
+    Guard(
+        "finished", "a finished table is compared with the input", "src/status.rs",
+        "        self.was_finished.store(true, Ordering::Release);\n",
+        "        self.was_finished.store(false, Ordering::Release);\n",
+        "--test sink", "finished::",
+    ),
+    Guard(
+        "runtimes", "a runtime without a clock is refused", "src/context.rs",
+        "            (false, true) => RuntimeFault::NoClock,\n",
+        "            (false, true) => return Ok(()),\n",
+        "--test sink", "a_runtime_without_a_clock",
+    ),
+    Guard(
+        "columns", "options become columns", "src/target.rs",
+        "            add_columns: true,\n",
+        "            add_columns: false,\n",
+        "--test sink", "types::",
+    ),
+    Guard(
+        "columns", "what cannot be null is no new column", "persist/src/evolve.rs",
+        "    if let Some(column) = missing.iter().find(|column| !column.is_nullable()) {\n",
+        "    if let Some(column) = missing.iter().find(|column| !column.is_nullable() && false) {\n",
+        "--test evolve", "",
+    ),
+    Guard(
+        "usage", "colours are for terminals", "cli/src/main.rs",
+        "        .with_ansi(std::io::stderr().is_terminal() && !plain)\n",
+        "        .with_ansi((std::io::stderr().is_terminal() || true) && !plain)\n",
+        "--test usage", "a_log_in_a_file_has_no_colours",
+    ),
+    Guard(
+        "usage", "a hold beyond the upper is refused", "cli/src/hold.rs",
+        "        if frontier > progress.upper {\n",
+        "        if frontier > progress.upper && false {\n",
+        "--test look", "holds_that_hold_nothing",
+    ),
+    Guard(
+        "usage", "a hold that is not there cannot be released", "cli/src/hold.rs",
+        "        if !shard.release_hold(name).await.map_err(Error::from)? {\n",
+        "        if !shard.release_hold(name).await.map_err(Error::from)? && false {\n",
+        "--test look", "holds_that_hold_nothing",
+    ),
+    Guard(
+        "usage", "errors hide no rows if that is asked for", "cli/src/snapshot.rs",
+        "            if !options.ignore_errors {\n",
+        "            if !options.ignore_errors || true {\n",
+        "--test look", "rows_can_be_seen_beside_errors",
+    ),
+    Guard(
+        "usage", "a directory of tables is listed", "cli/src/inspect.rs",
+        "            return match tables.is_empty() {\n",
+        "            return match tables.is_empty() || true {\n",
+        "--test look", "inspect_of_a_directory",
+    ),
+    Guard(
+        "usage", "tail says at once how far it is", "cli/src/tail.rs",
+        "        self.pass(self.before(watcher.progress().upper))?;\n",
+        "",
+        "--test look", "tail_says_at_once",
+    ),
+    Guard(
+        "words", "a file system without hard links is named", "persist/src/local.rs",
+        "    linked.map_err(|error| match error.kind() {\n",
+        """    linked.map_err(|error| match error.kind() {
+        _ if true => error,
+""",
+        "--lib", "without_hard_links",
+    ),
+    Guard(
+        "panics", "a panic in an operator stays there", "src/driver.rs",
+        "    match catch_unwind(AssertUnwindSafe(step)) {\n",
+        "    match Ok::<O, Box<dyn std::any::Any + Send>>(step()) {\n",
+        "--test sink", "a_panic_in_an_operator",
+    ),
+    Guard(
+        "credits", "what is read back waits for who takes it up", "src/source/task.rs",
+        "        meter.read_back_at_most(ahead).await;\n",
+        "        let _ = (meter, ahead);\n",
+        "--test sink", "what_is_read_back_waits",
+    ),
+    Guard(
+        "merging", "runs are merged as many at once as memory permits", "persist/src/merge/shelf.rs",
+        "        let at_once = self.budget.fan_in(0).min(all - most + 1);\n",
+        "        let at_once = self.budget.fan_in(0).min(all - most + 1).min(2);\n",
+        "--test compact", "rows_are_read_once",
+    ),
+    Guard(
+        "signals", "warnings of one cause are few", "persist/src/retry.rs",
+        '    lock(&REPORTS).count(format!("{place}: {cause}"), Instant::now())\n',
+        '    lock(&REPORTS).count(format!("{place}: {cause} {:?}", Instant::now()), Instant::now())\n',
+        "--test signals", "one_signal_ends_a_run_whose_disk_is_full",
+    ),
+    Guard(
+        "metrics", "what was counted outlives its handle", "src/counters/observed.rs",
+        "            remembered.before = former.counters();\n",
+        "            drop(former);\n",
+        "--test sink", "what_is_scraped_outlives",
     ),
     Guard(
         "failures", "what opening a shard waits for is told", "src/worker.rs",
