@@ -563,8 +563,10 @@ mod tests {
                 let dir = tempfile::tempdir().unwrap();
                 let (old, new) = (dir.path().join("old"), dir.path().join("new"));
                 Runtime::new().unwrap().block_on(async {
-                    let mut options = ClientOptions::default();
-                    options.fsync = fsync;
+                    let options = ClientOptions {
+                        fsync,
+                        ..ClientOptions::default()
+                    };
                     let client = Client::new(Handle::current(), options);
                     let columns = Open::new(Codec::<u64, String>::new().unwrap().schema());
                     let open = async |dir: &Path| {
