@@ -103,6 +103,9 @@ where
     if target.add_columns {
         open = open.adding_columns(&codec);
     }
+    if target.mode == Mode::Ingest {
+        open = open.as_input();
+    }
     open.properties = target.properties;
     let worker = Worker::new(
         cx,

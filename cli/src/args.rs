@@ -53,7 +53,8 @@ pub enum Command {
     Verify(Verify),
     /// Repair a shard as far as that is possible without whoever wrote it.
     ///
-    /// References to data files that are missing or damaged are dropped: a view writes their rows again at its next run.
+    /// References to data files that are missing or damaged are dropped: a view writes their rows again at its next run. Of
+    /// an input nobody does, so that this takes --drop-files.
     /// Damaged checkpoints are written anew. All other damage is named, each with advice.
     Repair(Repair),
     /// Merge the data files of a shard.
@@ -131,8 +132,15 @@ pub struct Repair {
     pub dry_run: bool,
 
     /// Where entries of the log are missing or damaged, go back to the version before, and set aside what comes after.
+    ///
+    /// With a version, this must be the first that is given up; its entry may then also be one that is not damaged, but
+    /// switches on what mvsink does not support. Writers that have the shard open end with an error.
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, require_equals = true)]
+    pub drop_entries: Option<Option<u64>>,
+
+    /// Drop the references to lost data files also where the shard holds an input, whose rows nobody writes again.
     #[arg(long)]
-    pub drop_entries: bool,
+    pub drop_files: bool,
 
     /// Print one JSON object instead of text.
     #[arg(long)]

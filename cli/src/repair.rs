@@ -76,7 +76,9 @@ pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
     with_client(GRACE, async |client, signals| {
         let mut repair = RepairOptions::default();
         repair.dry_run = options.dry_run;
-        repair.drop_entries = options.drop_entries;
+        repair.drop_entries = options.drop_entries == Some(None);
+        repair.drop_entries_from = options.drop_entries.flatten();
+        repair.drop_files = options.drop_files;
         let url = &options.url;
         // One that is cut off is made again.
         let work = async |progress: OnProgress<'_>| client.repair(url, &repair, progress).await;
@@ -167,13 +169,14 @@ fn step_object(step: &RepairStep) -> Value {
     match step {
         RepairStep::DropEntries {
             from,
+            goes_on_as,
             files,
             upper,
             upper_before,
             data_files,
             rows,
         } => json!({
-            "step": "drop entries", "from": from, "files": files, "upper": upper.time(),
+            "step": "drop entries", "from": from, "goes_on_as": goes_on_as, "files": files, "upper": upper.time(),
             "upper_before": upper_before.and_then(Frontier::time), "data_files": data_files, "rows": rows,
         }),
         RepairStep::RewriteCheckpoint { version } => {
@@ -196,6 +199,7 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
     match step {
         RepairStep::DropEntries {
             from,
+            goes_on_as,
             files,
             upper,
             upper_before,
@@ -208,7 +212,7 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
             };
             let what = format!(
                 "{} files of the log from entry {from} on: the upper is {upper}{was}, and {data_files} data files with \
-                 {rows} rows are lost as far as no sink writes them again",
+                 {rows} rows are lost as far as no sink writes them again; the table goes on as version {goes_on_as}",
                 files.len()
             );
             let mut lines = vec![did("set aside", "set aside", what)];
@@ -232,8 +236,8 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
         )],
         RepairStep::DropFiles { files } => {
             let what = format!(
-                "the references to {} data files; a view writes their rows again at its next run, and a table in \
-                 ingest mode has lost them",
+                "the references to {} data files; a view writes their rows again at its next run, and an input has \
+                 lost them",
                 files.len()
             );
             let mut lines = vec![did("dropped", "drop", what)];

@@ -127,6 +127,8 @@ pub struct Open {
     pub properties: BTreeMap<String, String>,
     /// The since of a shard that is created.
     pub since: Frontier<i64>,
+    /// Whether a table that is created says that it holds an input.
+    pub(crate) input: bool,
     /// The columns of the type, null where it can be, if those that the table lacks are to be added to it.
     pub(crate) adding: Option<Vec<FieldRef>>,
     /// What a table may be instead that an earlier version made.
@@ -148,6 +150,7 @@ impl Open {
             schema,
             properties: BTreeMap::new(),
             since: Frontier::At(0),
+            input: false,
             adding: None,
             former: None,
         }
@@ -168,6 +171,14 @@ impl Open {
             former,
             ..Open::new(codec.schema())
         }
+    }
+
+    /// A table that is created says in its property `mvsink.mode` that it holds an input: nobody writes its rows again if
+    /// they are lost, so that a [repair](Client::repair) gives none up unless told to.
+    #[must_use]
+    pub fn as_input(mut self) -> Self {
+        self.input = true;
+        self
     }
 
     /// If the table is there and lacks columns of the codec's type, they are added at its end; each must be an

@@ -17,7 +17,9 @@ use crate::error::{Error, is_below_a_file};
 use crate::frontier::Frontier;
 use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protocol, Txn};
 use crate::log::checkpoint::{self, LogFile, checkpoint_path, last_checkpoint_path};
-use crate::log::state::{FORMAT, FORMAT_PROPERTY, REVIEWED, REVIEWED_FILES, SINCE, State, UPPER};
+use crate::log::state::{
+    FORMAT, FORMAT_PROPERTY, INPUT_MODE, MODE_PROPERTY, REVIEWED, REVIEWED_FILES, SINCE, State, UPPER,
+};
 use crate::log::{entry_path, folder};
 use crate::replay::{Evidence, Log};
 use crate::schema::to_delta;
@@ -124,7 +126,8 @@ impl Storage {
             url: self.url.to_string(),
             why: format!(
                 "its checkpoint of version {version} is in several parts or of the second form, \
-                 and what lies before it in the log is gone"
+                 and what lies before it in the log is gone; have the program that wrote it write a classic checkpoint, in \
+                 one file"
             ),
         }
     }
@@ -243,6 +246,9 @@ impl Storage {
             .map(|(name, value)| (name.clone(), Some(value.clone())))
             .collect();
         configuration.insert(FORMAT_PROPERTY.into(), Some(FORMAT.to_string()));
+        if open.input {
+            configuration.insert(MODE_PROPERTY.into(), Some(INPUT_MODE.into()));
+        }
         let id = CommitId {
             nonce: self.env.random_u128(),
             seq: 0,

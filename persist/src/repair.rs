@@ -6,10 +6,10 @@
 //!
 //! | damage | step |
 //! |---|---|
-//! | a live data file is missing, cannot be read, or has other rows than were written | its reference is dropped |
-//! | a checkpoint cannot be read, and entries lead to its version | it is written anew from them |
-//! | the same, and none do, but a later checkpoint stands for it | it is set aside |
-//! | entries are missing or cannot be read, later ones are there | all from there on are set aside, **if that is asked for** |
+//! | a live data file is missing, cannot be read, or has other rows than were written | its reference is dropped; of an input **if that is asked for** |
+//! | a checkpoint cannot be read or contradicts the entries, and they lead to its version | it is written anew from them |
+//! | a checkpoint cannot be read, no entries lead there, but a later checkpoint stands for it | it is set aside |
+//! | entries are missing, cannot be read, or say what no writer can have said, later ones are there | the table goes back to the version before, **if that is asked for** |
 //! | the pointer leads to no checkpoint | it is made to lead to the newest |
 //!
 //! References are dropped by one commit like those of other writers: put if absent, beside any writer, and an edit of
@@ -18,28 +18,28 @@
 //! under a name that no reader of logs knows. Nothing is deleted.
 //!
 //! The steps are taken in their order, and each leaves a table that is no worse: a repair that is cut off is made again.
+//! What was found may be hours old by then, so each step looks again first ([`steps`]), and is left where that finds
+//! something else.
+
+mod advice;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
-use bytes::Bytes;
 use object_store::path::Path;
-use serde_json::json;
 
 use crate::client::Client;
-use crate::commit::{Outcome, Plan, removal};
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
-use crate::log::action::{Commit, CommitInfo};
-use crate::log::checkpoint::checkpoint_path;
-use crate::log::folder;
+use crate::log::checkpoint::{checkpoint_path, last_checkpoint_path};
+use crate::log::{entry_path, folder};
 use crate::log::state::State;
-use crate::shard::Shard;
-use crate::storage::Storage;
 use crate::survey::{BreakOff, Survey};
 use crate::verify::{Difference, Examination, Finding, Note, VerifyProgress};
+
+use steps::Taken;
 
 /// What a repair may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,16 +50,23 @@ pub struct RepairOptions {
     /// Where entries of the log are missing or damaged, go back to the version before, and set aside all that comes
     /// after it. Appends in it are lost, as far as no sink writes them again.
     pub drop_entries: bool,
+    /// The same, where the first version that is given up is this one: also if its entry is not damaged, but switches on
+    /// what is not supported.
+    pub drop_entries_from: Option<u64>,
+    /// Drop the references to lost files of a table that holds an input, too: nobody writes its rows again.
+    pub drop_files: bool,
 }
 
 /// A step of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RepairStep {
-    /// Files of the log from this version on are set aside.
+    /// The table goes back to the version before this one, and the files of the log from this one on are set aside.
     DropEntries {
         /// The first version that is not in the log any more.
         from: u64,
+        /// The version, beyond all that were, as which the table goes on: no version is ever used twice.
+        goes_on_as: u64,
         /// The files, as paths in the table, ascending.
         files: Vec<String>,
         /// Where the upper is after it.
@@ -181,40 +188,23 @@ impl Client {
         if options.dry_run {
             return Ok(report);
         }
-        for step in &report.steps {
-            match step {
-                RepairStep::DropEntries { files, .. } => {
-                    // The last one first: what is cut off leaves a log that breaks off where it did.
-                    for path in files.iter().rev() {
-                        storage.set_aside(&Path::from(path.as_str())).await?;
-                    }
-                }
-                RepairStep::SetAside { path } => {
-                    storage.set_aside(&Path::from(path.as_str())).await?;
-                }
-                RepairStep::RewriteCheckpoint { version } => {
-                    let known = &examination.survey.damaged_checkpoints;
-                    if let Some(Some((state, evidence))) = known.get(version) {
-                        storage.copy_aside(&checkpoint_path(*version)).await?;
-                        storage.write_checkpoint(state.clone(), *evidence).await?;
-                    }
-                }
-                RepairStep::PointTo { version } => {
-                    let log = storage
-                        .load_checkpoint(*version, &Storage::warn_of_retry)
-                        .await;
-                    if let Ok(log) = log {
-                        storage.point_to(*version, log.state.size()).await?;
-                    }
-                }
+        for index in 0..report.steps.len() {
+            let taken = match &report.steps[index] {
                 RepairStep::DropFiles { files } => {
+                    let paths = files.iter().map(|file| file.path.as_str());
+                    let paths: Vec<&str> = paths.collect();
                     let state = examination.survey.end.as_ref();
-                    let known = files
-                        .iter()
-                        .filter_map(|file| state?.file(&file.path).cloned());
                     let shard = self.open_existing(url).await?;
-                    report.committed = shard.drop_references(known.collect()).await?;
+                    steps::drop_files(&shard, state, &paths, &mut report.committed).await?
                 }
+                step => storage.take_step(step, &examination.survey).await?,
+            };
+            if taken == Taken::Changed {
+                // Later steps may build on it.
+                for step in report.steps.split_off(index) {
+                    report.leave_changed(&step);
+                }
+                break;
             }
         }
         Ok(report)
@@ -229,61 +219,68 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
         ..RepairReport::default()
     };
     let broken = survey.break_off.as_ref();
-    // What is not understood, or could not be had, may be as it should.
-    let is_refused = |finding: &Finding| {
-        matches!(finding.difference, Difference::Refused { .. })
-            && is_set_aside(broken, &finding.path)
-    };
-    let drops_entries =
-        options.drop_entries && survey.end.is_some() && !report.findings.iter().any(is_refused);
+    let drops_entries = survey.end.is_some() && broken.is_some_and(|broken| {
+        // What is not understood may be as it should, and is given up only by its name.
+        let is_refused = |finding: &Finding| {
+            matches!(finding.difference, Difference::Refused { .. })
+                && is_set_aside(broken, &finding.path)
+        };
+        match options.drop_entries_from {
+            Some(from) => from == broken.version && !broken.is_unknown,
+            None => options.drop_entries && !report.findings.iter().any(is_refused),
+        }
+    });
     if let (Some(broken), Some(end), true) = (broken, &survey.end, drops_entries) {
-        plan.steps.push(drop_entries(broken, end));
+        plan.steps.push(drop_entries(survey, broken, end));
     }
-    plan.steps.extend(repair_checkpoints(survey));
+    plan.steps.extend(repair_checkpoints(survey, drops_entries));
     // Without an end that an opener finds nothing can be committed.
     let opens = broken.is_none() || drops_entries;
-    let mut lost = BTreeMap::new();
-    for finding in &report.findings {
-        let checkpoint = survey
-            .damaged_checkpoints
-            .keys()
-            .find(|version| checkpoint_path(**version).as_ref() == finding.path);
-        if let Some(version) = checkpoint {
-            let beyond = broken.filter(|broken| broken.version <= *version);
-            if beyond.is_some_and(|_| !drops_entries) {
-                plan.leave(finding, advice_to_drop(broken, survey));
-            }
-            continue;
-        }
-        let file = survey
-            .end
-            .as_ref()
-            .and_then(|end| end.file(&finding.path).cloned());
-        match (&finding.difference, file) {
-            (difference, Some(file)) if loses_rows(difference, &file) && opens => {
-                lost.entry(finding.path.clone()).or_insert(LostFile {
+    let keeps_files = survey.end.as_ref().is_some_and(State::is_input) && !options.drop_files;
+    let lost: BTreeMap<&str, LostFile> = report
+        .findings
+        .iter()
+        .filter_map(|finding| {
+            let file = survey.end.as_ref()?.file(&finding.path)?;
+            loses_rows(&finding.difference, file).then(|| {
+                let file = LostFile {
                     path: finding.path.clone(),
-                    why: difference.clone(),
+                    why: finding.difference.clone(),
                     rows: file.rows,
                     times: file.min_time.zip(file.max_time),
-                });
+                };
+                (finding.path.as_str(), file)
+            })
+        })
+        // Of several differences the first counts.
+        .rev()
+        .collect();
+    for finding in &report.findings {
+        let is_damaged = |version: &&u64| checkpoint_path(**version).as_ref() == finding.path;
+        let checkpoint = survey.damaged_checkpoints.keys().find(is_damaged);
+        let is_beyond = broken.is_some_and(|broken| is_set_aside(broken, &finding.path));
+        let is_gap = match finding.difference {
+            Difference::EntriesMissing { .. } => true,
+            // A part of a checkpoint.
+            Difference::Missing => finding.path.starts_with(folder().as_ref()),
+            _ => false,
+        };
+        match lost.get(finding.path.as_str()) {
+            Some(_) if !opens => plan.leave(finding, advice::LOG_FIRST.into()),
+            // Once for each file.
+            Some(file) if keeps_files && file.why == finding.difference => {
+                plan.leave(finding, advice::of_input(file));
             }
-            (_, Some(_)) if !opens => {
-                plan.leave(
-                    finding,
-                    "repair the log first, then make the repair again".into(),
-                );
+            Some(_) => {}
+            None if drops_entries && (is_beyond || is_gap) => {}
+            None if is_beyond || is_gap => {
+                plan.leave(finding, advice::to_drop(finding, broken, survey));
             }
-            (Difference::EntriesMissing { .. } | Difference::Unreadable { .. }, None)
-                if !drops_entries =>
-            {
-                plan.leave(finding, advice_to_drop(broken, survey));
-            }
-            (Difference::EntriesMissing { .. } | Difference::Unreadable { .. }, None) => {}
-            (difference, _) => plan.leave(finding, advice(difference).into()),
+            None if checkpoint.is_some() && survey.end.is_some() => {}
+            None => plan.leave(finding, advice::on(finding, survey)),
         }
     }
-    if !lost.is_empty() {
+    if opens && !keeps_files && !lost.is_empty() {
         let files = lost.into_values().collect();
         plan.steps.push(RepairStep::DropFiles { files });
     }
@@ -295,11 +292,29 @@ impl RepairReport {
         let finding = finding.clone();
         self.left.push(Unrepaired { finding, advice });
     }
+
+    /// A step was not taken.
+    fn leave_changed(&mut self, step: &RepairStep) {
+        let paths = match step {
+            RepairStep::DropEntries { from, .. } => vec![entry_path(*from).to_string()],
+            RepairStep::RewriteCheckpoint { version } => vec![checkpoint_path(*version).to_string()],
+            RepairStep::SetAside { path } => vec![path.clone()],
+            RepairStep::PointTo { .. } => vec![last_checkpoint_path().to_string()],
+            RepairStep::DropFiles { files } => {
+                files.iter().map(|file| file.path.clone()).collect()
+            }
+        };
+        for path in paths {
+            let difference = Difference::Changed;
+            self.leave(&Finding { path, difference }, advice::AGAIN.into());
+        }
+    }
 }
 
-fn drop_entries(broken: &BreakOff, end: &State) -> RepairStep {
+fn drop_entries(survey: &Survey, broken: &BreakOff, end: &State) -> RepairStep {
     RepairStep::DropEntries {
         from: broken.version,
+        goes_on_as: survey.next,
         files: broken.beyond.iter().map(Path::to_string).collect(),
         upper: end.progress().upper,
         upper_before: broken.upper,
@@ -308,7 +323,7 @@ fn drop_entries(broken: &BreakOff, end: &State) -> RepairStep {
     }
 }
 
-fn repair_checkpoints(survey: &Survey) -> Vec<RepairStep> {
+fn repair_checkpoints(survey: &Survey, drops_entries: bool) -> Vec<RepairStep> {
     let mut steps = Vec::new();
     let last = survey.end.as_ref().map(|state| state.version);
     let mut newest = survey.newest_checkpoint;
@@ -328,14 +343,15 @@ fn repair_checkpoints(survey: &Survey) -> Vec<RepairStep> {
             },
         });
     }
-    if let (Some(_), Some(version)) = (wrong_pointer, newest) {
+    // Where entries are dropped, it leads to the checkpoint that the table goes on from.
+    if let (Some(_), Some(version), false) = (wrong_pointer, newest, drops_entries) {
         steps.push(RepairStep::PointTo { version });
     }
     steps
 }
 
-fn is_set_aside(broken: Option<&BreakOff>, path: &str) -> bool {
-    broken.is_some_and(|broken| broken.beyond.iter().any(|beyond| beyond.as_ref() == path))
+fn is_set_aside(broken: &BreakOff, path: &str) -> bool {
+    broken.beyond.iter().any(|beyond| beyond.as_ref() == path)
 }
 
 /// True if the rows that were written are not to be had any more.
@@ -348,113 +364,5 @@ fn loses_rows(difference: &Difference, file: &DataFile) -> bool {
         // Statistics of other programs may be wrong where the rows are not.
         Difference::Rows { .. } | Difference::Times { .. } => file.sums.is_some(),
         _ => false,
-    }
-}
-
-fn advice(difference: &Difference) -> &'static str {
-    match difference {
-        Difference::Folder => "move the directory away",
-        Difference::Order => {
-            "a view can be written anew, to another address or here once the table is deleted"
-        }
-        Difference::Unfit { .. } | Difference::Multiplicity { .. } => {
-            "a view repairs that itself at its next run; elsewhere another program must delete the rows"
-        }
-        Difference::Refused { .. } => {
-            "it may be as it should: read it with a version that understands it, or with permission to"
-        }
-        Difference::Rows { .. } | Difference::Times { .. } => {
-            "the program that wrote it counted wrongly: a view reads the rows as they are"
-        }
-        _ => "nothing that is there stands for it",
-    }
-}
-
-fn advice_to_drop(broken: Option<&BreakOff>, survey: &Survey) -> String {
-    let (Some(broken), Some(end)) = (broken, &survey.end) else {
-        return "the columns and the frontiers of the table are lost with it: put it back from a copy; a view can be \
-                written anew, to another address or here once the table is deleted"
-            .into();
-    };
-    let upper = end.progress().upper;
-    let was = match broken.upper {
-        Some(was) if was > upper => format!(" instead of {was}"),
-        _ => String::new(),
-    };
-    format!(
-        "put it back from a copy, or wait for a copy that is under way; `mvsink repair --drop-entries` goes back to version \
-         {}, with an upper of {upper}{was}: {} data files with {} rows are lost as far as no sink writes them again",
-        end.version, broken.files, broken.rows
-    )
-}
-
-impl Shard {
-    /// Drops the references to these files, where they are what was examined, in one commit. Returns its version, or `None`
-    /// if they were dropped already.
-    async fn drop_references(&self, files: Vec<Arc<DataFile>>) -> Result<Option<u64>, Error> {
-        let storage = &self.inner().storage;
-        let on_retry = &Storage::warn_of_retry;
-        let plan = |state: &State| {
-            let is_live = |file: &&Arc<DataFile>| state.file(&file.path) == Some(*file);
-            let dropped: Vec<_> = files.iter().filter(is_live).collect();
-            if dropped.is_empty() {
-                return Plan::Done(());
-            }
-            let rows: u64 = dropped.iter().filter_map(|file| file.rows).sum();
-            let removes = dropped.iter().map(|file| removal(storage, file, true));
-            Plan::Put(Box::new(Commit {
-                // Without the identity of a sink it is an edit, to all who read the log.
-                info: Some(CommitInfo {
-                    operation: "REPAIR".into(),
-                    operation_parameters: json!({"files": dropped.len(), "rows": rows}),
-                    ..storage.commit_info()
-                }),
-                removes: removes.collect(),
-                ..Commit::default()
-            }))
-        };
-        self.refresh().await?;
-        let before = self.progress().version;
-        match self.commit(self.fresh_id(), plan, on_retry).await? {
-            Outcome::Committed(version) => Ok(Some(version)),
-            // What was put by an attempt that seemed to fail is met as another's.
-            Outcome::Done(()) => Ok(self.edited().filter(|version| *version > before)),
-        }
-    }
-}
-
-impl Storage {
-    /// Gives a file of the log a name that no reader of logs knows; that it is not there is success.
-    async fn set_aside(&self, path: &Path) -> Result<(), Error> {
-        self.copy_aside(path).await?;
-        self.delete_retrying(path).await
-    }
-
-    /// Copies a file of the log to a name that no reader of logs knows, unless it is there already.
-    async fn copy_aside(&self, path: &Path) -> Result<(), Error> {
-        let on_retry = &Storage::warn_of_retry;
-        let Some(bytes) = self.get_retrying(path, on_retry).await? else {
-            return Ok(());
-        };
-        let name = path.filename().unwrap_or_default().trim_start_matches('0');
-        for number in 0_u32.. {
-            let number = match number {
-                0 => String::new(),
-                number => format!(".{number}"),
-            };
-            let aside = folder().join(format!("_set_aside_{name}{number}.bak"));
-            let there: Option<Bytes> = self.get_retrying(&aside, on_retry).await?;
-            match there {
-                Some(there) if there == bytes => return Ok(()),
-                Some(_) => {}
-                None => {
-                    let put = || self.put(&aside, bytes.clone());
-                    self.retry(on_retry, put).await?;
-                    tracing::info!(shard = %self.url, from = %path, to = %aside, "set aside a file of the log");
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
     }
 }

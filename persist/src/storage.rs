@@ -85,14 +85,7 @@ impl Storage {
     /// What is no file and has the name of one, if the objects are files. The store shows nothing there, and lets nobody
     /// put anything there either.
     fn in_place_of(&self, path: &Path) -> Option<Error> {
-        let file = self.local.as_ref()?.join(path.as_ref());
-        let found = std::fs::symlink_metadata(&file).ok()?.file_type();
-        let found = match found {
-            _ if file.is_file() => return None,
-            _ if found.is_dir() => "a directory",
-            _ if found.is_symlink() && !file.exists() => "a link to nothing",
-            _ => "no regular file",
-        };
+        let found = no_file(&self.local.as_ref()?.join(path.as_ref()))?;
         Some(Error::NoFile {
             path: self.show(path),
             found,
@@ -282,6 +275,17 @@ impl Storage {
         }
         Err(Error::Shutdown)
     }
+}
+
+/// What lies there, in words, if something does that is no file.
+pub(crate) fn no_file(path: &std::path::Path) -> Option<&'static str> {
+    let found = std::fs::symlink_metadata(path).ok()?.file_type();
+    Some(match found {
+        _ if path.is_file() => return None,
+        _ if path.is_dir() => "a directory",
+        _ if found.is_symlink() => "a link to nothing",
+        _ => "no regular file",
+    })
 }
 
 #[cfg(test)]

@@ -12,24 +12,28 @@
 //! below it: what is wrong there is worth a note. A checkpoint that cannot be read is damage wherever it lies; where
 //! entries lead to its version, they tell what it is to hold.
 
-use std::collections::BTreeMap;
+mod checkpoints;
+pub(crate) mod names;
+mod walk;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use futures::future::join_all;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use crate::error::Error;
 use crate::frontier::Frontier;
-use crate::log::action::Commit;
 use crate::log::checkpoint::{LogFile, checkpoint_path, last_checkpoint_path};
-use crate::log::state::{State, UPPER};
+use crate::log::state::State;
 use crate::log::{entry_path, folder};
-use crate::open::CheckpointError;
-use crate::replay::{Evidence, Log};
+use crate::replay::Evidence;
 use crate::storage::{OnRetry, Storage};
 use crate::verify::{Difference, Finding, Note};
+
+use names::{OtherForm, path_of};
+use walk::Walk;
 
 /// Entries read at once.
 const READ_AT_ONCE: usize = 32;
@@ -43,9 +47,12 @@ const FUTURE_MS_MIN: i64 = 60 * 60 * 1000;
 pub(crate) struct Survey {
     /// The state at the end, if there is a beginning to read it from.
     pub(crate) end: Option<State>,
+    /// Whether another program has edited the data, and no sink has answered that yet.
+    pub(crate) is_edited: bool,
     /// Where the log breaks off though more of it is there.
     pub(crate) break_off: Option<BreakOff>,
-    /// The checkpoints that cannot be read, each with the state that it is to hold, if that is known.
+    /// The checkpoints that cannot be read, or are not what the entries lead to, each with the state that it is to
+    /// hold, if that is known.
     pub(crate) damaged_checkpoints: BTreeMap<u64, Option<(State, Evidence)>>,
     /// The newest checkpoint that can be read, and leads to the end.
     pub(crate) newest_checkpoint: Option<u64>,
@@ -53,6 +60,12 @@ pub(crate) struct Survey {
     pub(crate) wrong_pointer: Option<Option<u64>>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) notes: Vec<Note>,
+    /// The files of the log as they were listed, by their paths.
+    pub(crate) objects: BTreeMap<Path, ObjectMeta>,
+    /// The first version beyond all that is there.
+    pub(crate) next: u64,
+    /// The checkpoints in other forms that have been named.
+    named_forms: BTreeSet<u64>,
 }
 
 /// The log cannot be read on from one version, though later files of it are there.
@@ -68,6 +81,8 @@ pub(crate) struct BreakOff {
     pub(crate) files: u64,
     /// Their rows, as far as their writers said.
     pub(crate) rows: u64,
+    /// Some of them could not be had, and may be as they should.
+    pub(crate) is_unknown: bool,
 }
 
 impl Survey {
@@ -76,17 +91,24 @@ impl Survey {
         self.findings.push(Finding { path, difference });
     }
 
+    /// A checkpoint in another form is all that leads to what comes after it.
+    fn find_other(&mut self, version: u64, form: &OtherForm) {
+        if !self.named_forms.insert(version) {
+            return;
+        }
+        for path in &form.missing {
+            self.find(path, Difference::Missing);
+        }
+        if form.missing.is_empty() {
+            let why = "a checkpoint in several parts or of the second form, and the entries before it are gone";
+            self.find(&form.path, Difference::Refused { why: why.into() });
+        }
+    }
+
     fn note(&mut self, path: &Path, text: impl Into<String>) {
         let (path, text) = (path.to_string(), text.into());
         self.notes.push(Note { path, text });
     }
-}
-
-/// The names of a log's folder.
-struct Listing {
-    objects: Vec<(LogFile, ObjectMeta)>,
-    /// Directories with the names of files.
-    folders: Vec<LogFile>,
 }
 
 impl Storage {
@@ -114,27 +136,36 @@ impl Storage {
     }
 
     async fn survey_once(&self, on_retry: OnRetry<'_>) -> Result<Option<Survey>, Error> {
-        let Listing { objects, folders } = self.list_names(on_retry).await?;
+        let listing = self.list_names(on_retry).await?;
+        let objects = &listing.objects;
         let pointer_path = last_checkpoint_path();
         let hint = self.last_checkpoint(on_retry).await?;
         let points = hint.is_some() || self.exists(&pointer_path, on_retry).await?;
-        if objects.is_empty() && folders.is_empty() && !points {
+        if objects.is_empty() && listing.no_files.is_empty() && !points {
             return Ok(None);
         }
-        let mut survey = Survey::default();
-        self.note_future_times(&objects, &mut survey);
-        let versions = |kind: fn(u64) -> LogFile| {
-            let of_kind = move |(file, _): &(LogFile, _)| {
-                (*file == kind(file.version())).then_some(file.version())
-            };
-            objects.iter().filter_map(of_kind).collect::<Vec<u64>>()
+        let mut survey = Survey {
+            objects: objects
+                .iter()
+                .map(|(_, object)| (object.location.clone(), object.clone()))
+                .collect(),
+            ..Survey::default()
         };
-        let checkpoints = versions(LogFile::Checkpoint);
-        let (base, mut good) = self
-            .survey_checkpoints(&checkpoints, &mut survey, on_retry)
+        let no_files = listing.no_files.iter().map(|(file, _)| file.version());
+        let versions = objects.iter().map(|(file, _)| file.version());
+        survey.next = versions.chain(no_files).max().map_or(0, |last| last.saturating_add(1));
+        self.note_future_times(objects, &mut survey);
+        let mut checkpoints = self
+            .survey_checkpoints(&listing.versions(LogFile::Checkpoint), &mut survey, on_retry)
             .await?;
-        let mut walk = Walk::new(base, &self.url);
-        for chunk in versions(LogFile::Entry).chunks(READ_AT_ONCE) {
+        let mut others = listing.other_forms();
+        survey.named_forms.extend(&checkpoints.refused);
+        for version in checkpoints.second_form.iter().chain(&checkpoints.refused) {
+            let (path, missing) = (checkpoint_path(*version), Vec::new());
+            others.entry(*version).or_insert(OtherForm { path, missing });
+        }
+        let mut walk = Walk::new(checkpoints.base.take(), &self.url, &others);
+        for chunk in listing.versions(LogFile::Entry).chunks(READ_AT_ONCE) {
             let reads = chunk.iter().map(|version| async {
                 let read = self.get_retrying(&entry_path(*version), on_retry).await;
                 (*version, read)
@@ -152,57 +183,61 @@ impl Storage {
                 walk.take(self, version, parsed, &mut survey);
             }
         }
-        let end = walk.log.map(|log| log.state);
-        let last = end.as_ref().map(|state| state.version);
-        let mut broken = walk.broken;
-        for (file, object) in &objects {
-            let version = file.version();
-            let beyond = last.is_none_or(|last| last < version);
-            if *file == LogFile::OtherCheckpoint(version) && beyond {
-                let why =
-                    "a checkpoint in several parts or of the second form, to which no entries lead";
-                survey.find(&object.location, Difference::Refused { why: why.into() });
-            }
-            if !matches!(file, LogFile::Entry(_)) && beyond && broken.is_none() {
-                let version = last.map_or(0, |last| last + 1);
-                broken = Some(BreakOff {
-                    version,
-                    ..BreakOff::default()
-                });
+        let Walk {
+            mut log,
+            broken,
+            suspects,
+            ..
+        } = walk;
+        if let Some(log) = &mut log {
+            // What cannot be read has been found.
+            if let Err(Error::Shutdown) = self.review(log, on_retry).await {
+                return Err(Error::Shutdown);
             }
         }
+        let end = log.map(|log| log.state);
+        survey.is_edited = end.as_ref().is_some_and(|end| end.edited().is_some());
+        for (entry, file, why) in suspects {
+            if end.as_ref().is_some_and(|end| end.is_live(&file)) {
+                survey.find(&entry, Difference::Frontier { why });
+            }
+        }
+        let last = end.as_ref().map(|state| state.version);
+        for (version, form) in &others {
+            if last.is_none_or(|last| last < *version) {
+                survey.find_other(*version, form);
+            } else if let [first, ..] = &form.missing[..] {
+                survey.note(first, "it is missing, and readers can do without that checkpoint");
+            } else if checkpoints.second_form.contains(version) {
+                survey.note(&form.path, "it has the second form, which is not read");
+            }
+        }
+        survey.break_off = broken.or_else(|| self.broken_beyond(last, objects, &survey));
         if last.is_none() {
-            broken.get_or_insert_default();
+            survey.break_off.get_or_insert_default();
             if survey.findings.is_empty() {
                 survey.find(&folder(), Difference::EntriesMissing { first: 0, last: 0 });
             }
         }
-        for file in folders {
-            let path = match file {
-                LogFile::Checkpoint(version) => checkpoint_path(version),
-                file => entry_path(file.version()),
-            };
-            survey.find(&path, Difference::Folder);
+        for (file, found) in &listing.no_files {
+            survey.find(
+                &path_of(*file),
+                match *found {
+                    "a directory" => Difference::Folder,
+                    found => Difference::NoFile { found },
+                },
+            );
         }
-        if let Some(broken) = &mut broken {
+        let mut good = checkpoints.good;
+        if let Some(broken) = &mut survey.break_off {
             let beyond = objects
                 .iter()
                 .filter(|(file, _)| file.version() >= broken.version);
             broken.beyond = beyond.map(|(_, object)| object.location.clone()).collect();
             good.retain(|version| *version < broken.version);
         }
-        let damaged: Vec<u64> = survey.damaged_checkpoints.keys().copied().collect();
-        for version in damaged {
-            if last.is_some_and(|last| version <= last) {
-                let state = self.state_at(version, &good, on_retry).await?;
-                survey.damaged_checkpoints.insert(version, state);
-            }
-        }
-        let other = |version| {
-            objects
-                .iter()
-                .any(|(file, _)| *file == LogFile::OtherCheckpoint(version))
-        };
+        self.derive_damaged(&mut survey, last, &good, on_retry).await?;
+        let other = |version| others.get(&version).is_some_and(|form| form.missing.is_empty());
         if points && !hint.is_some_and(|hint| good.contains(&hint) || other(hint)) {
             survey.wrong_pointer = Some(hint);
             let text = match hint {
@@ -214,146 +249,45 @@ impl Storage {
             survey.note(&pointer_path, text + "; a checkpoint is found without it");
         }
         survey.newest_checkpoint = good.iter().max().copied();
-        (survey.end, survey.break_off) = (end, broken);
+        survey.end = end;
         Ok(Some(survey))
     }
 
-    /// Reads all checkpoints. Returns the newest one that can be used, and the versions of all that can.
-    async fn survey_checkpoints(
+    /// Where the log breaks off, if only checkpoints lie beyond the end that is known.
+    fn broken_beyond(
         &self,
-        versions: &[u64],
-        survey: &mut Survey,
-        on_retry: OnRetry<'_>,
-    ) -> Result<(Option<Log>, Vec<u64>), Error> {
-        let (mut base, mut good) = (None, Vec::new());
-        for version in versions.iter().rev().copied() {
-            let path = checkpoint_path(version);
-            let why = match self.load_checkpoint(version, on_retry).await {
-                Ok(log) => match self.is_of_another_table(&log.state, on_retry).await? {
-                    false => {
-                        good.push(version);
-                        base.get_or_insert(log);
-                        continue;
-                    }
-                    true => "it is of another table".into(),
-                },
-                // It was cleaned up meanwhile.
-                Err(CheckpointError::Unusable(Error::MissingFile { .. })) => continue,
-                Err(CheckpointError::Unusable(Error::Unsupported { .. })) => {
-                    survey.note(&path, "it has the second form, which is not read");
-                    continue;
-                }
-                Err(CheckpointError::Unusable(Error::Corrupt { why, .. })) => why,
-                Err(CheckpointError::Fatal(Error::Unsupported { why, .. })) => {
-                    survey.find(&path, Difference::Refused { why });
-                    continue;
-                }
-                Err(CheckpointError::Unusable(error) | CheckpointError::Fatal(error)) => {
-                    return Err(error);
-                }
-            };
-            survey.damaged_checkpoints.insert(version, None);
-            survey.find(&path, Difference::Unreadable { why });
-        }
-        Ok((base, good))
-    }
-
-    /// True if the entry of the same version says that it is of another table than the checkpoint.
-    async fn is_of_another_table(
-        &self,
-        state: &State,
-        on_retry: OnRetry<'_>,
-    ) -> Result<bool, Error> {
-        let entry = self
-            .get_retrying(&entry_path(state.version), on_retry)
-            .await?;
-        let Some(entry) = entry else {
-            return Ok(false);
+        last: Option<u64>,
+        objects: &[(LogFile, ObjectMeta)],
+        survey: &Survey,
+    ) -> Option<BreakOff> {
+        let is_beyond = |(file, _): &&(LogFile, ObjectMeta)| {
+            let version = file.version();
+            // One that could be read would be the base.
+            !matches!(file, LogFile::Entry(_))
+                && last.is_none_or(|last| last < version)
+                && (survey.named_forms.contains(&version)
+                    || matches!(file, LogFile::Checkpoint(_)))
         };
-        let commit = self.parse_entry(state.version, entry).await?;
-        let table = commit.ok().and_then(|(commit, _)| commit.info?.table);
-        Ok(table.is_some_and(|table| table != state.metadata().id))
-    }
-
-    async fn parse_entry(&self, version: u64, bytes: Bytes) -> Result<Parsed, Error> {
-        let evidence = Evidence::of_entry(&bytes);
-        match self.parse(version, bytes).await {
-            Ok(commit) => Ok(Ok((commit, evidence))),
-            Err(Error::Corrupt { why, .. }) => Ok(Err(Difference::Unreadable { why })),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The state of a version, from an earlier checkpoint and the entries since; `None` if some are not there or cannot
-    /// be used.
-    async fn state_at(
-        &self,
-        version: u64,
-        checkpoints: &[u64],
-        on_retry: OnRetry<'_>,
-    ) -> Result<Option<(State, Evidence)>, Error> {
-        let from = checkpoints.iter().filter(|from| **from < version).max();
-        let loaded = match from {
-            Some(from) => self.load_checkpoint(*from, on_retry).await.ok(),
-            None => self.load_first_entry(on_retry).await.ok(),
-        };
-        let Some(mut log) = loaded else {
-            return Ok(None);
-        };
-        while log.state.version < version {
-            let left = (version - log.state.version).min(READ_AT_ONCE as u64);
-            let (entries, _) = self.read_beyond(log.state.version, left, on_retry).await?;
-            if entries.is_empty() {
-                return Ok(None);
-            }
-            for (version, bytes) in entries {
-                let Ok((commit, evidence)) = self.parse_entry(version, bytes).await? else {
-                    return Ok(None);
-                };
-                if log.apply(self, &commit, evidence).is_err() {
-                    return Ok(None);
-                }
-            }
-        }
-        let evidence = log.tail().evidence;
-        Ok(Some((log.state, evidence)))
-    }
-
-    /// The files of the log and what has their names, ascending by version.
-    async fn list_names(&self, on_retry: OnRetry<'_>) -> Result<Listing, Error> {
-        let named = |object: ObjectMeta| {
-            let direct = object.location.parts().count() == 2;
-            let file = LogFile::from_name(object.location.filename()?)?;
-            direct.then_some((file, object))
-        };
-        let mut objects = self.list_log_as(named, on_retry).await?;
-        objects
-            .sort_by(|(a, x), (b, y)| (a.version(), &x.location).cmp(&(b.version(), &y.location)));
-        Ok(Listing {
-            objects,
-            folders: self.list_folders().await?,
+        objects.iter().find(is_beyond).map(|_| BreakOff {
+            version: last.map_or(0, |last| last + 1),
+            ..BreakOff::default()
         })
     }
 
-    /// The directories in the log's folder that have the names of files; only local stores have directories.
-    async fn list_folders(&self) -> Result<Vec<LogFile>, Error> {
-        let Some(local) = &self.local else {
-            return Ok(Vec::new());
-        };
-        let path = local.join(folder().as_ref());
-        let list = move || {
-            let Ok(entries) = std::fs::read_dir(path) else {
-                return Vec::new();
-            };
-            let folders = entries.flatten().filter(|entry| entry.path().is_dir());
-            let mut named: Vec<_> = folders
-                .filter_map(|entry| LogFile::from_name(entry.file_name().to_str()?))
-                .collect();
-            named.sort_unstable_by_key(|file| file.version());
-            named
-        };
-        let listed = self.env.handle.spawn_blocking(list).await;
-        listed.map_err(|_| Error::Shutdown)
+    /// Finds out what the damaged checkpoints are to hold, as far as entries lead there.
+    async fn derive_damaged(
+        &self,
+        survey: &mut Survey,
+        last: Option<u64>,
+        good: &[u64],
+        on_retry: OnRetry<'_>,
+    ) -> Result<(), Error> {
+        for (version, state) in &mut survey.damaged_checkpoints {
+            if state.is_none() && last.is_some_and(|last| *version <= last) {
+                *state = self.state_at(*version, good, on_retry).await?;
+            }
+        }
+        Ok(())
     }
 
     fn note_future_times(&self, objects: &[(LogFile, ObjectMeta)], survey: &mut Survey) {
@@ -374,132 +308,3 @@ fn future(object: &ObjectMeta, latest_ms: i64) -> Option<String> {
         .then(|| "its time lies in the future, by this machine's clock".to_owned())
 }
 
-/// An entry and what recognizes it, or why it cannot be used.
-type Parsed = Result<(Commit, Evidence), Difference>;
-
-/// A reading of all entries, ascending.
-struct Walk<'s> {
-    url: &'s str,
-    /// The version of the checkpoint that it began with.
-    base: Option<u64>,
-    log: Option<Log>,
-    previous: Option<u64>,
-    broken: Option<BreakOff>,
-}
-
-impl<'s> Walk<'s> {
-    fn new(base: Option<Log>, url: &'s str) -> Self {
-        Walk {
-            url,
-            base: base.as_ref().map(|log| log.state.version),
-            log: base,
-            previous: None,
-            broken: None,
-        }
-    }
-
-    fn take(&mut self, storage: &Storage, version: u64, parsed: Parsed, survey: &mut Survey) {
-        let path = entry_path(version);
-        let first = self.previous.map_or(0, |previous| previous + 1);
-        if self.base.is_some_and(|base| version <= base) {
-            // That the oldest ones are gone is as it should be.
-            if self.previous.is_some() && first < version {
-                let missing = Difference::EntriesMissing {
-                    first,
-                    last: version - 1,
-                };
-                survey.note(
-                    &path,
-                    format!("{missing}; a later checkpoint stands for them"),
-                );
-            }
-            if let Err(difference) = parsed {
-                survey.note(
-                    &path,
-                    format!("{difference}; a later checkpoint stands for it"),
-                );
-            }
-            self.previous = Some(version);
-            return;
-        }
-        let first = self.base.map_or(first, |base| first.max(base + 1));
-        let is_gap = first < version;
-        if is_gap && self.is_foreign(&parsed) {
-            survey.note(&path, "it is of another table, and does not count");
-            return;
-        }
-        self.previous = Some(version);
-        if is_gap {
-            let last = version - 1;
-            survey.find(&path, Difference::EntriesMissing { first, last });
-            self.break_off(first);
-        }
-        let (commit, evidence) = match parsed {
-            Ok(parsed) => parsed,
-            Err(difference) => {
-                survey.find(&path, difference);
-                self.break_off(version);
-                return;
-            }
-        };
-        if self.broken.is_none() {
-            let applied = match &mut self.log {
-                Some(log) => log.apply(storage, &commit, evidence),
-                None => State::first(&storage.root, self.url, version, &commit)
-                    .map(|state| self.log = Some(Log::new(state, evidence))),
-            };
-            match applied {
-                Ok(()) => return,
-                Err(error) => {
-                    survey.find(&path, refusal(error));
-                    self.break_off(version);
-                }
-            }
-        }
-        if let Some(broken) = &mut self.broken {
-            broken.count(&commit);
-        }
-    }
-
-    fn break_off(&mut self, version: u64) {
-        self.broken.get_or_insert(BreakOff {
-            version,
-            ..BreakOff::default()
-        });
-    }
-
-    /// True of an entry that says that it is of another table.
-    fn is_foreign(&self, parsed: &Parsed) -> bool {
-        let table = parsed
-            .as_ref()
-            .ok()
-            .and_then(|(commit, _)| commit.info.as_ref()?.table.as_ref());
-        let log = self.log.as_ref();
-        table.is_some_and(|table| log.is_some_and(|log| *table != log.state.metadata().id))
-    }
-}
-
-impl BreakOff {
-    fn count(&mut self, commit: &Commit) {
-        let uppers = commit.txns.iter().filter(|txn| txn.app_id == UPPER);
-        for txn in uppers {
-            self.upper = self.upper.max(Some(Frontier::from_version(txn.version)));
-        }
-        for add in commit.adds.iter().filter(|add| add.data_change) {
-            let file = crate::data_file::DataFile::from_add(add);
-            self.files += 1;
-            self.rows = self.rows.saturating_add(file.rows.unwrap_or(0));
-        }
-    }
-}
-
-/// Why an entry that can be read cannot be applied.
-fn refusal(error: Error) -> Difference {
-    let why = match error {
-        Error::Corrupt { why, .. } => return Difference::Unreadable { why },
-        Error::Unsupported { why, .. } | Error::SchemaMismatch { why, .. } => why,
-        Error::Replaced { .. } => "it is of another table".into(),
-        error => error.to_string(),
-    };
-    Difference::Refused { why }
-}

@@ -37,7 +37,7 @@ use crate::log::folder;
 use crate::log::state::State;
 use crate::multiplicity::Multiplicities;
 use crate::row_hash::Fingerprints;
-use crate::schema::TIME_COLUMN;
+use crate::schema::{DIFF_COLUMN, TIME_COLUMN};
 use crate::shard::Shard;
 use crate::storage::Storage;
 use crate::sums::Sums;
@@ -200,6 +200,30 @@ pub enum Difference {
     },
     /// A directory is in its place.
     Folder,
+    /// Something that is neither a file nor a directory is in its place.
+    NoFile {
+        /// What, in words.
+        found: &'static str,
+    },
+    /// It is a checkpoint that holds other things than the entries lead to.
+    Contradicts {
+        /// The first of them, in words.
+        why: String,
+    },
+    /// It says of frontiers what no writer can have said.
+    Frontier {
+        /// What, in words.
+        why: String,
+    },
+    /// It has rows without a time or without a multiplicity.
+    Nulls {
+        /// The rows without a time.
+        times: u64,
+        /// The rows without a multiplicity.
+        diffs: u64,
+    },
+    /// It changed while a repair was under way, which left it alone.
+    Changed,
     /// Rows, of which some are in this file, are there more often than 64 bits can say.
     Multiplicity {
         /// How many different ones.
@@ -222,6 +246,11 @@ impl Difference {
             Difference::Refused { .. } => "refused",
             Difference::EntriesMissing { .. } => "entries missing",
             Difference::Folder => "folder",
+            Difference::NoFile { .. } => "no file",
+            Difference::Contradicts { .. } => "contradicts",
+            Difference::Frontier { .. } => "frontier",
+            Difference::Nulls { .. } => "nulls",
+            Difference::Changed => "changed",
             Difference::Multiplicity { .. } => "multiplicity",
         }
     }
@@ -260,6 +289,16 @@ impl fmt::Display for Difference {
                 write!(f, "entries {first} to {last} are missing from the log")
             }
             Difference::Folder => write!(f, "a directory is in its place"),
+            Difference::NoFile { found } => write!(f, "{found} is in its place"),
+            Difference::Contradicts { why } => write!(f, "it contradicts the log's entries: {why}"),
+            Difference::Frontier { why } => write!(f, "no writer can have put it: {why}"),
+            Difference::Nulls { times, diffs } => {
+                let of = [(times, "mv_time"), (diffs, "mv_diff")];
+                let of = of.iter().filter(|(rows, _)| **rows > 0);
+                let of: Vec<_> = of.map(|(rows, name)| format!("{rows} of its rows have no {name}")).collect();
+                write!(f, "{}", of.join(", and "))
+            }
+            Difference::Changed => write!(f, "it changed while the repair was under way"),
             Difference::Multiplicity { rows } => {
                 write!(
                     f,
@@ -278,6 +317,8 @@ struct Examined {
     /// The least and the greatest.
     times: Option<(i64, i64)>,
     sums: Sums,
+    /// Rows of another program without a time, and without a multiplicity.
+    nulls: (u64, u64),
     differences: Vec<Difference>,
 }
 
@@ -348,7 +389,10 @@ impl Storage {
             });
         }
         let mut report = match &survey.end {
-            Some(state) => self.examine_files(state, progress).await?,
+            Some(state) => {
+                let is_edited = survey.is_edited;
+                self.examine_files(state, is_edited, progress).await?
+            }
             None => VerifyReport::of(0, 0),
         };
         let is_missing = |finding: &Finding| finding.difference == Difference::Missing;
@@ -373,6 +417,7 @@ impl Storage {
     async fn examine_files(
         &self,
         state: &State,
+        is_edited: bool,
         progress: OnFile<'_>,
     ) -> Result<VerifyReport, Error> {
         let all = state.files();
@@ -387,8 +432,14 @@ impl Storage {
             })
             .buffer_unordered(FILES_AT_ONCE);
         let mut done = 0;
+        let mut replaced = Vec::new();
         while let Some((file, found)) = examined.next().await {
-            let found = found?;
+            let mut found = found?;
+            found.judge_nulls(&file, is_edited, &mut report.notes);
+            let has_other_rows = |found: &Difference| matches!(found, Difference::Sums { .. });
+            if found.differences.iter().any(has_other_rows) {
+                replaced.push((file.path.clone(), found.sums.clone()));
+            }
             report.rows += found.rows;
             report.bytes += found.bytes;
             report.sums.merge(&found.sums);
@@ -415,6 +466,13 @@ impl Storage {
             });
         }
         drop(examined);
+        for (path, sums) in replaced {
+            let is_it = |file: &&Arc<DataFile>| file.path != path && file.sums.as_ref() == Some(&sums);
+            if let Some(other) = all.values().find(is_it) {
+                let text = format!("its rows are those of {}: a copy of that is in its place", other.path);
+                report.notes.push(Note { path, text });
+            }
+        }
         let multiplicities = lock(&multiplicities);
         for (path, rows) in multiplicities.beyond() {
             report.findings.push(Finding {
@@ -429,6 +487,16 @@ impl Storage {
             });
         }
         Ok(report)
+    }
+
+    /// How the file differs from what the log says of it, now.
+    pub(crate) async fn differences(
+        &self,
+        file: &Arc<DataFile>,
+        state: &State,
+    ) -> Result<Vec<Difference>, Error> {
+        let examined = self.examine(Arc::clone(file), state.schema(), Arc::default());
+        Ok(examined.await?.differences)
     }
 
     async fn examine(
@@ -461,6 +529,26 @@ impl Storage {
             .cpu
             .run(move || examine(&file, bytes, &schema, &multiplicities))
             .await
+    }
+}
+
+impl Examined {
+    /// Rows of another program without a time are rows at the upper at which they were seen, and those without a
+    /// multiplicity are there once. Other readers see that otherwise; once a sink has answered the edit, nobody does.
+    fn judge_nulls(&mut self, file: &DataFile, is_edited: bool, notes: &mut Vec<Note>) {
+        let (times, diffs) = self.nulls;
+        if times == 0 && diffs == 0 {
+            return;
+        }
+        let nulls = Difference::Nulls { times, diffs };
+        if is_edited || file.sums.is_some() {
+            self.differences.push(nulls);
+            return;
+        }
+        notes.push(Note {
+            path: file.path.clone(),
+            text: format!("{nulls}; a sink has answered that"),
+        });
     }
 }
 
@@ -510,6 +598,8 @@ fn compare(
     for batch in decode_file(&file.path, bytes, None, BATCH_ROWS)? {
         let batch = batch?;
         examined.rows += batch.num_rows() as u64;
+        examined.nulls.0 += nulls(&batch, TIME_COLUMN);
+        examined.nulls.1 += nulls(&batch, DIFF_COLUMN);
         rows.clear();
         fingerprints.add_each(&batch, |hash, diff| rows.push((hash, diff)))?;
         lock(multiplicities).add(&file.path, &rows);
@@ -555,6 +645,12 @@ fn compare(
         found.push(Difference::Order);
     }
     Ok(())
+}
+
+/// The rows that have nothing in this column.
+fn nulls(batch: &RecordBatch, column: &str) -> u64 {
+    let column = batch.column_by_name(column);
+    column.map_or(batch.num_rows(), |column| column.null_count()) as u64
 }
 
 /// The least and greatest time of a batch. Others may write nulls, which have no time; in a file of ours one is a

@@ -148,7 +148,8 @@ fn upkeep_has_the_documented_options() {
         Command::Repair(Repair {
             url: "q4".into(),
             dry_run: true,
-            drop_entries: true,
+            drop_entries: Some(None),
+            drop_files: false,
             json: false,
         })
     );

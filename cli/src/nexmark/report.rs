@@ -22,34 +22,31 @@ pub struct Made {
 #[derive(Clone, Debug)]
 pub struct Surveyed {
     url: String,
-    rows: i128,
+    /// `None` if they cannot be read.
+    rows: Option<i128>,
     updates: u64,
     commits: u64,
     bytes: u64,
     upper: Frontier<i64>,
 }
 
-/// Looks at shards as they are now.
-///
-/// # Errors
-///
-/// If a file cannot be read.
-pub async fn survey(client: &Client, shards: &[Shard]) -> Result<Vec<Surveyed>, Error> {
-    let mut surveyed = Vec::with_capacity(shards.len());
+/// Looks at shards as they are now, and says why the rows of the first that cannot be read could not.
+pub async fn survey(client: &Client, shards: &[Shard]) -> (Vec<Surveyed>, Option<Error>) {
+    let (mut surveyed, mut failed) = (Vec::with_capacity(shards.len()), None);
     for shard in shards {
         let pinned = shard.pin();
+        let reader = Reader::new(client.clone(), shard.clone());
+        let rows = reader.sum_of_diffs(&pinned).await;
         surveyed.push(Surveyed {
             url: shard.url().to_owned(),
-            rows: Reader::new(client.clone(), shard.clone())
-                .sum_of_diffs(&pinned)
-                .await?,
+            rows: rows.map_err(|error| failed.get_or_insert(error)).ok(),
             updates: sum(pinned.files().filter_map(|file| file.rows)),
             commits: pinned.progress.version,
             bytes: sum(pinned.files().map(|file| file.size)),
             upper: pinned.progress.upper,
         });
     }
-    Ok(surveyed)
+    (surveyed, failed)
 }
 
 /// The report as text.
@@ -64,7 +61,7 @@ pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
             .map_or("(empty)".to_owned(), |upper| upper.to_string());
         table.add_row([
             shard.url.clone(),
-            shard.rows.to_string(),
+            shard.rows.map_or("(unreadable)".to_owned(), |rows| rows.to_string()),
             shard.updates.to_string(),
             shard.commits.to_string(),
             shard.bytes.to_string(),
@@ -115,7 +112,7 @@ mod tests {
     fn hints(url: &str) -> String {
         let shard = Surveyed {
             url: url.to_owned(),
-            rows: 1,
+            rows: Some(1),
             updates: 1,
             commits: 1,
             bytes: 1,

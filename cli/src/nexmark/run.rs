@@ -41,6 +41,9 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 /// How long a run may take to end after a signal, whatever it finishes.
 const END_MAX: Duration = Duration::from_secs(60);
 
+/// How long the summary of a run that has failed may take.
+const SUMMARY_MAX: Duration = Duration::from_secs(5);
+
 /// Runs the demo until all shards are complete up to the last event, or a signal ends it.
 ///
 /// # Errors
@@ -133,25 +136,33 @@ fn with_runtime(
     progress.clear();
     // A worker that panicked has said so, and failed the run.
     drop(guards.join());
+    let made = || report::Made {
+        events: generator.first_at(control.sources_upper()).saturating_sub(before),
+        elapsed: start.elapsed(),
+    };
     let within = match ended {
         Ended::AtRest => holds::RELEASE_MAX,
         Ended::Stopped => holds::STALLED_RELEASE_MAX,
     };
     runtime.block_on(holds::release(holds, within));
     if let Some(error) = control.failure() {
+        // What ended the run may keep the summary waiting, and is what matters.
+        let summary = async {
+            tokio::time::timeout(SUMMARY_MAX, report::survey(&client, &shards)).await
+        };
+        if let Ok(Ok((rows, _))) = runtime.block_on(signals.unless(summary)) {
+            let text = report::render(&rows, Some(made()));
+            let mut out = std::io::stdout().lock();
+            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        }
         return Err(Error::Stopped(error));
     }
     if let (Ended::Stopped, Some(signal)) = (ended, signals.first()) {
         // The store that has taken nothing is not asked what it holds.
         return Ok(signal.exit_code());
     }
-    let after = generator.first_at(control.sources_upper());
-    let made = report::Made {
-        events: after.saturating_sub(before),
-        elapsed: start.elapsed(),
-    };
     signals.allow(GRACE);
-    summary(runtime, &signals, &client, &shards, Some(made))
+    summary(runtime, &signals, &client, &shards, Some(made()))
 }
 
 /// How the overseeing ended.
@@ -235,30 +246,33 @@ async fn open(
     parameters: Parameters,
 ) -> Result<Vec<Shard>, Error> {
     let own = parameters.properties();
-    let none = BTreeMap::new();
     Ok(vec![
-        open_one::<Bid>(cx, &urls[0], &own).await?,
-        open_one::<Auction>(cx, &urls[1], &own).await?,
-        open_one::<Person>(cx, &urls[2], &own).await?,
-        open_one::<Bid>(cx, &urls[3], &none).await?,
-        open_one::<Q1>(cx, &urls[4], &none).await?,
-        open_one::<Q2>(cx, &urls[5], &none).await?,
-        open_one::<Q3>(cx, &urls[6], &none).await?,
-        open_one::<Q4>(cx, &urls[7], &none).await?,
-        open_one::<Q5>(cx, &urls[8], &none).await?,
-        open_one::<Q8>(cx, &urls[9], &none).await?,
+        open_one::<Bid>(cx, &urls[0], Some(&own)).await?,
+        open_one::<Auction>(cx, &urls[1], Some(&own)).await?,
+        open_one::<Person>(cx, &urls[2], Some(&own)).await?,
+        open_one::<Bid>(cx, &urls[3], None).await?,
+        open_one::<Q1>(cx, &urls[4], None).await?,
+        open_one::<Q2>(cx, &urls[5], None).await?,
+        open_one::<Q3>(cx, &urls[6], None).await?,
+        open_one::<Q4>(cx, &urls[7], None).await?,
+        open_one::<Q5>(cx, &urls[8], None).await?,
+        open_one::<Q8>(cx, &urls[9], None).await?,
     ])
 }
 
+/// Opens a shard, or creates it: as an input with these properties if it is a source.
 async fn open_one<D: Data>(
     cx: &Context,
     url: &str,
-    properties: &BTreeMap<String, String>,
+    source: Option<&BTreeMap<String, String>>,
 ) -> Result<Shard, Error> {
     use mvsink::mvsink_persist::Error as ShardError;
     let codec = Codec::<D, String>::new().map_err(Error::from)?;
     let mut open = Open::new(codec.schema());
-    open.properties = properties.clone();
+    if let Some(properties) = source {
+        open = open.as_input();
+        open.properties = properties.clone();
+    }
     cx.client()
         .open_or_create(url, open)
         .await
@@ -298,6 +312,11 @@ fn as_ofs(shards: &[Shard], uppers: &[i64; SHARDS]) -> [u64; SHARDS] {
     })
 }
 
+/// Prints what was written; a shard that cannot be read does not keep the others from being shown.
+///
+/// # Errors
+///
+/// If a shard cannot be read, or nothing can be printed.
 fn summary(
     runtime: &Runtime,
     signals: &Signals,
@@ -306,12 +325,15 @@ fn summary(
     made: Option<report::Made>,
 ) -> Result<ExitCode, Error> {
     let surveyed = runtime.block_on(signals.unless(report::survey(client, shards)));
-    if let Ok(rows) = surveyed {
-        let text = report::render(&rows?, made);
+    if let Ok((rows, unreadable)) = surveyed {
+        let text = report::render(&rows, made);
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())
             .and_then(|()| out.flush())
             .map_err(Error::Output)?;
+        if let Some(error) = unreadable {
+            return Err(error);
+        }
     }
     Ok(signals.first().map_or(ExitCode::SUCCESS, Signal::exit_code))
 }

@@ -192,6 +192,14 @@ pub(crate) struct CommitInfo {
         skip_serializing_if = "Option::is_none"
     )]
     pub(crate) table: Option<String>,
+    /// The version that a repair went back to: the table goes on from the checkpoint of this entry's version, and not
+    /// from the entries before it.
+    #[serde(
+        default,
+        rename = "mvsink.restored",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(crate) restored: Option<u64>,
     /// The lines of the entry, this one included.
     #[serde(
         default,

@@ -122,6 +122,7 @@ const INFO: &[(&str, Form)] = &[
     ("mvsink.lower", Integer),
     ("mvsink.upper", Integer),
     ("mvsink.table", Text),
+    ("mvsink.restored", Integer),
     ("mvsink.lines", Integer),
 ];
 const PROTOCOL: &[(&str, Form)] = &[

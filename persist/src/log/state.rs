@@ -40,6 +40,11 @@ pub(crate) const FORMAT_PROPERTY: &str = "mvsink.format";
 /// The version of the format that this version of the crate writes, and the newest that it reads.
 pub(crate) const FORMAT: u64 = 1;
 
+/// The table property that says what the table holds, if that is an input.
+pub(crate) const MODE_PROPERTY: &str = "mvsink.mode";
+/// Its value then.
+pub(crate) const INPUT_MODE: &str = "ingest";
+
 /// The tag of a removed file in a checkpoint: the store's time by which it was removed, in milliseconds since 1970.
 const REMOVED_BY: &str = "mvsink.removed_by";
 /// How long removed files are remembered: Delta's default for `delta.deletedFileRetentionDuration`.
@@ -216,6 +221,14 @@ impl State {
             return Err(Error::Replaced {
                 url: url.to_owned(),
                 why: "its table was deleted and created again".into(),
+            });
+        }
+        if let Some(restored) = commit.info.as_ref().and_then(|info| info.restored) {
+            return Err(Error::Replaced {
+                url: url.to_owned(),
+                why: format!(
+                    "a repair went back to its version {restored}; opened again, it goes on from there"
+                ),
             });
         }
         if let Some(protocol) = &commit.protocol {
@@ -501,6 +514,19 @@ impl State {
 
     pub(crate) fn holds(&self) -> &Holds {
         &self.holds
+    }
+
+    /// The versions of this crate's own `txn` actions.
+    pub(crate) fn own_txns(&self) -> BTreeMap<&str, i64> {
+        let txns = self.txns.values().map(|txn| (txn.app_id.as_str(), txn.version));
+        txns.filter(|(app_id, _)| app_id.starts_with("mvsink."))
+            .collect()
+    }
+
+    /// True if the table says that it holds an input, which nobody writes again.
+    pub(crate) fn is_input(&self) -> bool {
+        let mode = self.metadata.configuration.get(MODE_PROPERTY);
+        mode.and_then(Option::as_deref) == Some(INPUT_MODE)
     }
 
     /// The last uppers known, ascending.

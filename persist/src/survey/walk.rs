@@ -1,0 +1,261 @@
+//! A reading of all entries, one after the other, that goes on after each thing that is wrong.
+//!
+//! An entry can be read, be applied, and still say what no writer could have said. Invariants of frontiers:
+//!
+//! - *moved by sinks*: the upper and the since move in commits with an identity, and in no others;
+//! - *since below upper*: a commit takes the since to the upper at most;
+//! - *rows move the upper*: a commit with an identity that adds rows takes the upper on, so that none follows the
+//!   empty one, and the times of the rows lie between the uppers before and after it;
+//! - *reviewed is past*: a commit answers edits up to its own version at most.
+//!
+//! The log is taken to break off at an entry that violates one: with what it says, so is everything after it.
+
+use std::collections::BTreeMap;
+
+use object_store::path::Path;
+
+use super::{BreakOff, Survey};
+use crate::data_file::DataFile;
+use crate::error::Error;
+use crate::frontier::Frontier;
+use crate::log::action::Commit;
+use crate::log::entry_path;
+use crate::log::state::{Progress, REVIEWED, SINCE, State, UPPER};
+use crate::replay::{Evidence, Log};
+use crate::storage::Storage;
+use crate::survey::names::OtherForm;
+use crate::verify::Difference;
+
+/// An entry and what recognizes it, or why it cannot be used.
+pub(super) type Parsed = Result<(Commit, Evidence), Difference>;
+
+/// A reading of all entries, ascending.
+pub(super) struct Walk<'s> {
+    url: &'s str,
+    /// The version of the checkpoint that it began with.
+    base: Option<u64>,
+    pub(super) log: Option<Log>,
+    previous: Option<u64>,
+    pub(super) broken: Option<BreakOff>,
+    /// Checkpoints that others can read: what lies before them may have been cleaned up.
+    others: &'s BTreeMap<u64, OtherForm>,
+    /// Files that entries below the base add with times that they cannot have: the entry, the file, and why.
+    pub(super) suspects: Vec<(Path, String, String)>,
+}
+
+impl<'s> Walk<'s> {
+    pub(super) fn new(
+        base: Option<Log>,
+        url: &'s str,
+        others: &'s BTreeMap<u64, OtherForm>,
+    ) -> Self {
+        Walk {
+            url,
+            base: base.as_ref().map(|log| log.state.version),
+            log: base,
+            previous: None,
+            broken: None,
+            others,
+            suspects: Vec::new(),
+        }
+    }
+
+    pub(super) fn take(
+        &mut self,
+        storage: &Storage,
+        version: u64,
+        parsed: Parsed,
+        survey: &mut Survey,
+    ) {
+        let path = entry_path(version);
+        let first = self.previous.map_or(0, |previous| previous + 1);
+        if self.base.is_some_and(|base| version <= base) {
+            self.take_below(first, version, parsed, survey);
+            return;
+        }
+        let first = self.base.map_or(first, |base| first.max(base + 1));
+        let is_gap = first < version;
+        if is_gap && self.is_foreign(&parsed) {
+            survey.note(&path, "it is of another table, and does not count");
+            return;
+        }
+        self.previous = Some(version);
+        if is_gap {
+            let last = version - 1;
+            match self.others.range(last..).next() {
+                // They may have been cleaned up.
+                Some((version, other)) => survey.find_other(*version, other),
+                None => survey.find(&path, Difference::EntriesMissing { first, last }),
+            }
+            self.break_off(first);
+        }
+        let (commit, evidence) = match parsed {
+            Ok(parsed) => parsed,
+            Err(difference) => {
+                let is_unknown = matches!(difference, Difference::Refused { .. });
+                survey.find(&path, difference);
+                self.break_off(version).is_unknown |= is_unknown;
+                return;
+            }
+        };
+        if self.broken.is_none() {
+            let progress = self.log.as_ref().map(|log| log.state.progress());
+            if let Some(why) = progress.and_then(|progress| impossible(&commit, &progress)) {
+                survey.find(&path, Difference::Frontier { why });
+                self.break_off(version);
+            }
+        }
+        if self.broken.is_none() {
+            let applied = match &mut self.log {
+                Some(log) => log.apply(storage, &commit, evidence),
+                None => State::first(&storage.root, self.url, version, &commit)
+                    .map(|state| self.log = Some(Log::new(state, evidence))),
+            };
+            match applied {
+                Ok(()) => return,
+                Err(error) => {
+                    survey.find(&path, refusal(error));
+                    self.break_off(version);
+                }
+            }
+        }
+        if let Some(broken) = &mut self.broken {
+            broken.count(&commit);
+        }
+    }
+
+    /// Takes an entry for which the base stands.
+    fn take_below(&mut self, first: u64, version: u64, parsed: Parsed, survey: &mut Survey) {
+        let path = entry_path(version);
+        // That the oldest ones are gone is as it should be.
+        if self.previous.is_some() && first < version {
+            let missing = Difference::EntriesMissing {
+                first,
+                last: version - 1,
+            };
+            let text = format!("{missing}; a later checkpoint stands for them");
+            survey.note(&path, text);
+        }
+        match parsed {
+            Ok((commit, _)) => {
+                let outside = outside(&commit);
+                let suspects = outside.map(|(file, why)| (path.clone(), file, why));
+                self.suspects.extend(suspects);
+            }
+            Err(difference) => {
+                let text = format!("{difference}; a later checkpoint stands for it");
+                survey.note(&path, text);
+            }
+        }
+        self.previous = Some(version);
+    }
+
+    fn break_off(&mut self, version: u64) -> &mut BreakOff {
+        self.broken.get_or_insert(BreakOff {
+            version,
+            ..BreakOff::default()
+        })
+    }
+
+    /// True of an entry that says that it is of another table.
+    fn is_foreign(&self, parsed: &Parsed) -> bool {
+        let table = parsed
+            .as_ref()
+            .ok()
+            .and_then(|(commit, _)| commit.info.as_ref()?.table.as_ref());
+        let log = self.log.as_ref();
+        table.is_some_and(|table| log.is_some_and(|log| *table != log.state.metadata().id))
+    }
+}
+
+impl BreakOff {
+    fn count(&mut self, commit: &Commit) {
+        let uppers = commit.txns.iter().filter(|txn| txn.app_id == UPPER);
+        for txn in uppers {
+            self.upper = self.upper.max(Some(Frontier::from_version(txn.version)));
+        }
+        for add in commit.adds.iter().filter(|add| add.data_change) {
+            let file = DataFile::from_add(add);
+            self.files += 1;
+            self.rows = self.rows.saturating_add(file.rows.unwrap_or(0));
+        }
+    }
+}
+
+/// Why no writer can have put this entry where the table was so far, if none can.
+fn impossible(commit: &Commit, before: &Progress) -> Option<String> {
+    let moved = |name: &str, from: Frontier<i64>| {
+        let txns = commit.txns.iter().filter(|txn| txn.app_id == name);
+        txns.map(|txn| Frontier::from_version(txn.version))
+            .fold(from, Frontier::max)
+    };
+    let (upper, since) = (moved(UPPER, before.upper), moved(SINCE, before.since));
+    let id = commit.info.as_ref().and_then(|info| info.id);
+    if id.is_none() && (upper, since) != (before.upper, before.since) {
+        let (name, from, to) = match upper == before.upper {
+            true => (SINCE, before.since, since),
+            false => (UPPER, before.upper, upper),
+        };
+        return Some(format!(
+            "it moves {name} from {from} to {to}, and no sink made it"
+        ));
+    }
+    if since > before.since && since > upper {
+        return Some(format!(
+            "it moves {SINCE} to {since}, beyond the upper {upper}"
+        ));
+    }
+    let mut reviews = commit.txns.iter().filter(|txn| txn.app_id == REVIEWED);
+    let next = i64::try_from(before.version + 1).unwrap_or(i64::MAX);
+    if let Some(txn) = reviews.find(|txn| txn.version > next) {
+        let version = txn.version;
+        return Some(format!(
+            "it answers edits up to version {version}, which is still to come"
+        ));
+    }
+    let adds_rows = commit.adds.iter().any(|add| add.data_change);
+    if id.is_some() && adds_rows && upper == before.upper {
+        return Some(match upper {
+            Frontier::Empty => "it adds rows to a table that is finished".into(),
+            upper => format!("it adds rows, and leaves the upper at {upper}"),
+        });
+    }
+    outside(commit).next().map(|(_, why)| why)
+}
+
+/// The files that a commit of a sink adds with times outside of those that it is for, and why.
+fn outside(commit: &Commit) -> impl Iterator<Item = (String, String)> {
+    let info = commit.info.as_ref().filter(|info| info.id.is_some());
+    let bounds = info.and_then(|info| info.lower.zip(info.upper));
+    let bounds = bounds.map(|(lower, upper)| {
+        (
+            Frontier::from_version(lower),
+            Frontier::from_version(upper),
+        )
+    });
+    let adds = commit.adds.iter().filter(|add| add.data_change);
+    adds.filter_map(move |add| {
+        let (lower, upper) = bounds?;
+        let file = DataFile::from_add(add);
+        let (first, last) = file.min_time.zip(file.max_time)?;
+        let is_outside = lower.is_complete(&first) || !upper.is_complete(&last);
+        is_outside.then(|| {
+            let why = format!(
+                "it adds {} with times {first} to {last}, and is for times from {lower} to below {upper}",
+                file.path
+            );
+            (file.path, why)
+        })
+    })
+}
+
+/// Why an entry that can be read cannot be applied.
+fn refusal(error: Error) -> Difference {
+    let why = match error {
+        Error::Corrupt { why, .. } => return Difference::Unreadable { why },
+        Error::Unsupported { why, .. } | Error::SchemaMismatch { why, .. } => why,
+        Error::Replaced { why, .. } => why,
+        error => error.to_string(),
+    };
+    Difference::Refused { why }
+}
