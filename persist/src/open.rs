@@ -18,7 +18,8 @@ use crate::frontier::Frontier;
 use crate::log::action::{Commit, CommitId, CommitInfo, Format, Metadata, Protocol, Txn};
 use crate::log::checkpoint::{self, LogFile, checkpoint_path, last_checkpoint_path};
 use crate::log::state::{
-    FORMAT, FORMAT_PROPERTY, INPUT_MODE, MODE_PROPERTY, REVIEWED, REVIEWED_FILES, SINCE, State, UPPER,
+    FORMAT, FORMAT_PROPERTY, INPUT_MODE, MODE_PROPERTY, REVIEWED, REVIEWED_FILES, SINCE, State,
+    UPPER,
 };
 use crate::log::{entry_path, folder};
 use crate::replay::{Evidence, Log};

@@ -34,8 +34,8 @@ use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::checkpoint::{checkpoint_path, last_checkpoint_path};
-use crate::log::{entry_path, folder};
 use crate::log::state::State;
+use crate::log::{entry_path, folder};
 use crate::survey::{BreakOff, Survey};
 use crate::verify::{Difference, Examination, Finding, Note, VerifyProgress};
 
@@ -219,17 +219,18 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
         ..RepairReport::default()
     };
     let broken = survey.break_off.as_ref();
-    let drops_entries = survey.end.is_some() && broken.is_some_and(|broken| {
-        // What is not understood may be as it should, and is given up only by its name.
-        let is_refused = |finding: &Finding| {
-            matches!(finding.difference, Difference::Refused { .. })
-                && is_set_aside(broken, &finding.path)
-        };
-        match options.drop_entries_from {
-            Some(from) => from == broken.version && !broken.is_unknown,
-            None => options.drop_entries && !report.findings.iter().any(is_refused),
-        }
-    });
+    let drops_entries = survey.end.is_some()
+        && broken.is_some_and(|broken| {
+            // What is not understood may be as it should, and is given up only by its name.
+            let is_refused = |finding: &Finding| {
+                matches!(finding.difference, Difference::Refused { .. })
+                    && is_set_aside(broken, &finding.path)
+            };
+            match options.drop_entries_from {
+                Some(from) => from == broken.version && !broken.is_unknown,
+                None => options.drop_entries && !report.findings.iter().any(is_refused),
+            }
+        });
     if let (Some(broken), Some(end), true) = (broken, &survey.end, drops_entries) {
         plan.steps.push(drop_entries(survey, broken, end));
     }
@@ -297,12 +298,12 @@ impl RepairReport {
     fn leave_changed(&mut self, step: &RepairStep) {
         let paths = match step {
             RepairStep::DropEntries { from, .. } => vec![entry_path(*from).to_string()],
-            RepairStep::RewriteCheckpoint { version } => vec![checkpoint_path(*version).to_string()],
+            RepairStep::RewriteCheckpoint { version } => {
+                vec![checkpoint_path(*version).to_string()]
+            }
             RepairStep::SetAside { path } => vec![path.clone()],
             RepairStep::PointTo { .. } => vec![last_checkpoint_path().to_string()],
-            RepairStep::DropFiles { files } => {
-                files.iter().map(|file| file.path.clone()).collect()
-            }
+            RepairStep::DropFiles { files } => files.iter().map(|file| file.path.clone()).collect(),
         };
         for path in paths {
             let difference = Difference::Changed;

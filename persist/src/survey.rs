@@ -153,16 +153,25 @@ impl Storage {
         };
         let no_files = listing.no_files.iter().map(|(file, _)| file.version());
         let versions = objects.iter().map(|(file, _)| file.version());
-        survey.next = versions.chain(no_files).max().map_or(0, |last| last.saturating_add(1));
+        survey.next = versions
+            .chain(no_files)
+            .max()
+            .map_or(0, |last| last.saturating_add(1));
         self.note_future_times(objects, &mut survey);
         let mut checkpoints = self
-            .survey_checkpoints(&listing.versions(LogFile::Checkpoint), &mut survey, on_retry)
+            .survey_checkpoints(
+                &listing.versions(LogFile::Checkpoint),
+                &mut survey,
+                on_retry,
+            )
             .await?;
         let mut others = listing.other_forms();
         survey.named_forms.extend(&checkpoints.refused);
         for version in checkpoints.second_form.iter().chain(&checkpoints.refused) {
             let (path, missing) = (checkpoint_path(*version), Vec::new());
-            others.entry(*version).or_insert(OtherForm { path, missing });
+            others
+                .entry(*version)
+                .or_insert(OtherForm { path, missing });
         }
         let mut walk = Walk::new(checkpoints.base.take(), &self.url, &others);
         for chunk in listing.versions(LogFile::Entry).chunks(READ_AT_ONCE) {
@@ -207,7 +216,10 @@ impl Storage {
             if last.is_none_or(|last| last < *version) {
                 survey.find_other(*version, form);
             } else if let [first, ..] = &form.missing[..] {
-                survey.note(first, "it is missing, and readers can do without that checkpoint");
+                survey.note(
+                    first,
+                    "it is missing, and readers can do without that checkpoint",
+                );
             } else if checkpoints.second_form.contains(version) {
                 survey.note(&form.path, "it has the second form, which is not read");
             }
@@ -236,8 +248,13 @@ impl Storage {
             broken.beyond = beyond.map(|(_, object)| object.location.clone()).collect();
             good.retain(|version| *version < broken.version);
         }
-        self.derive_damaged(&mut survey, last, &good, on_retry).await?;
-        let other = |version| others.get(&version).is_some_and(|form| form.missing.is_empty());
+        self.derive_damaged(&mut survey, last, &good, on_retry)
+            .await?;
+        let other = |version| {
+            others
+                .get(&version)
+                .is_some_and(|form| form.missing.is_empty())
+        };
         if points && !hint.is_some_and(|hint| good.contains(&hint) || other(hint)) {
             survey.wrong_pointer = Some(hint);
             let text = match hint {
@@ -265,8 +282,7 @@ impl Storage {
             // One that could be read would be the base.
             !matches!(file, LogFile::Entry(_))
                 && last.is_none_or(|last| last < version)
-                && (survey.named_forms.contains(&version)
-                    || matches!(file, LogFile::Checkpoint(_)))
+                && (survey.named_forms.contains(&version) || matches!(file, LogFile::Checkpoint(_)))
         };
         objects.iter().find(is_beyond).map(|_| BreakOff {
             version: last.map_or(0, |last| last + 1),
@@ -307,4 +323,3 @@ fn future(object: &ObjectMeta, latest_ms: i64) -> Option<String> {
     (at.as_millis() > u128::try_from(latest_ms).ok()?)
         .then(|| "its time lies in the future, by this machine's clock".to_owned())
 }
-

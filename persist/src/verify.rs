@@ -295,7 +295,9 @@ impl fmt::Display for Difference {
             Difference::Nulls { times, diffs } => {
                 let of = [(times, "mv_time"), (diffs, "mv_diff")];
                 let of = of.iter().filter(|(rows, _)| **rows > 0);
-                let of: Vec<_> = of.map(|(rows, name)| format!("{rows} of its rows have no {name}")).collect();
+                let of: Vec<_> = of
+                    .map(|(rows, name)| format!("{rows} of its rows have no {name}"))
+                    .collect();
                 write!(f, "{}", of.join(", and "))
             }
             Difference::Changed => write!(f, "it changed while the repair was under way"),
@@ -467,9 +469,13 @@ impl Storage {
         }
         drop(examined);
         for (path, sums) in replaced {
-            let is_it = |file: &&Arc<DataFile>| file.path != path && file.sums.as_ref() == Some(&sums);
+            let is_it =
+                |file: &&Arc<DataFile>| file.path != path && file.sums.as_ref() == Some(&sums);
             if let Some(other) = all.values().find(is_it) {
-                let text = format!("its rows are those of {}: a copy of that is in its place", other.path);
+                let text = format!(
+                    "its rows are those of {}: a copy of that is in its place",
+                    other.path
+                );
                 report.notes.push(Note { path, text });
             }
         }

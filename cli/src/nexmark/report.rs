@@ -61,7 +61,9 @@ pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
             .map_or("(empty)".to_owned(), |upper| upper.to_string());
         table.add_row([
             shard.url.clone(),
-            shard.rows.map_or("(unreadable)".to_owned(), |rows| rows.to_string()),
+            shard
+                .rows
+                .map_or("(unreadable)".to_owned(), |rows| rows.to_string()),
             shard.updates.to_string(),
             shard.commits.to_string(),
             shard.bytes.to_string(),

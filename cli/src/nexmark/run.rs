@@ -137,7 +137,9 @@ fn with_runtime(
     // A worker that panicked has said so, and failed the run.
     drop(guards.join());
     let made = || report::Made {
-        events: generator.first_at(control.sources_upper()).saturating_sub(before),
+        events: generator
+            .first_at(control.sources_upper())
+            .saturating_sub(before),
         elapsed: start.elapsed(),
     };
     let within = match ended {
@@ -147,9 +149,8 @@ fn with_runtime(
     runtime.block_on(holds::release(holds, within));
     if let Some(error) = control.failure() {
         // What ended the run may keep the summary waiting, and is what matters.
-        let summary = async {
-            tokio::time::timeout(SUMMARY_MAX, report::survey(&client, &shards)).await
-        };
+        let summary =
+            async { tokio::time::timeout(SUMMARY_MAX, report::survey(&client, &shards)).await };
         if let Ok(Ok((rows, _))) = runtime.block_on(signals.unless(summary)) {
             let text = report::render(&rows, Some(made()));
             let mut out = std::io::stdout().lock();

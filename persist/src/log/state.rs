@@ -518,7 +518,10 @@ impl State {
 
     /// The versions of this crate's own `txn` actions.
     pub(crate) fn own_txns(&self) -> BTreeMap<&str, i64> {
-        let txns = self.txns.values().map(|txn| (txn.app_id.as_str(), txn.version));
+        let txns = self
+            .txns
+            .values()
+            .map(|txn| (txn.app_id.as_str(), txn.version));
         txns.filter(|(app_id, _)| app_id.starts_with("mvsink."))
             .collect()
     }

@@ -7,7 +7,8 @@ use crate::verify::{Difference, Finding};
 /// Nothing can be committed yet.
 pub(super) const LOG_FIRST: &str = "repair the log first, then make the repair again";
 /// Something changed between the look and the step.
-pub(super) const AGAIN: &str = "somebody writes to the table, or copies it: make the repair again once that is done";
+pub(super) const AGAIN: &str =
+    "somebody writes to the table, or copies it: make the repair again once that is done";
 
 /// What to do about what the steps of a repair do not help.
 pub(super) fn on(finding: &Finding, survey: &Survey) -> String {

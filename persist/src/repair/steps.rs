@@ -72,9 +72,10 @@ impl Storage {
             RepairStep::DropEntries { .. } => self.drop_entries(found, &now).await,
             RepairStep::SetAside { path } => {
                 let path = Path::from(path.as_str());
-                let is_known = now.damaged_checkpoints.iter().any(|(version, state)| {
-                    checkpoint_path(*version) == path && state.is_none()
-                });
+                let is_known = now
+                    .damaged_checkpoints
+                    .iter()
+                    .any(|(version, state)| checkpoint_path(*version) == path && state.is_none());
                 match found.objects.get(&path) {
                     Some(object) if is_known => self.set_aside(object).await.map(Taken::from),
                     _ => Ok(Taken::Changed),
@@ -82,7 +83,10 @@ impl Storage {
             }
             RepairStep::RewriteCheckpoint { version } => {
                 let path = checkpoint_path(*version);
-                let (known, object) = (now.damaged_checkpoints.get(version), found.objects.get(&path));
+                let (known, object) = (
+                    now.damaged_checkpoints.get(version),
+                    found.objects.get(&path),
+                );
                 let (Some(Some((state, evidence))), Some(object)) = (known, object) else {
                     return Ok(Taken::Changed);
                 };
@@ -114,7 +118,9 @@ impl Storage {
         };
         let listed = |survey: &Survey| -> Vec<ObjectMeta> {
             let objects = survey.objects.values().cloned();
-            objects.filter(|object| broken.beyond.contains(&object.location)).collect()
+            objects
+                .filter(|object| broken.beyond.contains(&object.location))
+                .collect()
         };
         let is_same = now.break_off.as_ref() == Some(broken)
             && now.next == found.next
@@ -299,7 +305,10 @@ pub(super) async fn drop_files(
             continue;
         }
         let differences = storage.differences(file, state).await?;
-        if !differences.iter().any(|found| super::loses_rows(found, file)) {
+        if !differences
+            .iter()
+            .any(|found| super::loses_rows(found, file))
+        {
             return Ok(Taken::Changed);
         }
         lost.push(Arc::clone(file));

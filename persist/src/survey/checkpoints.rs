@@ -221,11 +221,11 @@ fn contradiction(checkpoint: &State, entries: &State) -> Option<String> {
         files.sort_unstable();
         let first = *files.first()?;
         let count = files.len();
-        Some(format!("it {what} {count} files of the table, {first} first"))
+        Some(format!(
+            "it {what} {count} files of the table, {first} first"
+        ))
     };
-    fn paths<'a>(
-        files: impl Iterator<Item = &'a std::sync::Arc<DataFile>>,
-    ) -> Vec<&'a str> {
+    fn paths<'a>(files: impl Iterator<Item = &'a std::sync::Arc<DataFile>>) -> Vec<&'a str> {
         files.map(|file| file.path.as_str()).collect()
     }
     named("lacks", paths(lacking))

@@ -33,9 +33,8 @@ pub(crate) struct OtherForm {
 impl Listing {
     /// The versions of the files of one kind.
     pub(super) fn versions(&self, kind: fn(u64) -> LogFile) -> Vec<u64> {
-        let of_kind = |(file, _): &(LogFile, _)| {
-            (*file == kind(file.version())).then_some(file.version())
-        };
+        let of_kind =
+            |(file, _): &(LogFile, _)| (*file == kind(file.version())).then_some(file.version());
         self.objects.iter().filter_map(of_kind).collect()
     }
 
@@ -51,7 +50,10 @@ impl Listing {
             match object.location.filename().and_then(part) {
                 Some((number, of)) => {
                     let known = parts.entry((version, of));
-                    known.or_insert_with(|| (path(), BTreeSet::new())).1.insert(number);
+                    known
+                        .or_insert_with(|| (path(), BTreeSet::new()))
+                        .1
+                        .insert(number);
                 }
                 None => {
                     let whole = OtherForm {
@@ -65,7 +67,9 @@ impl Listing {
         for ((version, of), (path, there)) in parts {
             let missing = (1..=of).filter(|number| !there.contains(number));
             let missing = missing.take(PARTS_NAMED_MAX as usize);
-            let missing = missing.map(|number| part_path(version, number, of)).collect();
+            let missing = missing
+                .map(|number| part_path(version, number, of))
+                .collect();
             let form = OtherForm { path, missing };
             let known = forms.get(&version);
             if known.is_none_or(|known| known.missing.len() > form.missing.len()) {
@@ -86,7 +90,9 @@ fn part(name: &str) -> Option<(u64, u64)> {
 }
 
 fn part_path(version: u64, number: u64, of: u64) -> Path {
-    folder().join(format!("{version:020}.checkpoint.{number:010}.{of:010}.parquet"))
+    folder().join(format!(
+        "{version:020}.checkpoint.{number:010}.{of:010}.parquet"
+    ))
 }
 
 /// Where a file of this kind lies, if it is an entry or a checkpoint in one file.

@@ -227,12 +227,8 @@ fn impossible(commit: &Commit, before: &Progress) -> Option<String> {
 fn outside(commit: &Commit) -> impl Iterator<Item = (String, String)> {
     let info = commit.info.as_ref().filter(|info| info.id.is_some());
     let bounds = info.and_then(|info| info.lower.zip(info.upper));
-    let bounds = bounds.map(|(lower, upper)| {
-        (
-            Frontier::from_version(lower),
-            Frontier::from_version(upper),
-        )
-    });
+    let bounds =
+        bounds.map(|(lower, upper)| (Frontier::from_version(lower), Frontier::from_version(upper)));
     let adds = commit.adds.iter().filter(|add| add.data_change);
     adds.filter_map(move |add| {
         let (lower, upper) = bounds?;
