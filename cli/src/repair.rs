@@ -227,7 +227,10 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
         RepairStep::SetAside { path } => vec![did(
             "set aside",
             "set aside",
-            format!("{path}, for which a later checkpoint stands"),
+            match path.ends_with("_last_checkpoint") {
+                true => format!("{path}, which leads to no checkpoint"),
+                false => format!("{path}, for which a later checkpoint stands"),
+            },
         )],
         RepairStep::PointTo { version } => vec![did(
             "made",

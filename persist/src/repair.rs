@@ -10,7 +10,7 @@
 //! | a checkpoint cannot be read or contradicts the entries, and they lead to its version | it is written anew from them |
 //! | a checkpoint cannot be read, no entries lead there, but a later checkpoint stands for it | it is set aside |
 //! | entries are missing, cannot be read, or say what no writer can have said, later ones are there | the table goes back to the version before, **if that is asked for** |
-//! | the pointer leads to no checkpoint | it is made to lead to the newest |
+//! | the pointer leads to no checkpoint | it is made to lead to the newest, or set aside if there is none |
 //!
 //! References are dropped by one commit like those of other writers: put if absent, beside any writer, and an edit of
 //! the data. So the since and the upper stay; a view compares its contents at its next start, writes the lost rows
@@ -83,7 +83,7 @@ pub enum RepairStep {
         /// Its version.
         version: u64,
     },
-    /// A checkpoint is set aside: a later one stands for it.
+    /// A checkpoint is set aside, for which a later one stands; or the pointer, where there is no checkpoint.
     SetAside {
         /// Its path in the table.
         path: String,
@@ -278,6 +278,7 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
                 plan.leave(finding, advice::to_drop(finding, broken, survey));
             }
             None if checkpoint.is_some() && survey.end.is_some() => {}
+            None if is_pointer(&finding.difference) && survey.end.is_some() => {}
             None => plan.leave(finding, advice::on(finding, survey)),
         }
     }
@@ -345,10 +346,19 @@ fn repair_checkpoints(survey: &Survey, drops_entries: bool) -> Vec<RepairStep> {
         });
     }
     // Where entries are dropped, it leads to the checkpoint that the table goes on from.
-    if let (Some(_), Some(version), false) = (wrong_pointer, newest, drops_entries) {
-        steps.push(RepairStep::PointTo { version });
+    if wrong_pointer.is_some() && last.is_some() && !drops_entries {
+        steps.push(match newest {
+            Some(version) => RepairStep::PointTo { version },
+            None => RepairStep::SetAside {
+                path: last_checkpoint_path().to_string(),
+            },
+        });
     }
     steps
+}
+
+fn is_pointer(difference: &Difference) -> bool {
+    matches!(difference, Difference::Pointer { .. })
 }
 
 fn is_set_aside(broken: &BreakOff, path: &str) -> bool {

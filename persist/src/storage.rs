@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing, credentials_advice, is_below_a_file};
@@ -150,11 +150,20 @@ impl Storage {
 
     /// True if the object exists; tried until the store answers.
     pub(crate) async fn exists(&self, path: &Path, on_retry: OnRetry<'_>) -> Result<bool, Error> {
+        Ok(self.head(path, on_retry).await?.is_some())
+    }
+
+    /// What the store says of the object, `None` if it does not exist; tried until the store answers.
+    pub(crate) async fn head(
+        &self,
+        path: &Path,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<ObjectMeta>, Error> {
         let head = || async {
             match self.store.head(path).await {
-                Ok(_) => Ok(true),
-                Err(object_store::Error::NotFound { .. }) => Ok(false),
-                Err(error) if is_below_a_file(&error) => Ok(false),
+                Ok(object) => Ok(Some(object)),
+                Err(object_store::Error::NotFound { .. }) => Ok(None),
+                Err(error) if is_below_a_file(&error) => Ok(None),
                 Err(error) => Err(self.error("look at", path, error)),
             }
         };

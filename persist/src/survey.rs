@@ -140,14 +140,17 @@ impl Storage {
         let objects = &listing.objects;
         let pointer_path = last_checkpoint_path();
         let hint = self.last_checkpoint(on_retry).await?;
-        let points = hint.is_some() || self.exists(&pointer_path, on_retry).await?;
+        let pointer = self.head(&pointer_path, on_retry).await?;
+        let points = hint.is_some() || pointer.is_some();
         if objects.is_empty() && listing.no_files.is_empty() && !points {
             return Ok(None);
         }
         let mut survey = Survey {
             objects: objects
                 .iter()
-                .map(|(_, object)| (object.location.clone(), object.clone()))
+                .map(|(_, object)| object)
+                .chain(&pointer)
+                .map(|object| (object.location.clone(), object.clone()))
                 .collect(),
             ..Survey::default()
         };
@@ -257,13 +260,12 @@ impl Storage {
         };
         if points && !hint.is_some_and(|hint| good.contains(&hint) || other(hint)) {
             survey.wrong_pointer = Some(hint);
-            let text = match hint {
-                Some(version) => format!(
-                    "it leads to version {version}, which has no checkpoint that can be read"
-                ),
-                None => "it cannot be read".into(),
-            };
-            survey.note(&pointer_path, text + "; a checkpoint is found without it");
+            let difference = Difference::Pointer { to: hint };
+            // The damage to a checkpoint has been found already.
+            match hint.is_some_and(|hint| survey.damaged_checkpoints.contains_key(&hint)) {
+                true => survey.note(&pointer_path, difference.to_string()),
+                false => survey.find(&pointer_path, difference),
+            }
         }
         survey.newest_checkpoint = good.iter().max().copied();
         survey.end = end;

@@ -210,6 +210,12 @@ pub enum Difference {
         /// The first of them, in words.
         why: String,
     },
+    /// It is the pointer to the newest checkpoint, and leads to none. The log is read without it; other readers may refuse
+    /// the table.
+    Pointer {
+        /// The version that it leads to, if it can be read.
+        to: Option<u64>,
+    },
     /// It says of frontiers what no writer can have said.
     Frontier {
         /// What, in words.
@@ -248,6 +254,7 @@ impl Difference {
             Difference::Folder => "folder",
             Difference::NoFile { .. } => "no file",
             Difference::Contradicts { .. } => "contradicts",
+            Difference::Pointer { .. } => "pointer",
             Difference::Frontier { .. } => "frontier",
             Difference::Nulls { .. } => "nulls",
             Difference::Changed => "changed",
@@ -291,6 +298,13 @@ impl fmt::Display for Difference {
             Difference::Folder => write!(f, "a directory is in its place"),
             Difference::NoFile { found } => write!(f, "{found} is in its place"),
             Difference::Contradicts { why } => write!(f, "it contradicts the log's entries: {why}"),
+            Difference::Pointer { to: Some(version) } => write!(
+                f,
+                "it leads to version {version}, which has no checkpoint that can be read"
+            ),
+            Difference::Pointer { to: None } => {
+                write!(f, "it leads to no checkpoint: it cannot be read")
+            }
             Difference::Frontier { why } => write!(f, "no writer can have put it: {why}"),
             Difference::Nulls { times, diffs } => {
                 let of = [(times, "mv_time"), (diffs, "mv_diff")];

@@ -21,20 +21,26 @@ async fn table(dir: &Path) -> mvsink_persist::Shard {
     shard
 }
 
-fn put_entry(dir: &Path, version: u64, actions: &[Value]) {
-    let lines: Vec<String> = actions.iter().map(Value::to_string).collect();
-    fs::write(entry(dir, version), lines.join("\n") + "\n").unwrap();
-}
-
-fn add(path: &str, size: usize) -> Value {
-    json!({"add": {
-        "path": path, "partitionValues": {}, "size": size, "modificationTime": 1, "dataChange": true,
-    }})
-}
-
 type Edit = fn(&Path);
 /// What is wrong, how it comes about, and what is named.
 type Case = (&'static str, Edit, &'static [(&'static str, &'static str)]);
+
+/// What a commit of a sink says of itself.
+fn ours(lower: i64, upper: i64) -> Value {
+    let id = format!("{:032x}-0", 7);
+    json!({"commitInfo": {"mvsink.id": id, "mvsink.lower": lower, "mvsink.upper": upper}})
+}
+
+fn txn(name: &str, version: i64) -> Value {
+    json!({"txn": {"appId": format!("mvsink.{name}"), "version": version}})
+}
+
+fn part(dir: &Path, version: u64, number: u64, of: u64) -> std::path::PathBuf {
+    in_log(
+        dir,
+        &format!("{version:020}.checkpoint.{number:010}.{of:010}.parquet"),
+    )
+}
 
 fn copy_file(from: &Path, to: &Path) {
     fs::copy(from, to).unwrap();
@@ -48,7 +54,7 @@ fn every_kind_of_damage_to_a_log_is_named() {
         drop(table(whole.path()).await);
         drop(table(other.path()).await);
     });
-    let cases: [Case; 15] = [
+    let cases: [Case; 26] = [
         ("sound", |_| (), &[]),
         (
             "an entry in the middle is missing",
@@ -149,6 +155,89 @@ fn every_kind_of_damage_to_a_log_is_named() {
             &[("13.json", "unreadable")],
         ),
         (
+            "a link to nothing is there",
+            |dir| std::os::unix::fs::symlink("nowhere", entry(dir, 13)).unwrap(),
+            &[("13.json", "no file")],
+        ),
+        (
+            "half of a checkpoint in parts is all that there is",
+            |dir| {
+                fs::rename(checkpoint(dir, 6), part(dir, 6, 1, 2)).unwrap();
+                remove_entries(dir, 0..=6);
+            },
+            &[("6.checkpoint.0000000002.0000000002.parquet", "missing")],
+        ),
+        (
+            "a checkpoint in parts is",
+            |dir| {
+                copy_file(&checkpoint(dir, 6), &part(dir, 6, 1, 2));
+                fs::rename(checkpoint(dir, 6), part(dir, 6, 2, 2)).unwrap();
+                remove_entries(dir, 0..=6);
+            },
+            &[("6.checkpoint.0000000001.0000000002.parquet", "refused")],
+        ),
+        (
+            "a checkpoint in parts stands for a gap",
+            |dir| {
+                copy_file(&checkpoint(dir, 6), &part(dir, 9, 1, 1));
+                remove_entries(dir, [8, 9]);
+            },
+            &[("9.checkpoint.0000000001.0000000001.parquet", "refused")],
+        ),
+        (
+            "another program moves the upper",
+            |dir| put_entry(dir, 13, &[txn("upper", 99)]),
+            &[("13.json", "frontier")],
+        ),
+        (
+            "another program moves the since",
+            |dir| put_entry(dir, 13, &[txn("since", 5)]),
+            &[("13.json", "frontier")],
+        ),
+        (
+            "the since is beyond the upper",
+            |dir| put_entry(dir, 13, &[ours(12, 13), txn("upper", 13), txn("since", 40)]),
+            &[("13.json", "frontier")],
+        ),
+        (
+            "edits of the future are answered",
+            |dir| {
+                put_entry(
+                    dir,
+                    13,
+                    &[ours(12, 13), txn("upper", 13), txn("reviewed", 99)],
+                )
+            },
+            &[("13.json", "frontier")],
+        ),
+        (
+            "a batch comes after the end",
+            |dir| {
+                put_entry(dir, 13, &[ours(12, i64::MAX), txn("upper", i64::MAX)]);
+                put_entry(dir, 14, &[ours(i64::MAX, i64::MAX), add("x.parquet", 9)]);
+                put_entry(
+                    dir,
+                    15,
+                    &[ours(12, 13), txn("upper", i64::MAX), add("x.parquet", 9)],
+                );
+            },
+            &[("14.json", "frontier")],
+        ),
+        (
+            "a batch has times that it is not for",
+            |dir| {
+                let mut add = add("x.parquet", 9);
+                add["add"]["tags"] = json!({"mvsink.min_time": "12", "mvsink.max_time": "40"});
+                put_entry(dir, 13, &[ours(12, 13), txn("upper", 13), add]);
+            },
+            &[("13.json", "frontier")],
+        ),
+        (
+            "a batch adds rows and leaves the upper",
+            |dir| put_entry(dir, 13, &[ours(12, 12), add("x.parquet", 9)]),
+            &[("13.json", "frontier")],
+        ),
+        (
             "much of it at once",
             |dir| {
                 cut(&checkpoint(dir, 6));
@@ -182,6 +271,18 @@ fn every_kind_of_damage_to_a_log_is_named() {
             report.notes.iter().all(pointer),
             "{what}: {:?}",
             report.notes
+        );
+    }
+    for lost in [1, 3, 5] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(whole.path(), dir.path());
+        run(forge_checkpoint(dir.path(), 6, lost));
+        let report = run(verify(dir.path()));
+        let found = named(&report);
+        assert_eq!(found, [("6.checkpoint.parquet".to_owned(), "contradicts")]);
+        assert!(
+            report.findings[0].to_string().contains("lacks 1 files"),
+            "{report:?}"
         );
     }
     // Of another table, with its own entry's hash or without.
@@ -220,18 +321,11 @@ fn damage_to_the_log_hides_none_of_the_data() {
 
 #[test]
 fn what_a_later_checkpoint_stands_for_is_only_noted() {
-    let cases: [(&str, Edit); 4] = [
+    let cases: [(&str, Edit); 3] = [
         ("missing", |dir| remove_entries(dir, [3])),
         ("not an action", |dir| cut(&entry(dir, 3))),
-        ("leads to version 99", |dir| {
-            fs::write(
-                in_log(dir, "_last_checkpoint"),
-                "{\"version\":99,\"size\":1}",
-            )
-            .unwrap();
-        }),
-        ("cannot be read", |dir| {
-            fs::write(in_log(dir, "_last_checkpoint"), "{").unwrap();
+        ("readers can do without", |dir| {
+            copy_file(&checkpoint(dir, 6), &part(dir, 6, 1, 2));
         }),
     ];
     for (what, edit) in cases {
@@ -249,6 +343,99 @@ fn what_a_later_checkpoint_stands_for_is_only_noted() {
             open(dir.path()).await.unwrap();
         });
     }
+}
+
+#[test]
+fn a_pointer_that_leads_nowhere_is_damage_though_the_table_opens() {
+    for (pointer, expected) in [
+        ("{\"version\":99,\"size\":1}", "leads to version 99"),
+        ("{", "cannot be read"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        run(async {
+            drop(table(dir.path()).await);
+            fs::write(in_log(dir.path(), "_last_checkpoint"), pointer).unwrap();
+            let report = verify(dir.path()).await;
+            let found = report.findings[0].to_string();
+            assert!(
+                report.findings.len() == 1 && found.contains(expected),
+                "{found}"
+            );
+            open(dir.path()).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn rows_without_times_or_multiplicities_are_damage_until_a_sink_answers_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(table(dir).await);
+        let schema = codec().schema();
+        let nulls = |name: &str| {
+            let field = schema.field_with_name(name).unwrap();
+            arrow_array::new_null_array(field.data_type(), 2)
+        };
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| match field.name().as_str() {
+                "mv_time" | "mv_diff" | "mv_error" => nulls(field.name()),
+                "c0" => std::sync::Arc::new(arrow_array::Int64Array::from(vec![1, 2])) as _,
+                name => nulls(name),
+            });
+        let batch = arrow_array::RecordBatch::try_new(schema.clone(), columns.collect()).unwrap();
+        let mut file = FileEncoder::new(codec().schema()).unwrap();
+        file.write(&batch).unwrap();
+        let bytes = file.finish().unwrap().bytes;
+        fs::write(dir.join("a.parquet"), &bytes).unwrap();
+        put_entry(dir, 13, &[add("a.parquet", bytes.len())]);
+        let report = verify(dir).await;
+        assert_eq!(named(&report), [("a.parquet".to_owned(), "nulls")]);
+        let text = report.findings[0].to_string();
+        assert!(
+            text.contains("2 of its rows have no mv_time") && text.contains("have no mv_diff"),
+            "{text}"
+        );
+        // Also where a checkpoint is all that tells of them.
+        let shard = open(dir).await.unwrap();
+        let version = shard.checkpoint().await.unwrap();
+        remove_entries(dir, 0..=version);
+        assert_eq!(
+            named(&verify(dir).await),
+            [("a.parquet".to_owned(), "nulls")]
+        );
+        let shard = open(dir).await.unwrap();
+        grow(&shard, 13).await;
+        let report = verify(dir).await;
+        assert!(report.is_clean(), "{report:?}");
+        assert!(
+            report.notes[0].text.contains("have no mv_time"),
+            "{report:?}"
+        );
+    });
+}
+
+#[test]
+fn a_file_with_the_rows_of_another_is_said_to_be_a_copy_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = table(dir).await;
+        let [right, wrong] = [2, 5].map(|time| data_file(&shard, time).path);
+        drop(shard);
+        copy_file(&dir.join(&right), &dir.join(&wrong));
+        let report = verify(dir).await;
+        assert!(
+            report.findings.iter().all(|finding| finding.path == wrong),
+            "{report:?}"
+        );
+        assert!(
+            report.notes.iter().any(|note| note.text.contains(&right)),
+            "{report:?}"
+        );
+    });
 }
 
 #[test]

@@ -7,15 +7,21 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mvsink_persist::testing::FaultyStore;
-use mvsink_persist::{Error, RepairOptions, RepairReport, RepairStep, Shard};
+use mvsink_persist::{Error, Open, RepairOptions, RepairReport, RepairStep, Shard};
 use object_store::ObjectStoreExt;
-use object_store::memory::InMemory;
+use serde_json::json;
 use support::damage::*;
 use support::run;
 
 async fn repair_with(dir: &Path, dry_run: bool, drop_entries: bool) -> RepairReport {
     let mut options = RepairOptions::default();
     (options.dry_run, options.drop_entries) = (dry_run, drop_entries);
+    plain().repair(url(dir), &options, &|_| ()).await.unwrap()
+}
+
+async fn repair_by(dir: &Path, set: impl Fn(&mut RepairOptions)) -> RepairReport {
+    let mut options = RepairOptions::default();
+    set(&mut options);
     plain().repair(url(dir), &options, &|_| ()).await.unwrap()
 }
 
@@ -269,10 +275,10 @@ fn entries_are_given_up_only_if_that_is_asked_for() {
             }
             // Nothing is gone, and the table goes on from there.
             let kept = contents(dir);
+            let pointer = in_log(dir, "_last_checkpoint");
+            let mut damaged = damaged.iter().filter(|(path, _)| **path != pointer);
             assert!(
-                damaged
-                    .values()
-                    .all(|bytes| kept.values().any(|kept| kept == bytes)),
+                damaged.all(|(_, bytes)| kept.values().any(|kept| kept == bytes)),
                 "{what}"
             );
             let shard = open(dir).await.unwrap();
@@ -357,12 +363,7 @@ fn a_repair_on_a_store_that_fails_does_the_same() {
     remove_entries(dir, [10]);
     for seed in 0..20 {
         run(async {
-            let store = Arc::new(InMemory::new());
-            for (path, bytes) in contents(dir) {
-                let path = path.strip_prefix(dir).unwrap().to_str().unwrap();
-                let path = format!("shard/{path}").into();
-                store.put(&path, bytes.into()).await.unwrap();
-            }
+            let store = in_memory(dir).await;
             let mut options = RepairOptions::default();
             options.drop_entries = true;
             let faulty = FaultyStore::new(Arc::clone(&store) as _, seed, 20);
@@ -387,9 +388,165 @@ fn a_repair_on_a_store_that_fails_does_the_same() {
                 (shard.progress().upper, shard.pin().files().len()),
                 (at(9), 8)
             );
-            let removals = shard.entry(10).await.unwrap();
-            assert_eq!(removals.removes.len(), 1);
-            assert_eq!(shard.progress().version, 10, "one commit");
+            // One commit after the version that the table goes on as.
+            let version = shard.progress().version;
+            assert_eq!(shard.entry(version).await.unwrap().removes.len(), 1);
+            let checkpoint = format!("shard/_delta_log/{:020}.checkpoint.parquet", version - 1);
+            assert!(store.head(&checkpoint.into()).await.is_ok());
         });
     }
+}
+
+#[test]
+fn no_version_is_used_twice_after_entries_are_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(table(dir).await);
+        remove_entries(dir, [9]);
+        let report = repaired(dir, true).await;
+        let [
+            RepairStep::DropEntries {
+                from, goes_on_as, ..
+            },
+        ] = report.steps[..]
+        else {
+            panic!("{report:?}");
+        };
+        assert_eq!((from, goes_on_as), (9, 13));
+        let shard = open(dir).await.unwrap();
+        assert_eq!(
+            (shard.progress().version, shard.progress().upper),
+            (13, at(8))
+        );
+        grow(&shard, 10).await;
+        assert!(entry(dir, 14).exists() && !entry(dir, 9).exists());
+        // Another gap, above it.
+        grow(&shard, 12).await;
+        drop(shard);
+        remove_entries(dir, [16]);
+        repaired(dir, true).await;
+        assert_eq!(open(dir).await.unwrap().progress().upper, at(10));
+    });
+}
+
+#[test]
+fn a_feature_that_is_not_supported_is_given_up_only_by_its_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(table(dir).await);
+        let features = json!({"protocol": {
+            "minReaderVersion": 3, "minWriterVersion": 7,
+            "readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"],
+        }});
+        put_entry(dir, 13, &[features]);
+        put_entry(dir, 14, &[add("theirs.parquet", 9)]);
+        for drop_entries in [false, true] {
+            refused(dir, drop_entries, "--drop-entries=13").await;
+        }
+        let report = repair_by(dir, |options| options.drop_entries_from = Some(12)).await;
+        assert!(report.steps.is_empty(), "{report:?}");
+        let report = repair_by(dir, |options| options.drop_entries_from = Some(13)).await;
+        assert!(report.left.is_empty(), "{report:?}");
+        assert_eq!(open(dir).await.unwrap().progress().upper, at(12));
+        assert!(verify(dir).await.is_clean());
+    });
+}
+
+#[test]
+fn a_checkpoint_in_parts_is_not_called_damaged_and_half_of_one_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(table(dir).await);
+        remove_entries(dir, 0..=6);
+        let parts = [1, 2].map(|part| {
+            in_log(
+                dir,
+                &format!("{:020}.checkpoint.{part:010}.{:010}.parquet", 6, 2),
+            )
+        });
+        fs::rename(checkpoint(dir, 6), &parts[0]).unwrap();
+        fs::copy(&parts[0], &parts[1]).unwrap();
+        for drop_entries in [false, true] {
+            refused(dir, drop_entries, "write a classic checkpoint").await;
+        }
+        fs::remove_file(&parts[1]).unwrap();
+        refused(dir, true, "put it back from a copy").await;
+    });
+}
+
+#[test]
+fn a_checkpoint_that_contradicts_the_entries_is_written_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = table(dir).await;
+        let files = shard.pin().files().count();
+        drop(shard);
+        forge_checkpoint(dir, 6, 3).await;
+        let report = repaired(dir, false).await;
+        assert_eq!(report.steps, [RepairStep::RewriteCheckpoint { version: 6 }]);
+        remove_entries(dir, 0..=6);
+        assert_eq!(open(dir).await.unwrap().pin().files().count(), files);
+    });
+}
+
+#[test]
+fn an_input_gives_up_its_files_only_if_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let input = Open::new(codec().schema()).as_input();
+        let shard = plain().open_or_create(url(dir), input).await.unwrap();
+        grow(&shard, 6).await;
+        // A checkpoint says so as well.
+        shard.checkpoint().await.unwrap();
+        let gone = data_file(&shard, 2);
+        drop(shard);
+        remove_entries(dir, 0..=6);
+        fs::remove_file(dir.join(&gone.path)).unwrap();
+        refused(dir, true, "--drop-files").await;
+        let report = repair_by(dir, |options| options.drop_files = true).await;
+        assert!(
+            report.left.is_empty() && report.rows_lost() == 1,
+            "{report:?}"
+        );
+        assert!(verify(dir).await.is_clean());
+    });
+}
+
+#[test]
+fn an_entry_with_forged_frontiers_is_given_up_if_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(table(dir).await);
+        put_entry(
+            dir,
+            13,
+            &[json!({"txn": {"appId": "mvsink.upper", "version": 1 << 40}})],
+        );
+        refused(dir, false, "--drop-entries").await;
+        repaired(dir, true).await;
+        assert_eq!(open(dir).await.unwrap().progress().upper, at(12));
+    });
+}
+
+#[test]
+fn a_pointer_to_nothing_is_set_aside_where_there_is_no_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(filled(dir, 3).await);
+        let pointer = in_log(dir, "_last_checkpoint");
+        fs::write(&pointer, "{\"version\":2,\"size\":9,\"parts\":4}").unwrap();
+        assert_eq!(
+            named(&verify(dir).await),
+            [("_last_checkpoint".to_owned(), "pointer")]
+        );
+        repaired(dir, false).await;
+        assert!(!pointer.exists());
+    });
 }

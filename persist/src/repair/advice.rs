@@ -16,6 +16,7 @@ pub(super) fn on(finding: &Finding, survey: &Survey) -> String {
     let text = match &finding.difference {
         Difference::Folder => "move the directory away",
         Difference::NoFile { .. } => "move it away",
+        Difference::Pointer { .. } => "it is of no use without what it leads to",
         Difference::Order => {
             "a view can be written anew, to another address or here once the table is deleted"
         }

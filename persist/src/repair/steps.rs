@@ -20,8 +20,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use object_store::ObjectMeta;
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStoreExt};
 use serde_json::json;
 
 use super::RepairStep;
@@ -29,7 +29,7 @@ use crate::commit::{Outcome, Plan, removal};
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::log::action::{Commit, CommitInfo};
-use crate::log::checkpoint::checkpoint_path;
+use crate::log::checkpoint::{checkpoint_path, last_checkpoint_path};
 use crate::log::state::State;
 use crate::log::{entry_path, folder};
 use crate::replay::Evidence;
@@ -72,10 +72,13 @@ impl Storage {
             RepairStep::DropEntries { .. } => self.drop_entries(found, &now).await,
             RepairStep::SetAside { path } => {
                 let path = Path::from(path.as_str());
-                let is_known = now
-                    .damaged_checkpoints
-                    .iter()
-                    .any(|(version, state)| checkpoint_path(*version) == path && state.is_none());
+                let mut damaged = now.damaged_checkpoints.iter();
+                let is_known = match path == last_checkpoint_path() {
+                    true => now.wrong_pointer.is_some() && now.newest_checkpoint.is_none(),
+                    false => damaged.any(|(version, state)| {
+                        checkpoint_path(*version) == path && state.is_none()
+                    }),
+                };
                 match found.objects.get(&path) {
                     Some(object) if is_known => self.set_aside(object).await.map(Taken::from),
                     _ => Ok(Taken::Changed),
@@ -211,14 +214,8 @@ impl Storage {
 
     /// True if the object is the one that was listed.
     async fn is_as_listed(&self, listed: &ObjectMeta) -> Result<bool, Error> {
-        let head = || async {
-            match self.store.head(&listed.location).await {
-                Ok(object) => Ok(is_same(&object, listed)),
-                Err(object_store::Error::NotFound { .. }) => Ok(false),
-                Err(error) => Err(self.error("look at", &listed.location, error)),
-            }
-        };
-        self.retry(&Storage::warn_of_retry, head).await
+        let found = self.head(&listed.location, &Storage::warn_of_retry).await?;
+        Ok(found.is_some_and(|found| is_same(&found, listed)))
     }
 
     /// Copies a file of the log to a name that no reader of logs knows, unless it is there already; false if it is not

@@ -214,7 +214,10 @@ fn impossible(commit: &Commit, before: &Progress) -> Option<String> {
         ));
     }
     let adds_rows = commit.adds.iter().any(|add| add.data_change);
-    if id.is_some() && adds_rows && upper == before.upper {
+    // One that starts elsewhere is refused by the state.
+    let lower = commit.info.as_ref().and_then(|info| info.lower);
+    let starts_here = lower.is_none_or(|lower| Frontier::from_version(lower) == before.upper);
+    if starts_here && id.is_some() && adds_rows && upper == before.upper {
         return Some(match upper {
             Frontier::Empty => "it adds rows to a table that is finished".into(),
             upper => format!("it adds rows, and leaves the upper at {upper}"),

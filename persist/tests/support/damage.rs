@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mvsink_persist::{
     Client, Codec, DataFile, FileEncoder, FileMeta, Frontier, Open, Shard, VerifyReport,
 };
+
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
+use serde_json::{Value, json};
 
 use super::{append, client, options};
 
@@ -74,6 +79,62 @@ pub fn remove_entries(dir: &Path, versions: impl IntoIterator<Item = u64>) {
 pub fn cut(path: &Path) {
     let bytes = fs::read(path).unwrap();
     fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+}
+
+/// Puts an entry with these actions.
+pub fn put_entry(dir: &Path, version: u64, actions: &[Value]) {
+    let lines: Vec<String> = actions.iter().map(Value::to_string).collect();
+    fs::write(entry(dir, version), lines.join("\n") + "\n").unwrap();
+}
+
+/// The action that adds a file of another program.
+pub fn add(path: &str, size: usize) -> Value {
+    json!({"add": {
+        "path": path, "partitionValues": {}, "size": size, "modificationTime": 1, "dataChange": true,
+    }})
+}
+
+/// Puts a checkpoint of this version that goes with its entry, and lacks the file that an earlier entry, `lost`, adds.
+pub async fn forge_checkpoint(dir: &Path, version: u64, lost: u64) {
+    let forged = tempfile::tempdir().unwrap();
+    let forged = forged.path();
+    copy(dir, forged);
+    for entry in fs::read_dir(forged.join("_delta_log")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let found = name.split('.').next().unwrap().parse::<u64>();
+        if !name.ends_with(".json") || found.is_ok_and(|found| found > version) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    // As if another program had put the entry, for which no table vouches.
+    let text = fs::read_to_string(entry(forged, lost)).unwrap();
+    let kept: Vec<_> = text
+        .lines()
+        .filter(|line| !line.starts_with("{\"add\""))
+        .collect();
+    let lines = text.lines().count();
+    let kept = kept.join("\n").replace(
+        &format!("\"mvsink.lines\":{lines}"),
+        &format!("\"mvsink.lines\":{}", kept.len()),
+    );
+    fs::write(entry(forged, lost), kept + "\n").unwrap();
+    // A checkpoint says which entry of its version it goes with.
+    let shard = open(forged).await.unwrap();
+    assert_eq!(shard.checkpoint().await.unwrap(), version);
+    drop(shard);
+    fs::copy(checkpoint(forged, version), checkpoint(dir, version)).unwrap();
+}
+
+/// The table in a store in memory, below `shard`.
+pub async fn in_memory(dir: &Path) -> Arc<InMemory> {
+    let store = Arc::new(InMemory::new());
+    for (path, bytes) in contents(dir) {
+        let path = path.strip_prefix(dir).unwrap().to_str().unwrap();
+        let path = format!("shard/{path}").into();
+        store.put(&path, bytes.into()).await.unwrap();
+    }
+    store
 }
 
 /// The file of the row at this time.
