@@ -234,7 +234,7 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
     if let (Some(broken), Some(end), true) = (broken, &survey.end, drops_entries) {
         plan.steps.push(drop_entries(survey, broken, end));
     }
-    plan.steps.extend(repair_checkpoints(survey, drops_entries));
+    plan.steps.extend(repair_checkpoints(survey));
     // Without an end that an opener finds nothing can be committed.
     let opens = broken.is_none() || drops_entries;
     let keeps_files = survey.end.as_ref().is_some_and(State::is_input) && !options.drop_files;
@@ -325,7 +325,7 @@ fn drop_entries(survey: &Survey, broken: &BreakOff, end: &State) -> RepairStep {
     }
 }
 
-fn repair_checkpoints(survey: &Survey, drops_entries: bool) -> Vec<RepairStep> {
+fn repair_checkpoints(survey: &Survey) -> Vec<RepairStep> {
     let mut steps = Vec::new();
     let last = survey.end.as_ref().map(|state| state.version);
     let mut newest = survey.newest_checkpoint;
@@ -345,8 +345,9 @@ fn repair_checkpoints(survey: &Survey, drops_entries: bool) -> Vec<RepairStep> {
             },
         });
     }
-    // Where entries are dropped, it leads to the checkpoint that the table goes on from.
-    if wrong_pointer.is_some() && last.is_some() && !drops_entries {
+    // Where the log breaks off, what it leads to may come back; where entries are dropped, it leads to the checkpoint
+    // that the table goes on from.
+    if wrong_pointer.is_some() && survey.break_off.is_none() {
         steps.push(match newest {
             Some(version) => RepairStep::PointTo { version },
             None => RepairStep::SetAside {

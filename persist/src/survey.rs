@@ -261,8 +261,10 @@ impl Storage {
         if points && !hint.is_some_and(|hint| good.contains(&hint) || other(hint)) {
             survey.wrong_pointer = Some(hint);
             let difference = Difference::Pointer { to: hint };
-            // The damage to a checkpoint has been found already.
-            match hint.is_some_and(|hint| survey.damaged_checkpoints.contains_key(&hint)) {
+            // With the rest of the log what it leads to may come back.
+            let is_known = survey.break_off.is_some()
+                || hint.is_some_and(|hint| survey.damaged_checkpoints.contains_key(&hint));
+            match is_known {
                 true => survey.note(&pointer_path, difference.to_string()),
                 false => survey.find(&pointer_path, difference),
             }

@@ -526,7 +526,7 @@ fn an_entry_with_forged_frontiers_is_given_up_if_that_is_asked_for() {
         put_entry(
             dir,
             13,
-            &[json!({"txn": {"appId": "mvsink.upper", "version": 1 << 40}})],
+            &[json!({"txn": {"appId": "mvsink.upper", "version": 1_i64 << 40}})],
         );
         refused(dir, false, "--drop-entries").await;
         repaired(dir, true).await;
