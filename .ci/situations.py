@@ -105,8 +105,8 @@ GROUPS = {
     ],
     "The log": [
         Situation("hint_with_parts", FOLLOWS, "the checkpoint that is there decides"),
-        Situation("hint_to_nothing", FOLLOWS, "the entries that are there decide; the next commit writes a checkpoint, with which other readers open the table again", others=False),
-        Situation("hint_damaged", FOLLOWS, "the entries that are there decide"),
+        Situation("hint_to_nothing", MENDS, "makes the hint lead to the newest checkpoint, or sets it aside; without that the entries decide, and the next commit writes a checkpoint", kinds=("pointer",)),
+        Situation("hint_damaged", MENDS, "makes the hint lead to the newest checkpoint, or sets it aside; without that the entries decide", kinds=("pointer",)),
         Situation("odd_entries", FOLLOWS, "reads only what it needs"),
         Situation("paths_of_another_form", REPAIRS, "retracts the rows; not all other readers find such files", others=False),
         Situation("live_file_added_again", FOLLOWS, "a file is live once", beside=True),
@@ -123,7 +123,7 @@ GROUPS = {
     "Files and folders": [
         Situation("data_file_lost", MENDS, "drops the reference", kinds=("missing",)),
         Situation("data_file_cut_short", MENDS, "drops the reference", kinds=("size", "unreadable")),
-        Situation("data_file_replaced", MENDS, "drops the reference", kinds=("sums",), pending=True),
+        Situation("data_file_replaced", MENDS, "drops the reference", kinds=("sums",)),
         Situation("data_file_of_the_future", FOLLOWS, "one file does not move the time of the store", beside=True),
         Situation("files_of_others", FOLLOWS, "leaves them where they are"),
         Situation("moved", REPAIRS, "makes the table anew; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone"),

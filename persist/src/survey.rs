@@ -25,7 +25,7 @@ use object_store::path::Path;
 
 use crate::error::Error;
 use crate::frontier::Frontier;
-use crate::log::checkpoint::{LogFile, checkpoint_path, last_checkpoint_path};
+use crate::log::checkpoint::{LogFile, checkpoint_path, last_checkpoint_path, pointed_to};
 use crate::log::state::State;
 use crate::log::{entry_path, folder};
 use crate::replay::Evidence;
@@ -139,7 +139,8 @@ impl Storage {
         let listing = self.list_names(on_retry).await?;
         let objects = &listing.objects;
         let pointer_path = last_checkpoint_path();
-        let hint = self.last_checkpoint(on_retry).await?;
+        let hint = self.get_retrying(&pointer_path, on_retry).await?;
+        let hint = hint.and_then(|bytes| pointed_to(&bytes));
         let pointer = self.head(&pointer_path, on_retry).await?;
         let points = hint.is_some() || pointer.is_some();
         if objects.is_empty() && listing.no_files.is_empty() && !points {

@@ -168,6 +168,10 @@ pub fn contents(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let path = entry.unwrap().path();
         match path.is_dir() {
             true => found.extend(contents(&path)),
+            // A link to nothing.
+            false if !path.exists() => {
+                found.insert(path, Vec::new());
+            }
             false => {
                 let bytes = fs::read(&path).unwrap();
                 found.insert(path, bytes);
