@@ -440,15 +440,19 @@ fn a_missing_data_file_is_named() {
         .to_string_lossy()
         .into_owned();
     let bid = dir.path().join("bid");
-    for arguments in [
-        // Both what has something to do and what only reports.
-        nexmark(dir.path(), "6000", "2"),
-        nexmark(dir.path(), EVENTS, "1"),
-        vec!["snapshot", text(&bid)],
-    ] {
-        let line = fail(&arguments, 1);
+    let expect_named = |line: &str| {
         assert!(line.contains(&name) && line.contains("missing"), "{line}");
-    }
+    };
+    // What has something to do, and what only reads.
+    expect_named(&fail(&nexmark(dir.path(), "6000", "2"), 1));
+    expect_named(&fail(&["snapshot", text(&bid)], 1));
+    // What only reports says the rest.
+    let report = mvsink(&nexmark(dir.path(), EVENTS, "1"));
+    assert_eq!(report.status.code(), Some(1));
+    expect_named(&String::from_utf8(report.stderr).expect("text"));
+    let report = String::from_utf8(report.stdout).expect("text");
+    assert_eq!(report.matches("(unreadable)").count(), 1, "{report}");
+    assert!(report.contains("/q4 "), "{report}");
     // What the log alone can say, it still says.
     inspect(&bid);
 }

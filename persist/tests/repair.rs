@@ -414,6 +414,8 @@ fn no_version_is_used_twice_after_entries_are_given_up() {
             panic!("{report:?}");
         };
         assert_eq!((from, goes_on_as), (9, 13));
+        let found = verify(dir).await;
+        assert!(found.notes.is_empty(), "{found:?}");
         let shard = open(dir).await.unwrap();
         assert_eq!(
             (shard.progress().version, shard.progress().upper),

@@ -41,9 +41,6 @@ const SILENT_MAX: Duration = Duration::from_secs(30);
 /// How long a run may take to end after a signal, whatever it finishes.
 const END_MAX: Duration = Duration::from_secs(60);
 
-/// How long the summary of a run that has failed may take.
-const SUMMARY_MAX: Duration = Duration::from_secs(5);
-
 /// Runs the demo until all shards are complete up to the last event, or a signal ends it.
 ///
 /// # Errors
@@ -136,34 +133,25 @@ fn with_runtime(
     progress.clear();
     // A worker that panicked has said so, and failed the run.
     drop(guards.join());
-    let made = || report::Made {
-        events: generator
-            .first_at(control.sources_upper())
-            .saturating_sub(before),
-        elapsed: start.elapsed(),
-    };
     let within = match ended {
         Ended::AtRest => holds::RELEASE_MAX,
         Ended::Stopped => holds::STALLED_RELEASE_MAX,
     };
     runtime.block_on(holds::release(holds, within));
     if let Some(error) = control.failure() {
-        // What ended the run may keep the summary waiting, and is what matters.
-        let summary =
-            async { tokio::time::timeout(SUMMARY_MAX, report::survey(&client, &shards)).await };
-        if let Ok(Ok((rows, _))) = runtime.block_on(signals.unless(summary)) {
-            let text = report::render(&rows, Some(made()));
-            let mut out = std::io::stdout().lock();
-            let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        }
         return Err(Error::Stopped(error));
     }
     if let (Ended::Stopped, Some(signal)) = (ended, signals.first()) {
         // The store that has taken nothing is not asked what it holds.
         return Ok(signal.exit_code());
     }
+    let after = generator.first_at(control.sources_upper());
+    let made = report::Made {
+        events: after.saturating_sub(before),
+        elapsed: start.elapsed(),
+    };
     signals.allow(GRACE);
-    summary(runtime, &signals, &client, &shards, Some(made()))
+    summary(runtime, &signals, &client, &shards, Some(made))
 }
 
 /// How the overseeing ended.

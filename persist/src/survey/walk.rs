@@ -127,8 +127,13 @@ impl<'s> Walk<'s> {
     /// Takes an entry for which the base stands.
     fn take_below(&mut self, first: u64, version: u64, parsed: Parsed, survey: &mut Survey) {
         let path = entry_path(version);
-        // That the oldest ones are gone is as it should be.
-        if self.previous.is_some() && first < version {
+        let info = parsed
+            .as_ref()
+            .ok()
+            .and_then(|(commit, _)| commit.info.as_ref());
+        let is_fence = info.is_some_and(|info| info.restored.is_some());
+        // That the oldest ones are gone is as it should be, and that those are that a repair has given up.
+        if self.previous.is_some() && first < version && !is_fence {
             let missing = Difference::EntriesMissing {
                 first,
                 last: version - 1,
