@@ -97,9 +97,12 @@ impl Inner {
         };
         let version = state.version;
         let size = storage.write_checkpoint(state, tail.evidence).await?;
-        // If that took so long that the log was cleaned up beyond it, nobody must be led there.
+        // If that took so long that the log was cleaned up beyond it, nobody must be led there. Where a copy has the place
+        // of the table, or nothing, it would bring back the ghost.
         if !storage.stands(&tail, on_retry).await? {
             tracing::debug!(shard = %storage.url, version, "a checkpoint came too late");
+            storage.delete(&checkpoint_path(version)).await?;
+            self.reload(&tail, on_retry).await?;
             return Ok(version);
         }
         // Never point back: another process may have been faster with a newer one. A pointer to nothing is no newer one.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
+use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{
     Append, Appended, Client, ClientOptions, CommitId, Error, Frontier, GcOptions, Open, Shard,
     StagedFile,
@@ -303,6 +304,35 @@ fn objects_deleted_under_a_writer_are_told_within_half_a_minute() {
         let checkpoint = |name: &&Path| name.as_ref().contains("checkpoint");
         assert_eq!(names.keys().find(checkpoint), None);
     });
+}
+
+#[test]
+fn a_checkpoint_of_a_table_that_went_meanwhile_is_taken_back() {
+    for is_copied in [false, true] {
+        run(async {
+            let store = Arc::new(InMemory::new());
+            let gated = GateStore::new(Arc::clone(&store) as Arc<dyn ObjectStore>);
+            let client = client(options(1));
+            client.mount("store", Arc::clone(&gated) as Arc<dyn ObjectStore>);
+            let writer = open(&client, URL).await;
+            let copied = match is_copied {
+                true => objects(&store).await,
+                false => BTreeMap::new(),
+            };
+            grow(&writer).await.unwrap();
+            let held = gated.hold(1, Side::Before, |call, path| {
+                call == Call::Put && path.as_ref().contains(".checkpoint")
+            });
+            let replaced = async {
+                held.reached().await;
+                replace(&store, copied.clone()).await;
+                held.release();
+            };
+            let (written, ()) = futures::future::join(writer.checkpoint(), replaced).await;
+            is_replaced(written);
+            assert_eq!(objects(&store).await, copied);
+        });
+    }
 }
 
 #[test]
