@@ -95,7 +95,8 @@ impl<T: Timestamp> Handle<T> {
     }
 
     /// True once the sink holds what it should: it has settled what was in the shard before, and both the collection
-    /// and the shard, durably, are past the as-of. The same on every worker of this process, and never undone. Always
+    /// and the shard, durably, are past the as-of. Where the shard held something else, a sink that may write has repaired
+    /// that. The same on every worker of this process, and never undone: what is edited later, the status says. Always
     /// false of a source.
     pub fn is_hydrated(&self) -> bool {
         self.worker.instance.is_hydrated()

@@ -128,6 +128,7 @@ pub mod corrections;
 mod count;
 mod counters;
 pub mod description;
+mod differing;
 mod driver;
 pub mod dyncfg;
 mod error;

@@ -68,6 +68,8 @@ pub(crate) enum Mark<T> {
     Condemned(String),
     /// A file that was to be removed is live no more.
     Gone(String),
+    /// What was sent before has rows that the view did not write, or lacks rows that it wrote.
+    Edited,
 }
 
 /// What a source reads, in the order of the log. One stream has all of it, since each stream has a frontier to be kept.

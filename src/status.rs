@@ -20,6 +20,7 @@ use crate::channel::Meter;
 #[cfg(feature = "prometheus")]
 use crate::counters::observed::{Known, ShardSize};
 use crate::counters::{Counters, Metrics};
+use crate::differing::{Differing, Differs};
 use crate::error::Error;
 use crate::given::Given;
 use crate::holding::Slot;
@@ -52,6 +53,18 @@ pub enum Status {
         rounds: u64,
         /// Updates that were to be corrected after them.
         updates: u64,
+    },
+    /// The table differs from the collection: another program has edited it, or files of it are lost or cannot be read.
+    /// The next batch repairs that. None comes before the input is complete beyond `upper`: if it never will be, the
+    /// table stays as it is.
+    Unrepaired {
+        /// The rows that are to be written or retracted, about; `None` if there are so many that they were put aside on
+        /// disk, uncounted.
+        rows: Option<u64>,
+        /// The data files that are to be removed, since they do not hold what the log says, by their paths in it.
+        files: Vec<String>,
+        /// The shard's upper when that was found.
+        upper: i64,
     },
     /// Trying again and again to reach the store, or waiting for its answer.
     Stalled {
@@ -110,6 +123,19 @@ impl fmt::Display for Status {
                 f,
                 "not deterministic: other replicas disagreed in {rounds} rounds, about {updates} updates"
             ),
+            Status::Unrepaired { rows, files, upper } => {
+                f.write_str("the table differs from the collection, ")?;
+                match rows {
+                    Some(0) => {}
+                    Some(1) => f.write_str("in 1 row, ")?,
+                    Some(rows) => write!(f, "in {rows} rows, ")?,
+                    None => f.write_str("in many rows, ")?,
+                }
+                if !files.is_empty() {
+                    write!(f, "{} cannot be used, ", files.join(" and "))?;
+                }
+                write!(f, "until the input is complete beyond {upper}")
+            }
             Status::Stalled { on, since } => {
                 write!(f, "stalled for {} s: {on}", since.elapsed().as_secs())
             }
@@ -179,6 +205,8 @@ struct Inner {
     /// What mint says, in the process in which it is: it goes before the signals.
     role: Option<Role>,
     hydration: Hydration,
+    /// What the table differs in.
+    differing: Differing,
     /// What each worker found.
     disputes: BTreeMap<usize, Disputes>,
     /// What each task that has to wait waits for, by its name and its worker.
@@ -204,6 +232,8 @@ struct Stall {
 struct Hydration {
     phase: Option<Phase>,
     updates: u64,
+    /// The collection and the shard are past the as-of.
+    is_past: bool,
     is_over: bool,
 }
 
@@ -403,7 +433,7 @@ impl Instance {
     pub(crate) fn read_only(&self, read_only: bool) {
         let mut inner = self.lock();
         inner.read_only = read_only;
-        self.refresh(&inner);
+        self.changed(inner);
     }
 
     /// What mint does about the shard.
@@ -411,7 +441,7 @@ impl Instance {
         tracing::debug!(sink = %self.name, ?role, "goes on");
         let mut inner = self.lock();
         inner.role = Some(role);
-        self.refresh(&inner);
+        self.changed(inner);
     }
 
     /// The sink has taken in more updates, and now waits for this; `None` if it is hydrated.
@@ -428,9 +458,39 @@ impl Instance {
         }
         hydration.updates += updates as u64;
         hydration.phase = phase;
-        if phase.is_none() {
-            hydration.is_over = true;
-            tracing::info!(sink = %self.name, updates = hydration.updates, "hydrated");
+        hydration.is_past |= phase.is_none();
+        self.changed(inner);
+    }
+
+    /// This worker has read back rows of an edit, or rows in which the table differed at the start; how many are left to be
+    /// repaired is said by [`Instance::unrepaired`].
+    pub(crate) fn edited(&self, worker: usize) {
+        let mut inner = self.lock();
+        inner.differing.count(worker);
+        self.changed(inner);
+    }
+
+    /// This worker has so many rows to repair, counted at this upper; `None` if there are none.
+    pub(crate) fn unrepaired(&self, worker: usize, rows: Option<(Option<u64>, i64)>) {
+        let mut inner = self.lock();
+        if inner.differing.counted(worker, rows) {
+            self.changed(inner);
+        }
+    }
+
+    /// The next batch is to remove these files, by what this worker has read up to this upper.
+    pub(crate) fn condemned(&self, worker: usize, files: BTreeSet<String>, upper: i64) {
+        let mut inner = self.lock();
+        if inner.differing.condemned(worker, files, upper) {
+            self.changed(inner);
+        }
+    }
+
+    /// What the status is about has changed.
+    fn changed(&self, mut inner: MutexGuard<'_, Inner>) {
+        if inner.ends_hydration() {
+            let updates = inner.hydration.updates;
+            tracing::info!(sink = %self.name, updates, "hydrated");
         }
         self.refresh(&inner);
     }
@@ -565,6 +625,27 @@ impl Drop for Instance {
 }
 
 impl Inner {
+    fn present_role(&self) -> Role {
+        match (self.role, self.read_only) {
+            (Some(role), _) => role,
+            (None, true) => Role::ReadOnly,
+            (None, false) => Role::Writing,
+        }
+    }
+
+    /// True if the hydration is over now: nothing is left in which the table differs. A sink that may not write repairs
+    /// nothing.
+    fn ends_hydration(&mut self) -> bool {
+        if !self.hydration.is_past || self.hydration.is_over {
+            return false;
+        }
+        let writes = self.present_role() != Role::ReadOnly;
+        let counts = writes && self.differing.is_counting();
+        self.hydration.phase = counts.then_some(Phase::Comparing);
+        self.hydration.is_over = !counts && !(writes && self.differing.differs().is_some());
+        self.hydration.is_over
+    }
+
     /// What there is to say, most urgent first.
     fn status(&self, opened: bool, was_finished: bool) -> Status {
         if let Some(stall) = self.stalls.values().min_by_key(|stall| stall.since) {
@@ -574,11 +655,7 @@ impl Inner {
         if was_finished {
             return Status::AlreadyFinished;
         }
-        let role = match (self.role, self.read_only) {
-            (Some(role), _) => role,
-            (None, true) => Role::ReadOnly,
-            (None, false) => Role::Writing,
-        };
+        let role = self.present_role();
         if role == Role::ReadOnly {
             return Status::ReadOnly;
         }
@@ -588,6 +665,10 @@ impl Inner {
         if let Some(phase) = self.hydration.phase {
             let updates = self.hydration.updates;
             return Status::Hydrating { phase, updates };
+        }
+        if let Some(differs) = self.differing.differs() {
+            let Differs { rows, files, upper } = differs;
+            return Status::Unrepaired { rows, files, upper };
         }
         if self.disputes.values().any(Disputes::is_disputed) {
             let (rounds, updates) = self.disputed();

@@ -47,6 +47,7 @@ mod store;
 mod task;
 #[cfg(test)]
 mod tests;
+mod unrepaired;
 
 pub(crate) use batch::Batch;
 pub(crate) use operator::{Inputs, Operator, render};

@@ -68,6 +68,35 @@ pub enum Error {
         /// Why.
         error: Arc<mvsink::Error>,
     },
+    /// The table of a view is not what the view is, and no event is left with which it would be repaired.
+    #[error(
+        "{url} differs from the view {view} in {what}{}; a view repairs its table with the next events: run again with more \
+         --events, or delete the table and run again",
+        also(others)
+    )]
+    ViewDiffers {
+        /// The view.
+        view: String,
+        /// The address of its table.
+        url: String,
+        /// What differs.
+        what: String,
+        /// The other views of which the same is true.
+        others: String,
+    },
+    /// A table was edited or lacks files, and no time is left at which its view could be compared with it.
+    #[error(
+        "the table of the view {view} was edited or lacks files, and cannot be compared: {url} can be read only from {since} \
+         on, where its events end; run again with more --events"
+    )]
+    Uncompared {
+        /// The view.
+        view: String,
+        /// The address of the source.
+        url: String,
+        /// Its since.
+        since: Frontier<i64>,
+    },
     /// A column of a data file is not what the table's schema says.
     #[error("cannot read {path}")]
     Column {
@@ -225,6 +254,13 @@ fn incomplete(as_of: Option<i64>, upper: &Frontier<i64>) -> String {
             format!("cannot read at {as_of}: the shard is not complete there, its upper is {upper}")
         }
         None => format!("there is nothing to read yet: the shard's upper is {upper}"),
+    }
+}
+
+fn also(others: &str) -> String {
+    match others {
+        "" => String::new(),
+        others => format!(", and so do the tables of {others}"),
     }
 }
 

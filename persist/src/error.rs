@@ -108,7 +108,7 @@ pub enum Error {
     /// A file that the log refers to is not there.
     #[error(
         "{path} is missing, though the log of the shard refers to it: put it back, or drop the reference with \
-         `mvsink repair`; a view that is started again does so by itself, and writes its rows once more"
+         `mvsink repair`; a view that is started again does so by itself with its next batch, and writes its rows once more"
     )]
     MissingFile {
         /// The file.

@@ -271,13 +271,14 @@ fn upper(of: &Observed) -> Option<f64> {
 }
 
 /// What a sink or source can be doing.
-const STATUSES: [&str; 11] = [
+const STATUSES: [&str; 12] = [
     "starting",
     "hydrating",
     "running",
     "standing_by",
     "read_only",
     "non_deterministic",
+    "unrepaired",
     "stalled",
     "already_finished",
     "finished",
@@ -293,6 +294,7 @@ fn name_of(status: &Status) -> &'static str {
         Status::StandingBy => "standing_by",
         Status::ReadOnly => "read_only",
         Status::NonDeterministic { .. } => "non_deterministic",
+        Status::Unrepaired { .. } => "unrepaired",
         Status::Stalled { .. } => "stalled",
         Status::AlreadyFinished => "already_finished",
         Status::Finished => "finished",

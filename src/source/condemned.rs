@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 
-use mvsink_persist::{Damage, DataFile, Error as ShardError, Pinned, Schema, Unfit};
+use mvsink_persist::{Damage, DataFile, Error as ShardError, Frontier, Pinned, Schema, Unfit};
 
 use super::Mark;
 use super::task::{Share, Task};
@@ -125,6 +125,19 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 );
             }
         }
+    }
+
+    /// Says which files the next batch is to remove, once all up to this upper was read.
+    pub(super) fn report_condemned(&self, upper: Frontier<i64>) {
+        let condemned = self
+            .condemned
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let files = condemned.keys().cloned().collect();
+        let upper = upper.to_version();
+        self.worker
+            .instance
+            .condemned(self.worker.index, files, upper);
     }
 
     /// Has the next batch remove those of these files, new in this version, that the store does not have as the log says.

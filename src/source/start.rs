@@ -96,6 +96,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             self.read(file, version, upper, taking, OnDamage::Fail)
                 .await?;
         }
+        if differing != Buckets::default() && !finished {
+            self.edited();
+        }
         self.mark(Mark::Settled);
         Ok(())
     }

@@ -292,6 +292,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 false => Ok(()),
             };
         }
+        let read = self.read.load(Ordering::Relaxed);
         self.check_overwritten(&entry.adds, &entry.removes, entry.version)?;
         // Before what is new is condemned: a batch that removes a file adds back all that belongs to the view.
         self.take_removed(entry).await?;
@@ -301,7 +302,18 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             self.read(file, entry.version, entry.upper, taking, condemn)
                 .await?;
         }
+        if entry.foreign && self.read.load(Ordering::Relaxed) > read {
+            self.edited();
+        }
         Ok(())
+    }
+
+    /// What a view's read-back has sent is not what the view wrote.
+    pub(super) fn edited(&self) {
+        if self.share == Share::Buckets {
+            self.worker.instance.edited(self.worker.index);
+            self.mark(Mark::Edited);
+        }
     }
 
     /// Takes away the rows of the files that an entry removes.
@@ -361,7 +373,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 if mixed && self.compare_again(&changed, progress).await? {
                     return Ok(());
                 }
-                self.take_changed(&changed, passed.upper, progress).await
+                self.take_changed(&changed, passed.upper, progress).await?;
+                self.edited();
+                Ok(())
             };
             match taken.await {
                 Err(Error::Shard(ShardError::MissingFile { path }))
@@ -467,6 +481,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if let (Some(holding), Frontier::At(upper)) = (&self.holding, upper) {
             // After a jump it reads from the upper on, at a since below.
             holding.advance(upper - 1);
+        }
+        if self.share == Share::Buckets {
+            self.report_condemned(upper);
         }
         let frontier = match self.share {
             Share::Files => upper.max(Frontier::At(self.floor)),

@@ -20,6 +20,10 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) stage_ahead: Option<T>,
     /// A rival moved the shard's upper here, and desired is complete up to here.
     pub(crate) check_rival: Option<T>,
+    /// What was read back until now has rows of an edit by another program, or rows in which the table differed at the start.
+    pub(crate) edited: bool,
+    /// After such rows desired has come further.
+    pub(crate) recheck: bool,
     /// Desired is complete at the cutoff, as of what is in this batch.
     pub(crate) compare: bool,
     /// The new frontier of the read-back.
@@ -49,6 +53,8 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             recall: false,
             stage_ahead: None,
             check_rival: None,
+            edited: false,
+            recheck: false,
             compare: false,
             advance: None,
             verify: None,
@@ -61,6 +67,8 @@ impl<D, E, T, R> Batch<D, E, T, R> {
         self.settle.is_none()
             && !self.recall
             && self.stage_ahead.is_none()
+            && !self.edited
+            && !self.recheck
             && !self.compare
             && self.advance.is_none()
             && self.verify.is_none()

@@ -51,6 +51,10 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     parts_out: Output<T, Part<T, StagedFile>>,
     as_of: Frontier<T>,
     hydrated: bool,
+    /// Rows of an edit were read back since a batch of ours was committed.
+    edited: bool,
+    /// The frontier of desired at the last activation.
+    desired: Frontier<T>,
     /// How far desired was compared with a shard that was finished before.
     verified: Frontier<T>,
     state: State<T>,
@@ -126,6 +130,8 @@ where
         parts_out: Output::from(parts_out),
         as_of,
         hydrated: false,
+        edited: false,
+        desired: Frontier::At(T::minimum()),
         verified: Frontier::At(T::minimum()),
         state: State::new(T::minimum()),
         effects: Vec::new(),
@@ -215,9 +221,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                 Mark::Gone(path) => {
                     self.removes.remove(&path);
                 }
+                Mark::Edited => batch.edited = true,
             }
         }
         let desired = meet(frontier(1), frontier(2));
+        self.edited |= batch.edited;
+        batch.recheck = self.edited && desired > self.desired;
+        self.desired = desired;
         step(Input::Desired(desired));
         let persist = frontier(3);
         step(Input::Persist(persist));
@@ -314,6 +324,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             match effect {
                 Effect::SettleOwn(_) => {
                     debug_assert!(write.is_none(), "settled before the next batch");
+                    self.edited = batch.edited;
                     batch.settle = Some(Settle::Own);
                 }
                 Effect::SettleLost(id) => {

@@ -8,7 +8,10 @@ use mvsink_persist::{Codec, Frontier};
 
 use super::batch::{Batch, Settle};
 use super::disputes::Disputes;
-use crate::bounds::{Data, Diff, Fingerprinter, Hash64, Timestamp, bucket, high_bits};
+use super::unrepaired::{Found, Unrepaired};
+use crate::bounds::{
+    Data, Diff, Fingerprinter, Hash64, Timestamp, bucket, high_bits, time_from_i64, time_to_i64,
+};
 use crate::comparison::{Buckets, DesiredEnd, Totals};
 use crate::corrections::{Bookmark, Bounded, Disk, Drained, Errors, Rows, Taken, heap_bytes};
 use crate::counters::Held;
@@ -42,6 +45,7 @@ pub(crate) struct Store<D, E, T, R> {
     drained_ok: Option<Taking<D, T, R>>,
     in_flight: Option<Batched<D, E, T, R>>,
     disputes: Disputes,
+    unrepaired: Unrepaired<T>,
     /// Rows of others were read since updates were last consolidated on purpose.
     foreign: bool,
     /// How many were left in memory then, at the most.
@@ -117,6 +121,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             drained_ok: None,
             in_flight: None,
             disputes: Disputes::default(),
+            unrepaired: Unrepaired::default(),
             foreign: false,
             consolidated: 0,
             end,
@@ -193,11 +198,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             self.ok.give_back(ok);
             self.err.give_back(err);
         }
+        self.unrepaired.lost();
     }
 
     /// What was drained is somewhere else now.
     pub(super) fn forget_in_flight(&mut self) {
         self.in_flight = None;
+        self.unrepaired.committed();
     }
 
     /// Takes in again what was staged.
@@ -223,6 +230,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             && self.drained_ok.is_none()
             && self.comparing.is_none()
             && !self.disputes.is_open()
+            && self.unrepaired.is_nothing()
     }
 
     /// The batch in flight.
@@ -298,7 +306,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             None => {}
             Some(Settle::Own) => {
                 self.disputes.committed(self.in_flight_len());
-                self.in_flight = None;
+                self.forget_in_flight();
             }
             Some(Settle::Lost) => self.give_back_in_flight(),
         }
@@ -315,14 +323,46 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
                 self.foreign |= !errors.is_empty();
                 self.err.remove_stored(errors);
             } else {
-                self.check_rival(batch.check_rival.take());
-                self.advance(batch.advance.take());
+                self.finish_activation(batch);
                 return true;
             }
             if self.wants_relief() {
                 return false;
             }
         }
+    }
+
+    /// What an activation brings beside updates.
+    fn finish_activation(&mut self, batch: &mut Batch<D, E, T, R>) {
+        let (rival, advance) = (batch.check_rival.take(), batch.advance.take());
+        let edited = std::mem::take(&mut batch.edited);
+        let checks = edited || std::mem::take(&mut batch.recheck) || advance.is_some();
+        self.unrepaired.edited |= edited;
+        let checks = checks && self.mode == Mode::View && self.unrepaired.edited;
+        self.check_rival(rival);
+        // Before times advance, what is to be corrected is told from what is still to come.
+        let left = rival
+            .filter(|_| checks)
+            .map(|time| self.count_before(Frontier::At(time)));
+        self.advance(advance);
+        if let Some(Frontier::At(upper)) = advance {
+            self.unrepaired.upper = Some(upper);
+        }
+        if let Some(upper) = self.unrepaired.upper.filter(|_| checks) {
+            let left = left.unwrap_or_else(|| self.count_before(after(upper)));
+            self.unrepaired.found(left);
+        }
+    }
+
+    /// How many updates are held before this frontier; `None` if some are on disk.
+    fn count_before(&mut self, frontier: Frontier<T>) -> Option<usize> {
+        let rows = self.ok.count_before(frontier)?;
+        Some(rows + self.err.count_before(frontier)?)
+    }
+
+    /// What was found out since this was last asked of what the table differs in.
+    pub(super) fn take_found(&mut self) -> Option<Found<T>> {
+        self.unrepaired.take_found()
     }
 
     /// Takes in the new frontier of the read-back, if there is one.
@@ -356,11 +396,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// for that, and added up: then this rival is let pass.
     fn check_rival(&mut self, time: Option<T>) {
         if let Some(time) = time.filter(|_| self.mode == Mode::View && self.disputes.is_due()) {
-            let before = Frontier::At(time);
-            if let (Some(ok), Some(err)) =
-                (self.ok.count_before(before), self.err.count_before(before))
-            {
-                self.disputes.compared(ok + err);
+            if let Some(left) = self.count_before(Frontier::At(time)) {
+                self.disputes.compared(left);
             }
         }
     }
@@ -392,8 +429,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             return Ok(false);
         };
         self.in_flight = self.drained_ok.take().map(|ok| (ok, err));
+        self.unrepaired.drained();
         Ok(true)
     }
+}
+
+/// The frontier that has passed this time, and no later one.
+fn after<T: Timestamp>(time: T) -> Frontier<T> {
+    let next = time_to_i64(time).and_then(|time| time_from_i64(time.saturating_add(1)));
+    next.map_or(Frontier::Empty, Frontier::At)
 }
 
 /// Takes in updates of desired: what may be held already waits for the comparison.

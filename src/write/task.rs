@@ -14,6 +14,7 @@ use super::ahead::Ahead;
 use super::batch::{Batch, Settle};
 use super::encode::{Cut, Position, Share};
 use super::store::{Compared, Shared, Store, Summing};
+use super::unrepaired::Found;
 use crate::bounds::{Data, Diff, Timestamp, time_to_i64};
 use crate::channel::Weigh;
 use crate::comparison::{Again, Buckets, DesiredEnd, Totals};
@@ -232,6 +233,18 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 break;
             }
             batch = rest;
+        }
+        if let Some(found) = self.store.as_mut().and_then(Store::take_found) {
+            let instance = &self.worker.instance;
+            instance.unrepaired(
+                self.worker.index,
+                match found {
+                    Found::Nothing => None,
+                    Found::Rows(rows, upper) => {
+                        Some((rows.map(|rows| rows as u64), time_to_i64(upper)?))
+                    }
+                },
+            );
         }
         let disputes = self.store.as_ref().map(Store::disputes);
         if let Some(disputes) = disputes.filter(|now| known.as_ref() != Some(*now)) {

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::support::{self, Driver, Row, runtime};
 
 /// Puts the next entry of a local shard's log, as another program does.
-fn edit(shard: &Path, actions: &[Value]) {
+pub(crate) fn edit(shard: &Path, actions: &[Value]) {
     let log = shard.join("_delta_log");
     let entry = |version: u64| log.join(format!("{version:020}.json"));
     let is_entry = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "json");
@@ -35,7 +35,7 @@ fn edit(shard: &Path, actions: &[Value]) {
 }
 
 /// The action that adds a file with these rows, as another program writes them.
-fn file(shard: &Path, name: &str, rows: &[(Row, i64, i64)]) -> Value {
+pub(crate) fn file(shard: &Path, name: &str, rows: &[(Row, i64, i64)]) -> Value {
     let (name, bytes) = encoded(name, rows);
     std::fs::write(shard.join(&name), &bytes).unwrap();
     add(&name, bytes.len())
@@ -56,7 +56,7 @@ fn add(path: &str, size: usize) -> Value {
     }})
 }
 
-fn remove(path: &str) -> Value {
+pub(crate) fn remove(path: &str) -> Value {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = u64::try_from(now.unwrap().as_millis()).unwrap();
     json!({"remove": {"path": path, "deletionTimestamp": now, "dataChange": true}})
@@ -67,7 +67,7 @@ fn row(number: i64) -> Row {
 }
 
 /// The paths and sizes of the live files.
-fn live(cx: &Context, shard: &Path) -> Vec<(String, usize)> {
+pub(crate) fn live(cx: &Context, shard: &Path) -> Vec<(String, usize)> {
     with(cx, shard, async |shard| {
         let pinned = shard.pin();
         let file = |file: &Arc<mvsink_persist::DataFile>| {

@@ -46,6 +46,7 @@ mod runtimes;
 mod silence;
 mod types;
 mod undecodable;
+mod unrepaired;
 mod upkeep;
 mod vanished;
 mod views;

@@ -15,6 +15,7 @@ use std::thread::Thread;
 use mvsink_persist::Shard;
 use tokio::sync::{Notify, watch};
 
+use super::differs::{Check, Wrong};
 use super::views::VIEWS;
 use crate::error::Error;
 
@@ -36,6 +37,10 @@ pub struct Control {
     stopped: AtomicBool,
     /// What sinks and sources wait for that are stalled, by their names.
     stalls: Mutex<BTreeMap<String, String>>,
+    /// What is known of the views' tables.
+    checks: Mutex<[Check; VIEWS.len()]>,
+    /// The input ends before its time.
+    drains: AtomicBool,
     failure: watch::Sender<Option<Arc<Error>>>,
     threads: Mutex<Vec<Thread>>,
     running: AtomicUsize,
@@ -60,6 +65,8 @@ impl Control {
             feed: Mutex::new(Feed { limit, claimed: 0 }),
             stopped: AtomicBool::new(false),
             stalls: Mutex::default(),
+            checks: Mutex::default(),
+            drains: AtomicBool::new(false),
             failure: watch::Sender::new(None),
             threads: Mutex::default(),
             running: AtomicUsize::new(workers),
@@ -111,9 +118,32 @@ impl Control {
         self.feed().limit
     }
 
-    /// True once all shards are at the limit.
+    /// True once all shards are at the limit, and it is known what the tables of the views are worth there. Who ends the
+    /// run early does not wait for the latter.
     pub fn is_done(&self) -> bool {
-        self.sealed() >= self.limit()
+        let limit = self.limit();
+        let is_known = || self.checks().iter().all(|check| check.is_known_at(limit));
+        self.sealed() >= limit && (self.drains.load(Ordering::Acquire) || is_known())
+    }
+
+    /// Says what is known of a view's table now.
+    pub fn check(&self, view: usize, check: Check) {
+        self.checks()[view] = check;
+        self.wake();
+    }
+
+    /// What the tables of views differ in, by the numbers of the views.
+    pub fn wrong(&self) -> Vec<(usize, Wrong)> {
+        let checks = self.checks().clone().into_iter().enumerate();
+        let wrong = checks.filter_map(|(view, check)| match check {
+            Check::Wrong(wrong) => Some((view, wrong)),
+            Check::Unknown | Check::Right => None,
+        });
+        wrong.collect()
+    }
+
+    fn checks(&self) -> MutexGuard<'_, [Check; VIEWS.len()]> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far all shards are, taken together: it grows with every commit that moves an upper.
@@ -150,6 +180,7 @@ impl Control {
 
     /// Ends the input at what has been claimed. The run is done when all shards are there.
     pub fn drain(&self) {
+        self.drains.store(true, Ordering::Release);
         {
             let mut feed = self.feed();
             feed.limit = feed.limit.min(feed.claimed);
@@ -254,6 +285,26 @@ mod tests {
             upper.store(30, Ordering::Release);
         }
         assert!(control.is_done());
+    }
+
+    #[test]
+    fn a_run_is_done_when_it_is_known_what_its_views_are_worth() {
+        let control = Control::new([100; SHARDS], 100, 1);
+        assert!(!control.is_done());
+        for view in 0..VIEWS.len() {
+            control.check(view, Check::Right);
+        }
+        assert!(control.is_done() && control.wrong().is_empty());
+        let wrong = |upper| Wrong {
+            rows: Some(1),
+            files: Vec::new(),
+            upper,
+        };
+        control.check(2, Check::Wrong(wrong(99)));
+        assert!(!control.is_done(), "it may be repaired yet");
+        control.check(2, Check::Wrong(wrong(100)));
+        assert!(control.is_done());
+        assert_eq!(control.wrong(), [(2, wrong(100))]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use mvsink::timely::worker::Worker;
 use mvsink::{Context, Handle, Mode, Status, Target, no_errors, persist_sink, persist_source};
 
 use super::control::{Control, SHARDS, SOURCES};
+use super::differs::Check;
 use super::generator::{Event, Generator};
 use super::model::{Auction, Bid, Person};
 use super::views::{self, Rows};
@@ -86,8 +87,15 @@ pub fn work(worker: &mut Worker, job: &Job, control: &Arc<Control>) {
         }
     };
     if worker.index() == 0 {
-        let handles = installed.iter().flat_map(|installed| &installed.handles);
-        handles.for_each(|handle| report_status(job, control, handle));
+        for (number, installed) in installed.iter().enumerate() {
+            // The last one of a view is its sink.
+            let view = number.checked_sub(SOURCES.len());
+            let sink = installed.handles.len() - 1;
+            for (place, handle) in installed.handles.iter().enumerate() {
+                let view = view.filter(|_| place == sink);
+                report_status(job, control, handle, view);
+            }
+        }
     }
     while !control.is_stopped() && !control.is_done() {
         let pressed = is_pressed(&installed);
@@ -109,8 +117,9 @@ fn is_pressed(installed: &[Installed]) -> bool {
     queued > QUEUED_BYTES_MAX
 }
 
-/// Fails the run when this sink or source fails, and says what it waits for when it is stalled.
-fn report_status(job: &Job, control: &Arc<Control>, handle: &Handle<u64>) {
+/// Fails the run when this sink or source fails, and says what it waits for when it is stalled; of a view's sink also
+/// what its table is worth.
+fn report_status(job: &Job, control: &Arc<Control>, handle: &Handle<u64>, view: Option<usize>) {
     let (name, mut status) = (handle.name().to_owned(), handle.status_stream());
     let control = Arc::clone(control);
     job.cx.client().handle().spawn(async move {
@@ -125,6 +134,9 @@ fn report_status(job: &Job, control: &Arc<Control>, handle: &Handle<u64>) {
                 _ => None,
             };
             control.set_stalled(&name, on);
+            if let (Some(view), Some(check)) = (view, Check::of(&now)) {
+                control.check(view, check);
+            }
             if now.is_final() || status.changed().await.is_err() {
                 return;
             }

@@ -6,6 +6,7 @@
 
 pub mod control;
 pub mod dataflow;
+pub mod differs;
 pub mod generator;
 pub mod holds;
 pub mod model;

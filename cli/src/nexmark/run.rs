@@ -22,11 +22,13 @@ use tokio::runtime::Runtime;
 
 use super::control::{Control, SHARDS, SOURCES, shard_names};
 use super::dataflow::{self, Job, Pace};
+use super::differs;
 use super::generator::{Generator, ParameterMismatch, Parameters};
 use super::holds;
 use super::model::{Auction, Bid, Person, Q1, Q2, Q3, Q4, Q5, Q8};
 use super::progress::Progress;
 use super::report;
+use super::views::VIEWS;
 use crate::args::Nexmark;
 use crate::error::Error;
 use crate::signal::{GRACE, Signal, Signals};
@@ -75,7 +77,7 @@ fn with_runtime(
 ) -> Result<ExitCode, Error> {
     // What is waited for before and after the work itself has nothing to finish.
     let signals = Signals::within(GRACE)?;
-    let urls = urls(&options.dir);
+    let urls = urls(dir(options));
     let client = cx.client().clone();
     let opened = runtime.block_on(signals.unless(open(&cx, &urls, generator.parameters())));
     let shards = match opened {
@@ -94,7 +96,16 @@ fn with_runtime(
     }
     let before = generator.first_at(uppers[..SOURCES.len()].iter().copied().min().unwrap_or(0));
     if uppers.iter().all(|upper| *upper >= limit) {
-        return summary(runtime, &signals, &client, &shards, None);
+        let altered = match runtime.block_on(signals.unless(differs::look(&shards))) {
+            Ok(altered) => altered?,
+            Err(signal) => return Ok(signal.exit_code()),
+        };
+        if !altered {
+            return summary(runtime, &signals, &client, &shards, None);
+        }
+    }
+    if let Some(error) = differs::uncompared(&shards, limit) {
+        return Err(error);
     }
 
     // Before anything runs that would move a since.
@@ -144,6 +155,12 @@ fn with_runtime(
     if let (Ended::Stopped, Some(signal)) = (ended, signals.first()) {
         // The store that has taken nothing is not asked what it holds.
         return Ok(signal.exit_code());
+    }
+    let wrong = control.wrong().into_iter();
+    let wrong = wrong.map(|(view, wrong)| (VIEWS[view], wrong));
+    let wrong = wrong.map(|(view, wrong)| (view, format!("{}/{view}", dir(options)), wrong));
+    if let (None, Some(error)) = (signals.first(), differs::failure(wrong.collect())) {
+        return Err(error);
     }
     let after = generator.first_at(control.sources_upper());
     let made = report::Made {
@@ -221,9 +238,14 @@ impl Draining {
     }
 }
 
+/// The directory of all shards.
+fn dir(options: &Nexmark) -> &str {
+    let dir = options.dir.as_str();
+    dir.strip_suffix('/').unwrap_or(dir)
+}
+
 /// The addresses of all shards, in order.
 fn urls(dir: &str) -> [String; SHARDS] {
-    let dir = dir.strip_suffix('/').unwrap_or(dir);
     let mut names = shard_names();
     std::array::from_fn(|_| format!("{dir}/{}", names.next().unwrap_or_default()))
 }

@@ -1,0 +1,147 @@
+//! Tables that another program has edited, or that have lost files, where no event is left with which they are repaired.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use support::*;
+
+fn log(table: &Path) -> PathBuf {
+    table.join("_delta_log")
+}
+
+/// The entries of a log, in their order.
+fn entries(table: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(log(table)).unwrap().flatten();
+    let mut entries: Vec<_> = entries.map(|entry| entry.path()).collect();
+    entries.retain(|path| path.extension().is_some_and(|kind| kind == "json"));
+    entries.sort();
+    entries
+}
+
+/// Puts the next entry, as another program does.
+fn edit(table: &Path, actions: &[Value]) {
+    let last = entries(table).pop().expect("a log");
+    let last: u64 = last.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    let lines: Vec<_> = actions.iter().map(Value::to_string).collect();
+    let path = log(table).join(format!("{:020}.json", last + 1));
+    fs::write(path, lines.join("\n")).unwrap();
+}
+
+/// The live files, by the entries, of which none is cleaned up.
+fn files(table: &Path) -> Vec<(String, u64)> {
+    let mut files: Vec<(String, u64)> = Vec::new();
+    for entry in entries(table) {
+        let text = fs::read_to_string(entry).unwrap();
+        let actions = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        for action in actions {
+            if let Some(add) = action.get("add") {
+                let path = add["path"].as_str().unwrap().to_owned();
+                files.push((path, add["size"].as_u64().unwrap()));
+            }
+            if let Some(remove) = action.get("remove") {
+                files.retain(|(path, _)| path != remove["path"].as_str().unwrap());
+            }
+        }
+    }
+    files
+}
+
+fn remove(path: &str) -> Value {
+    json!({"remove": {"path": path, "deletionTimestamp": 1, "dataChange": true}})
+}
+
+/// A copy of a file, as a file of another program.
+fn copy(table: &Path, path: &str, name: &str) -> Value {
+    let size = fs::copy(table.join(path), table.join(name)).unwrap();
+    json!({"add": {
+        "path": name, "partitionValues": {}, "size": size, "modificationTime": 1, "dataChange": true,
+    }})
+}
+
+fn demo(dir: &Path, events: &str) -> String {
+    succeed(&nexmark(dir, events, "1"))
+}
+
+/// The last line on standard error of a run that must fail.
+fn failing(dir: &Path, events: &str) -> String {
+    let output = mvsink(&nexmark(dir, events, "1"));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(output.stdout.is_empty(), "nothing is said to be well");
+    stderr.trim_end().lines().last().unwrap().to_owned()
+}
+
+fn expect_same(left: &Path, right: &Path) {
+    let rows = |table: &Path| {
+        let text = succeed(&["snapshot", text(table), "--format", "csv"]);
+        let mut rows: Vec<_> = text.lines().map(str::to_owned).collect();
+        rows.sort();
+        rows
+    };
+    assert_eq!(rows(left), rows(right));
+}
+
+#[test]
+fn a_run_without_new_events_fails_where_a_view_was_edited() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    demo(dir.path(), "3000");
+    demo(dir.path(), "6000");
+    demo(whole.path(), "9000");
+    let table = dir.path().join("q3");
+    let before = files(&table);
+    edit(&table, &[copy(&table, &before[0].0, "theirs.parquet")]);
+    let edited = inspect(&table)["version"].clone();
+    for _ in 0..2 {
+        let line = failing(dir.path(), "6000");
+        for part in [text(&table), "the view q3 in ", " row", "--events"] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+        assert_eq!(inspect(&table)["version"], edited, "nothing is written");
+    }
+    // A second one is named too.
+    let other = dir.path().join("q1");
+    edit(&other, &[remove(&files(&other)[0].0)]);
+    let line = failing(dir.path(), "6000");
+    assert!(line.contains("q1") && line.contains("q3"), "{line}");
+    demo(dir.path(), "9000");
+    for view in ["q1", "q3"] {
+        expect_same(&dir.path().join(view), &whole.path().join(view));
+    }
+    let report = demo(dir.path(), "9000");
+    assert!(report.contains("nothing to do"), "{report}");
+}
+
+#[test]
+fn a_run_without_new_events_names_lost_files_and_deleting_the_table_helps() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    demo(dir.path(), "3000");
+    demo(dir.path(), "6000");
+    demo(whole.path(), "6000");
+    let table = dir.path().join("q3");
+    let lost = files(&table).remove(0).0;
+    fs::remove_file(table.join(&lost)).unwrap();
+    let line = failing(dir.path(), "6000");
+    for part in [text(&table), lost.as_str(), "delete the table"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    fs::remove_dir_all(&table).unwrap();
+    demo(dir.path(), "6000");
+    expect_same(&table, &whole.path().join("q3"));
+    succeed(&["verify", text(&table)]);
+}
+
+#[test]
+fn an_edit_that_changes_nothing_is_no_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("q3");
+    let file = files(&table).remove(0).0;
+    let theirs = copy(&table, &file, "theirs.parquet");
+    edit(&table, &[remove(&file), theirs]);
+    demo(dir.path(), "3000");
+}
