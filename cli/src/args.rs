@@ -142,6 +142,10 @@ pub struct Repair {
     #[arg(long)]
     pub drop_files: bool,
 
+    /// Accept what other programs have changed in a table that a sink ingests into: the sink goes on after it.
+    #[arg(long, conflicts_with = "drop_entries")]
+    pub accept_edits: bool,
+
     /// Print one JSON object instead of text.
     #[arg(long)]
     pub json: bool,

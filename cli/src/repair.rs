@@ -6,8 +6,8 @@
 use std::process::ExitCode;
 
 use mvsink::mvsink_persist::{
-    Client, Error as ShardError, Finding, Frontier, LostFile, Note, RepairOptions, RepairReport,
-    RepairStep, VerifyProgress,
+    Client, Error as ShardError, Finding, ForeignEdit, Frontier, LostFile, Note, RepairOptions,
+    RepairReport, RepairStep, VerifyProgress,
 };
 use serde_json::{Value, json};
 
@@ -79,6 +79,7 @@ pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
         repair.drop_entries = options.drop_entries == Some(None);
         repair.drop_entries_from = options.drop_entries.flatten();
         repair.drop_files = options.drop_files;
+        repair.accept_edits = options.accept_edits;
         let url = &options.url;
         // One that is cut off is made again.
         let work = async |progress: OnProgress<'_>| client.repair(url, &repair, progress).await;
@@ -100,6 +101,7 @@ pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
             "steps": report.steps.iter().map(step_object).collect::<Vec<_>>(),
             "rows_lost": report.rows_lost(),
             "committed": report.committed,
+            "accepted": report.accepted,
             "left": left,
             "notes": notes(&report.notes),
         });
@@ -165,6 +167,18 @@ fn lost(file: &LostFile) -> Value {
     })
 }
 
+fn edit(edit: &ForeignEdit) -> Value {
+    json!({
+        "version": edit.version,
+        "operation": edit.operation,
+        "engine": edit.engine,
+        "files_added": edit.files_added,
+        "rows_added": edit.rows_added,
+        "files_removed": edit.files_removed,
+        "rows_removed": edit.rows_removed,
+    })
+}
+
 fn step_object(step: &RepairStep) -> Value {
     match step {
         RepairStep::DropEntries {
@@ -186,6 +200,9 @@ fn step_object(step: &RepairStep) -> Value {
         RepairStep::PointTo { version } => json!({"step": "point to", "version": version}),
         RepairStep::DropFiles { files } => {
             json!({"step": "drop files", "files": files.iter().map(lost).collect::<Vec<_>>()})
+        }
+        RepairStep::AcceptEdits { edits } => {
+            json!({"step": "accept edits", "edits": edits.iter().map(edit).collect::<Vec<_>>()})
         }
         step => json!({"step": format!("{step:?}")}),
     }
@@ -245,6 +262,13 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
             );
             let mut lines = vec![did("dropped", "drop", what)];
             lines.extend(files.iter().map(|file| format!("  {file}")));
+            lines
+        }
+        RepairStep::AcceptEdits { edits } => {
+            let what =
+                "these edits of other programs; an ingest sink goes on after them".to_owned();
+            let mut lines = vec![did("accepted", "accept", what)];
+            lines.extend(edits.iter().map(|edit| format!("  {edit}")));
             lines
         }
         step => vec![format!("{step:?}")],

@@ -145,3 +145,45 @@ fn an_edit_that_changes_nothing_is_no_failure() {
     edit(&table, &[remove(&file), theirs]);
     demo(dir.path(), "3000");
 }
+
+#[test]
+fn an_edited_source_is_accepted_by_command_and_then_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("person");
+    let path = files(&table).remove(0).0;
+    edit(&table, &[copy(&table, &path, "theirs.parquet")]);
+    let command = format!("mvsink repair {} --accept-edits", text(&table));
+    for events in ["3000", "6000"] {
+        let line = failing(dir.path(), events);
+        assert!(line.contains(&command), "{line}");
+    }
+    let accept = ["repair", text(&table), "--accept-edits"];
+    let planned = succeed(&[&accept[..], &["--dry-run"]].concat());
+    assert!(planned.starts_with("would accept "), "{planned}");
+    assert!(planned.contains("1 files added"), "{planned}");
+    let done = printed_json(&[&accept[..], &["--json"]].concat());
+    assert!(done["accepted"].is_u64(), "{done}");
+    assert_eq!(done["steps"][0]["edits"][0]["files_added"], 1);
+    assert_eq!(succeed(&accept), "nothing to repair\n");
+    // The views are not what the source is now, until there are new events.
+    let line = failing(dir.path(), "3000");
+    assert!(line.contains("q3"), "{line}");
+    demo(dir.path(), "6000");
+    demo(dir.path(), "6000");
+    succeed(&["verify", text(&table)]);
+}
+
+#[test]
+fn a_source_that_has_lost_a_file_goes_on_after_a_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    demo(dir.path(), "6000");
+    let table = dir.path().join("person");
+    fs::remove_file(table.join(files(&table).remove(0).0)).unwrap();
+    let line = failing(dir.path(), "6000");
+    assert!(line.contains("`mvsink repair`"), "{line}");
+    succeed(&["repair", text(&table)]);
+    demo(dir.path(), "9000");
+    demo(dir.path(), "9000");
+}

@@ -433,6 +433,10 @@ impl Shard {
                 version,
                 last_updated: Some(env.now_ms()),
             });
+            let reviewed: Vec<Txn> = reviewed.collect();
+            // An entry has one of each.
+            let is_told = |txn: &Txn| reviewed.iter().any(|told| told.app_id == txn.app_id);
+            commit.txns.retain(|txn| !is_told(txn));
             commit.txns.extend(reviewed);
             if let Some(info) = &mut commit.info {
                 info.table = Some(table);

@@ -276,7 +276,10 @@ pub enum Error {
     #[error(transparent)]
     Shared(Arc<Error>),
     /// Another program changed the table's data.
-    #[error("the data of the shard {url} was edited by another program in version {version}")]
+    #[error(
+        "the data of the shard {url} was edited by another program in version {version}: a reader of changes begins anew; an \
+         ingest sink goes on after the edit once somebody accepts it with `mvsink repair {url} --accept-edits`"
+    )]
     ForeignEdit {
         /// The address of the shard.
         url: String,

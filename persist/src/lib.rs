@@ -143,6 +143,7 @@
 //! # }
 //! ```
 
+mod accept;
 mod below;
 mod beyond;
 mod changes;
@@ -199,6 +200,7 @@ mod unnamed;
 mod upkeep;
 mod verify;
 
+pub use accept::ForeignEdit;
 pub use arrow_array::{self, RecordBatch};
 pub use arrow_schema::{self, Schema};
 pub use bytes::Bytes;

@@ -11,10 +11,11 @@
 //! | a checkpoint cannot be read, no entries lead there, but a later checkpoint stands for it | it is set aside |
 //! | entries are missing, cannot be read, or say what no writer can have said, later ones are there | the table goes back to the version before, **if that is asked for** |
 //! | the pointer leads to no checkpoint | it is made to lead to the newest, or set aside if there is none |
+//! | another program has edited a table that nothing repairs | the edit is accepted, **if that is asked for** |
 //!
 //! References are dropped by one commit like those of other writers: put if absent, beside any writer, and an edit of
 //! the data. So the since and the upper stay; a view compares its contents at its next start, writes the lost rows
-//! again, and moves the since beyond the times that are not what they were. What is set aside stays in the log's folder
+//! again, an ingest sink goes on without them, and the next append moves the since beyond the times that are not what they were. What is set aside stays in the log's folder
 //! under a name that no reader of logs knows. Nothing is deleted.
 //!
 //! The steps are taken in their order, and each leaves a table that is no worse: a repair that is cut off is made again.
@@ -29,6 +30,7 @@ use std::fmt;
 
 use object_store::path::Path;
 
+use crate::accept::ForeignEdit;
 use crate::client::Client;
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -55,6 +57,9 @@ pub struct RepairOptions {
     pub drop_entries_from: Option<u64>,
     /// Drop the references to lost files of a table that holds an input, too: nobody writes its rows again.
     pub drop_files: bool,
+    /// Accept the edits of other programs that nobody has accepted: the table is right as they have left it, and ingest
+    /// sinks, which have nothing to repair it from, go on after them.
+    pub accept_edits: bool,
 }
 
 /// A step of a repair.
@@ -98,6 +103,11 @@ pub enum RepairStep {
         /// The files.
         files: Vec<LostFile>,
     },
+    /// These edits are accepted.
+    AcceptEdits {
+        /// The edits, in the order of their versions.
+        edits: Vec<ForeignEdit>,
+    },
 }
 
 /// A data file whose rows are lost.
@@ -136,6 +146,8 @@ pub struct RepairReport {
     pub notes: Vec<Note>,
     /// The version of the log that drops references, if some were.
     pub committed: Option<u64>,
+    /// The version of the log that accepts edits, if some were.
+    pub accepted: Option<u64>,
 }
 
 impl RepairReport {
@@ -185,6 +197,12 @@ impl Client {
         let storage = self.storage(url)?;
         let examination = storage.examine_table(progress).await?;
         let mut report = plan(&examination, options);
+        if options.accept_edits && examination.survey.break_off.is_none() {
+            let edits = self.open_existing(url).await?.unaccepted_edits().await?;
+            if !edits.is_empty() {
+                report.steps.push(RepairStep::AcceptEdits { edits });
+            }
+        }
         if options.dry_run {
             return Ok(report);
         }
@@ -196,6 +214,13 @@ impl Client {
                     let state = examination.survey.end.as_ref();
                     let shard = self.open_existing(url).await?;
                     steps::drop_files(&shard, state, &paths, &mut report.committed).await?
+                }
+                RepairStep::AcceptEdits { edits } => {
+                    if let Some(last) = edits.last() {
+                        let shard = self.open_existing(url).await?;
+                        report.accepted = shard.accept_edits(last.version).await?;
+                    }
+                    Taken::Done
                 }
                 step => storage.take_step(step, &examination.survey).await?,
             };
@@ -305,6 +330,10 @@ impl RepairReport {
             RepairStep::SetAside { path } => vec![path.clone()],
             RepairStep::PointTo { .. } => vec![last_checkpoint_path().to_string()],
             RepairStep::DropFiles { files } => files.iter().map(|file| file.path.clone()).collect(),
+            RepairStep::AcceptEdits { edits } => edits
+                .iter()
+                .map(|edit| entry_path(edit.version).to_string())
+                .collect(),
         };
         for path in paths {
             let difference = Difference::Changed;

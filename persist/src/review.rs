@@ -9,6 +9,8 @@
 //!   such entries are cleaned up, and there are other files now       ⇒  there is taken to be one
 //! ```
 //!
+//! Where somebody has accepted edits that are not answered, the same is known of these.
+//!
 //! The second may be mistaken: another program may have merged files, whose entry told so. A view is then read where it
 //! need not be.
 
@@ -23,6 +25,7 @@ impl Storage {
         let Some(reviewed) = log.state.unreviewed() else {
             return Ok(());
         };
+        let accepted = log.state.accepted();
         let last = log.state.progress().version;
         let (mut version, mut ahead) = (reviewed, 1);
         while version < last {
@@ -31,13 +34,20 @@ impl Storage {
             for (found, bytes) in entries {
                 if is_foreign(&self.parse(found, bytes).await?) {
                     log.state.set_edited(found);
-                    return Ok(());
+                    if Some(found) > accepted {
+                        log.state.set_unaccepted(found);
+                        return Ok(());
+                    }
                 }
                 version = found;
             }
             if end {
                 if !log.state.has_reviewed_files() {
                     log.state.set_edited(version + 1);
+                    // What comes up to there is not in question.
+                    if Some(version) > accepted || !log.state.has_accepted_files() {
+                        log.state.set_unaccepted(version + 1);
+                    }
                 }
                 return Ok(());
             }

@@ -189,7 +189,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             Purpose::View { as_of, end } => self.compare(&pinned, as_of, end).await?,
             Purpose::Ingest => {
                 // Made while nobody ran.
-                if let Some(version) = self.shard.edited() {
+                if let Some(version) = self.shard.unaccepted_edit() {
                     return Err(self.foreign_edit(version));
                 }
                 // It has nothing to write their rows from.
@@ -287,7 +287,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             self.worker.instance.metrics.own_commits_read_back.add(1);
         }
         if self.share == Share::Nothing {
-            return match entry.foreign {
+            return match entry.foreign && !self.shard.has_accepted(entry.version) {
                 true => Err(self.foreign_edit(entry.version)),
                 false => Ok(()),
             };
@@ -358,7 +358,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         );
         if self.share == Share::Nothing {
             // An edit that was answered meanwhile was another's to report.
-            if let Some(version) = self.shard.edited() {
+            if let Some(version) = self.shard.unaccepted_edit() {
                 return Err(self.foreign_edit(version));
             }
         } else {

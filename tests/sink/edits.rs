@@ -400,7 +400,80 @@ fn r24_an_ingest_sink_fails_by_an_edit_that_a_checkpoint_covers(driver: Driver) 
     }
 }
 
+/// Feeds one row at this time to an ingest sink; gives what it says once it is durable, or has failed.
+fn ingest(cx: &Context, shard: &Path, first: u64) -> Status {
+    let (cx, url) = (cx.clone(), shard.to_str().unwrap().to_owned());
+    timely::execute_directly(move |worker| {
+        let target = Target::new(&url).mode(Mode::Ingest);
+        let (mut input, sink) = support::rows_sink_from(worker, &cx, "events", target, first);
+        input.advance_to(first);
+        input.update(row(i64::try_from(first).unwrap()), 1);
+        input.advance_to(first + 1);
+        input.flush();
+        let status = support::step_until(worker, &sink, Frontier::At(first + 1));
+        drop(sink);
+        worker.drop_dataflow(worker.installed_dataflows()[0]);
+        status
+    })
+}
+
+fn repair(cx: &Context, shard: &Path, accept: bool) {
+    let mut options = mvsink_persist::RepairOptions::default();
+    options.accept_edits = accept;
+    let url = shard.to_str().unwrap();
+    let repair = async { cx.client().repair(url, &options, &|_| ()).await };
+    let report = cx.client().handle().block_on(repair).unwrap();
+    assert!(report.committed.or(report.accepted).is_some());
+}
+
+fn an_ingest_sink_goes_on_after_an_edit_that_was_accepted(driver: Driver) {
+    let runtime = runtime();
+    let cx = || driver.context(&runtime);
+    let dir = tempfile::tempdir().unwrap();
+    let shard = dir.path().join("events");
+    for time in 0..3 {
+        ingest(&cx(), &shard, time);
+    }
+    let gone = live(&cx(), &shard).remove(0).0;
+    edit(
+        &shard,
+        &[
+            file(&shard, "theirs.parquet", &[(row(9), 0, 1)]),
+            remove(&gone),
+        ],
+    );
+    let status = ingest(&cx(), &shard, 3).to_string();
+    assert!(status.contains("--accept-edits"), "{status}");
+    repair(&cx(), &shard, true);
+    let status = ingest(&cx(), &shard, 3);
+    assert!(!matches!(status, Status::Failed { .. }), "{status}");
+    // It appends after the edit, and the past is what that left.
+    let (_, stored) = support::read(&cx(), shard.to_str().unwrap());
+    let expected: BTreeMap<Row, i64> = [1, 2, 3, 9].map(|number| (row(number), 1)).into();
+    assert_eq!(support::at(&stored, 4), expected);
+}
+
+fn an_ingest_sink_goes_on_after_a_repair(driver: Driver) {
+    let runtime = runtime();
+    let cx = || driver.context(&runtime);
+    let dir = tempfile::tempdir().unwrap();
+    let shard = dir.path().join("events");
+    for time in 0..3 {
+        ingest(&cx(), &shard, time);
+    }
+    std::fs::remove_file(shard.join(live(&cx(), &shard).remove(0).0)).unwrap();
+    let status = ingest(&cx(), &shard, 3);
+    assert!(matches!(status, Status::Failed { .. }), "{status}");
+    repair(&cx(), &shard, false);
+    let status = ingest(&cx(), &shard, 3);
+    assert!(!matches!(status, Status::Failed { .. }), "{status}");
+    let (_, stored) = support::read(&cx(), shard.to_str().unwrap());
+    assert_eq!(support::at(&stored, 4).len(), 3);
+}
+
 on_both_drivers! {
+    an_ingest_sink_goes_on_after_an_edit_that_was_accepted,
+    an_ingest_sink_goes_on_after_a_repair,
     r24_a_path_that_is_named_again_counts_once,
     r24_a_view_that_skipped_a_merge_reads_on,
     r24_a_view_repairs_an_edit_that_it_skipped,

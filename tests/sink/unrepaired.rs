@@ -1,6 +1,7 @@
 //! A view whose table differs, and whose input brings no new time: nothing repairs it, and the status says so.
 
 use std::path::Path;
+use std::sync::{Arc, Barrier};
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Status, Target};
@@ -114,6 +115,7 @@ fn starts_again(driver: Driver, workers: usize, change: Change) -> (Option<u64>,
     let runtime = runtime();
     let cx = driver.context(&runtime);
     let path = shard.clone();
+    let seen = Arc::new(Barrier::new(workers));
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let (mut input, handle) = same_again(worker, &cx, target(&path));
         let mut found = None;
@@ -127,6 +129,8 @@ fn starts_again(driver: Driver, workers: usize, change: Change) -> (Option<u64>,
             }
             found.is_some()
         });
+        // Before anybody goes on, and has the table repaired.
+        seen.wait();
         if worker.index() == 0 {
             input.update_at(row(END), END, 1);
         }
@@ -138,6 +142,8 @@ fn starts_again(driver: Driver, workers: usize, change: Change) -> (Option<u64>,
         step_until_so(worker, "all is well", || {
             matches!(handle.status(), Status::Running)
         });
+        // Before anybody cancels it.
+        seen.wait();
         drop(handle);
         worker.drop_dataflow(worker.installed_dataflows()[0]);
         found.unwrap()

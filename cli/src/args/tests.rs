@@ -150,7 +150,19 @@ fn upkeep_has_the_documented_options() {
             dry_run: true,
             drop_entries: Some(None),
             drop_files: false,
+            accept_edits: false,
             json: false,
+        })
+    );
+    assert_eq!(
+        command("mvsink repair bid --accept-edits --json"),
+        Command::Repair(Repair {
+            url: "bid".into(),
+            dry_run: false,
+            drop_entries: None,
+            drop_files: false,
+            accept_edits: true,
+            json: true,
         })
     );
     assert_eq!(

@@ -78,7 +78,7 @@ pub async fn look(shards: &[Shard]) -> Result<bool, Error> {
             continue;
         }
         let url = shard.url();
-        if let Some(version) = edited {
+        if let Some(version) = shard.unaccepted_edit() {
             let url = url.to_owned();
             return Err(ShardError::ForeignEdit { url, version }.into());
         }

@@ -35,6 +35,11 @@ pub(crate) const SINCE: &str = "mvsink.since";
 pub(crate) const REVIEWED: &str = "mvsink.reviewed";
 /// The `txn` action with a hash of the paths that were live in that version.
 pub(crate) const REVIEWED_FILES: &str = "mvsink.reviewed.files";
+/// The `txn` action that says up to which version somebody has accepted the edits of other programs, though they are not
+/// answered: ingest sinks go on after them.
+pub(crate) const ACCEPTED: &str = "mvsink.accepted";
+/// The `txn` action with a hash of the paths that were live in that version.
+pub(crate) const ACCEPTED_FILES: &str = "mvsink.accepted.files";
 /// The table property with the version of the format.
 pub(crate) const FORMAT_PROPERTY: &str = "mvsink.format";
 /// The version of the format that this version of the crate writes, and the newest that it reads.
@@ -105,6 +110,8 @@ pub(crate) struct State {
     /// The last edit by another program, until the since is where the upper was: earlier contents are as that
     /// program left them, and not as they were.
     edited: Option<Edit>,
+    /// The last of them that nobody has accepted, until then too.
+    unaccepted: Option<Edit>,
     files: Files,
     /// A hash of the paths of the live files, whatever their order.
     paths_hash: u64,
@@ -178,6 +185,7 @@ impl State {
             upper,
             since,
             edited: None,
+            unaccepted: None,
             files: Files::new(Arc::clone(root)),
             paths_hash: 0,
             unseen: BTreeMap::new(),
@@ -294,10 +302,15 @@ impl State {
         (self.upper, self.since, self.version) = (upper, since, version);
         let foreign = is_foreign(commit);
         if foreign {
-            self.edited = Some(Edit {
+            let edit = Edit {
                 version,
                 upper: lower,
-            });
+            };
+            self.edited = Some(edit);
+            // A repair beside an edit is not what is to be named.
+            if table.is_none() || self.unaccepted.is_none() {
+                self.unaccepted = Some(edit);
+            }
         }
         self.edited = self.edited.filter(|edit| edit.upper > since);
         if let Some(protocol) = &commit.protocol {
@@ -312,6 +325,7 @@ impl State {
         for txn in &commit.txns {
             self.txns.insert(txn.app_id.clone(), txn.clone());
         }
+        self.forget_accepted();
         self.holds.update(&self.txns, commit.txns.iter());
         let (adds, removes) = self.change_files(commit);
         self.look(commit, &adds, foreign, id.is_some() && upper > lower);
@@ -401,15 +415,17 @@ impl State {
     }
 
     /// The review that this commit of ours carries as the next entry: all edits by other programs are answered up to its
-    /// version. `None` if an edit is still unanswered after it, or it is an edit itself.
+    /// version; or, if one is still to be, or it is an edit itself, all are accepted. `None` if not even that.
     pub(crate) fn review(&self, commit: &Commit) -> Option<[(&'static str, i64); 2]> {
-        if is_foreign(commit) {
-            return None;
-        }
         let since = commit.txns.iter().filter(|txn| txn.app_id == SINCE);
         let since = since.map(|txn| Frontier::from_version(txn.version));
         let since = since.fold(self.since, Frontier::max);
-        if self.edited.is_some_and(|edit| edit.upper > since) {
+        let is_left = |edit: &Edit| edit.upper > since;
+        let answers = !is_foreign(commit) && !self.edited.as_ref().is_some_and(is_left);
+        let accepted = commit.txns.iter().find(|txn| txn.app_id == ACCEPTED);
+        let accepted = accepted.and_then(|txn| u64::try_from(txn.version).ok());
+        let is_left = |edit: &Edit| is_left(edit) && Some(edit.version) > accepted;
+        if !answers && self.unaccepted.as_ref().is_some_and(is_left) {
             return None;
         }
         let mut hash = self.paths_hash;
@@ -423,7 +439,41 @@ impl State {
             hash ^= path_hash(path);
         }
         let version = i64::try_from(self.version + 1).ok()?;
-        Some([(REVIEWED, version), (REVIEWED_FILES, txn_hash(hash))])
+        let (version_in, files_in) = match answers {
+            true => (REVIEWED, REVIEWED_FILES),
+            false => (ACCEPTED, ACCEPTED_FILES),
+        };
+        Some([(version_in, version), (files_in, txn_hash(hash))])
+    }
+
+    /// Up to which version edits are accepted, if any were.
+    pub(crate) fn accepted(&self) -> Option<u64> {
+        u64::try_from(self.txns.get(ACCEPTED)?.version).ok()
+    }
+
+    /// The version of the last edit that is neither answered nor accepted.
+    pub(crate) fn unaccepted(&self) -> Option<u64> {
+        self.unaccepted.map(|edit| edit.version)
+    }
+
+    /// The first version that may hold such an edit.
+    pub(crate) fn first_unaccepted(&self) -> u64 {
+        let reviewed = self.txns.get(REVIEWED).map(|txn| txn.version);
+        let reviewed = reviewed.and_then(|version| u64::try_from(version).ok());
+        self.accepted().max(reviewed).map_or(0, |last| last + 1)
+    }
+
+    fn forget_accepted(&mut self) {
+        let (accepted, since) = (self.accepted(), self.since);
+        self.unaccepted = self
+            .unaccepted
+            .filter(|edit| edit.upper > since && Some(edit.version) > accepted);
+    }
+
+    /// True if the files are those of the version up to which edits were accepted.
+    pub(crate) fn has_accepted_files(&self) -> bool {
+        let known = self.txns.get(ACCEPTED_FILES).map(|txn| txn.version);
+        known == Some(txn_hash(self.paths_hash))
     }
 
     /// The last version of which it is known that all edits up to it are answered, if any later one may hold one that is
@@ -443,6 +493,12 @@ impl State {
     pub(crate) fn set_edited(&mut self, version: u64) {
         let upper = self.upper;
         self.edited = Some(Edit { version, upper }).filter(|edit| edit.upper > self.since);
+    }
+
+    /// The same of one that nobody has accepted.
+    pub(crate) fn set_unaccepted(&mut self, version: u64) {
+        let upper = self.upper;
+        self.unaccepted = Some(Edit { version, upper }).filter(|edit| edit.upper > self.since);
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -543,6 +599,8 @@ impl State {
         self.holds.go_on_from(&earlier.holds);
         let pending = earlier.edited.filter(|edit| edit.upper > self.since);
         self.edited = self.edited.or(pending);
+        self.unaccepted = self.unaccepted.or(earlier.unaccepted);
+        self.forget_accepted();
         let first = self.uppers.front().copied().unwrap_or(i64::MAX);
         for time in earlier.uppers.iter().rev().filter(|time| **time < first) {
             if self.uppers.len() < UPPERS_MAX {
