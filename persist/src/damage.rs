@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   damaged   a file that is live in the pinned version, and is missing, or of another size,
-//!             but for one that was merged into others since
+//!             but for one that was merged into others since; or is named and does not lie in the table
 //! ```
 //!
 //! Only the store's listing is read, or the headers of a few files: damage within a file shows when that is read.
@@ -39,6 +39,8 @@ pub enum Damage {
         /// As in the store.
         found: u64,
     },
+    /// It does not lie among the data files of the table: nobody looks.
+    Outside,
 }
 
 impl Damage {
@@ -46,6 +48,7 @@ impl Damage {
     pub fn into_error(self, path: String) -> Error {
         match self {
             Damage::Missing => Error::MissingFile { path },
+            Damage::Outside => Error::OutsideFile { path },
             damage @ Damage::Size { .. } => Error::Corrupt {
                 path,
                 why: damage.to_string(),
@@ -58,6 +61,7 @@ impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Damage::Missing => write!(f, "it is missing"),
+            Damage::Outside => write!(f, "it does not lie among the data files of the table"),
             Damage::Size { expected, found } => {
                 write!(f, "it has {found} bytes, and the log says {expected}")
             }
@@ -77,8 +81,14 @@ impl Shard {
     ) -> Result<Vec<(Arc<DataFile>, Damage)>, Error> {
         let storage = &self.inner().storage;
         let mut suspects: BTreeMap<Path, Arc<DataFile>> = BTreeMap::new();
+        let mut outside = Vec::new();
         for file in pinned.files() {
-            suspects.insert(storage.data_location(&file.path)?, Arc::clone(file));
+            match storage.data_location(&file.path) {
+                Ok(location) => {
+                    suspects.insert(location, Arc::clone(file));
+                }
+                Err(_) => outside.push((Arc::clone(file), Damage::Outside)),
+            }
         }
         if suspects.len() > HEADS_MAX {
             self.acquit_listed(&mut suspects).await?;
@@ -90,7 +100,7 @@ impl Shard {
         });
         let looks = stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE);
         let found: Vec<_> = looks.try_collect().await?;
-        let mut damaged: Vec<_> = found.into_iter().flatten().collect();
+        let mut damaged: Vec<_> = found.into_iter().flatten().chain(outside).collect();
         if !damaged.is_empty() {
             // With the table its files are gone; and whoever has merged a file may delete it.
             self.inner().check_table(&Storage::warn_of_retry).await?;

@@ -114,6 +114,15 @@ pub enum Error {
         /// The file.
         path: String,
     },
+    /// The log names a data file that does not lie in the table's folder, or lies in the log itself. Nobody reads it.
+    #[error(
+        "{path} is named in the log of the shard and does not lie among its data files, so it is not read: drop the \
+         reference with `mvsink repair`; a view does so by itself with its next batch"
+    )]
+    OutsideFile {
+        /// The address of the shard, and the path as in its log.
+        path: String,
+    },
     /// The disk that rows are put aside on, for want of memory, does not do what it should.
     #[error(
         "cannot {action} a file in {folder}, where rows are put aside that memory has no room for: {source}"

@@ -6,7 +6,7 @@
 //!
 //! | damage | step |
 //! |---|---|
-//! | a live data file is missing, cannot be read, or has other rows than were written | its reference is dropped; of an input **if that is asked for** |
+//! | a live data file is missing, does not lie in the table, cannot be read, or has other rows than were written | its reference is dropped; of an input **if that is asked for** |
 //! | a checkpoint cannot be read or contradicts the entries, and they lead to its version | it is written anew from them |
 //! | a checkpoint cannot be read, no entries lead there, but a later checkpoint stands for it | it is set aside |
 //! | entries are missing, cannot be read, or say what no writer can have said, later ones are there | the table goes back to the version before, **if that is asked for** |
@@ -399,6 +399,7 @@ fn is_set_aside(broken: &BreakOff, path: &str) -> bool {
 fn loses_rows(difference: &Difference, file: &DataFile) -> bool {
     match difference {
         Difference::Missing
+        | Difference::Outside
         | Difference::Unreadable { .. }
         | Difference::Size { .. }
         | Difference::Sums { .. } => true,

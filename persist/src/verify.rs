@@ -146,6 +146,8 @@ impl fmt::Display for Finding {
 pub enum Difference {
     /// It is not there.
     Missing,
+    /// It does not lie among the data files of the table, and is not read.
+    Outside,
     /// It cannot be read, or its rows are none of the table.
     Unreadable {
         /// Why.
@@ -242,6 +244,7 @@ impl Difference {
     pub fn kind(&self) -> &'static str {
         match self {
             Difference::Missing => "missing",
+            Difference::Outside => "outside",
             Difference::Unreadable { .. } => "unreadable",
             Difference::Unfit { .. } => "unfit",
             Difference::Size { .. } => "size",
@@ -267,6 +270,9 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Difference::Missing => write!(f, "it is missing"),
+            Difference::Outside => {
+                write!(f, "it does not lie among the data files of the table")
+            }
             Difference::Unreadable { why } => write!(f, "it cannot be read: {why}"),
             Difference::Unfit { rows, why } => {
                 write!(f, "no sink can read {rows} of its rows: {why}")
@@ -534,6 +540,7 @@ impl Storage {
             Err(Error::Shutdown) => return Err(Error::Shutdown),
             lost => {
                 let difference = match lost {
+                    Err(Error::OutsideFile { .. }) => Difference::Outside,
                     Err(error) => Difference::Refused {
                         why: error.to_string(),
                     },

@@ -136,10 +136,7 @@ fn what_was_accepted_is_known_from_a_checkpoint_too() {
             let upper = shard.progress().upper;
             grow(&open(dir).await.unwrap(), 4).await;
             let shard = open(dir).await.unwrap();
-            assert_eq!(
-                shard.progress().since >= upper,
-                !cleaned || shard.edited().is_none()
-            );
+            assert!(shard.progress().since >= upper, "cleaned: {cleaned}");
             assert_eq!(shard.unaccepted_edit(), None);
             // Another one is one again, whoever finds it, and how.
             let later = edit(dir, &[add(dir, "two.parquet").await]).await;

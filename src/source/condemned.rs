@@ -181,7 +181,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// True if it is the live file that cannot be read, whoever reads it.
     pub(super) async fn is_damaged(&self, file: &DataFile, error: &Error) -> Result<bool, Error> {
         match error {
-            Error::Shard(ShardError::Corrupt { .. }) => Ok(true),
+            Error::Shard(ShardError::Corrupt { .. } | ShardError::OutsideFile { .. }) => Ok(true),
             // A sink of a later version may have written it.
             Error::Shard(ShardError::UnsupportedFile { .. }) => Ok(file.summed().is_none()),
             Error::Shard(ShardError::MissingFile { .. }) => {

@@ -104,7 +104,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             if removed || !condemns || !self.is_damaged(file, &error).await? {
                 return Err(error);
             }
-            if exactly.is_none() || matches!(error, Error::Shard(ShardError::MissingFile { .. })) {
+            if exactly.is_none() || is_nowhere(&error) {
                 let cause = Cause::Damage(error.to_string());
                 self.condemn(&file.path, version, cause);
                 return Ok(());
@@ -192,6 +192,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     }
 }
 
+/// True if there is no file to be read.
+pub(super) fn is_nowhere(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Shard(ShardError::MissingFile { .. } | ShardError::OutsideFile { .. })
+    )
+}
+
 /// True if the file cannot be read, whoever tries.
 fn is_of_the_file(error: &Error) -> bool {
     matches!(
@@ -200,6 +208,7 @@ fn is_of_the_file(error: &Error) -> bool {
             ShardError::Corrupt { .. }
                 | ShardError::UnsupportedFile { .. }
                 | ShardError::MissingFile { .. }
+                | ShardError::OutsideFile { .. }
         )
     )
 }

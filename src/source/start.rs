@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::Mark;
 use super::condemned::Cause;
 use super::files::{OpenFile, Sign, Taking, Wanted, sift};
-use super::read::OnDamage;
+use super::read::{OnDamage, is_nowhere};
 use super::seen::Changed;
 use super::task::{Share, Task};
 use crate::bounds::{
@@ -179,8 +179,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 if !self.is_damaged(file, &error).await? {
                     return Err(error);
                 }
-                let missing = matches!(error, Error::Shard(ShardError::MissingFile { .. }));
-                if exactly.is_some() && !missing {
+                if exactly.is_some() && !is_nowhere(&error) {
                     unfit.add(0, error);
                     Cause::Inexact(unfit)
                 } else {

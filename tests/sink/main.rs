@@ -41,6 +41,7 @@ mod flags;
 mod idle;
 mod lifecycle;
 mod modes;
+mod outside;
 mod restart;
 mod runtimes;
 mod silence;

@@ -68,7 +68,8 @@ impl TableRoot {
             None if path.starts_with('/') => self.below_folder(path)?,
             None => normal(&decoded(path)),
         };
-        (!below.is_empty() && !below.starts_with("..")).then_some(Cow::Owned(below))
+        let above = below.split('/').next() == Some("..");
+        (!below.is_empty() && !above).then_some(Cow::Owned(below))
     }
 
     /// What tells files apart: the relative path, or the path itself if it lies outside.
@@ -193,6 +194,8 @@ mod tests {
                 ("a//x.parquet", Some("a/x.parquet")),
                 ("x%2Eparquet", Some("x.parquet")),
                 ("a%20b%.parquet", Some("a b%.parquet")),
+                ("..x.parquet", Some("..x.parquet")),
+                ("%2e%2e/x.parquet", None),
                 ("t=1:2/x.parquet", Some("t=1:2/x.parquet")),
                 ("/data/my table/x.parquet", Some("x.parquet")),
                 ("/data/my%20table//x.parquet", Some("x.parquet")),

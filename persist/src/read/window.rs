@@ -11,6 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::Error;
+use crate::log::folder;
 use crate::storage::Storage;
 
 /// The parts of a file that are in memory, by their offsets. What lies outside reads as an unexpected end.
@@ -70,17 +71,13 @@ impl Storage {
     /// Where a data file lies, by its path in the log (which is percent-encoded, and may be absolute).
     ///
     /// # Errors
-    /// If it lies outside of the shard, or is no path.
+    /// [`Error::OutsideFile`] if it lies outside of the shard or in its log, or is no path.
     pub(crate) fn data_location(&self, path: &str) -> Result<Path, Error> {
-        let Some(relative) = self.root.relative(path) else {
-            return Err(Error::Unsupported {
-                url: self.url.to_string(),
-                why: format!("{path} lies outside of it"),
-            });
-        };
-        Path::parse(relative).map_err(|error| Error::Corrupt {
+        let relative = self.root.relative(path);
+        let location = relative.and_then(|relative| Path::parse(relative).ok());
+        let is_data = |location: &Path| !location.is_root() && !location.prefix_matches(&folder());
+        location.filter(is_data).ok_or_else(|| Error::OutsideFile {
             path: format!("{}/{path}", self.url),
-            why: error.to_string(),
         })
     }
 

@@ -109,7 +109,7 @@ impl Storage {
                 Ok(Taken::Done)
             }
             // That is a commit.
-            RepairStep::DropFiles { .. } => Ok(Taken::Changed),
+            RepairStep::DropFiles { .. } | RepairStep::AcceptEdits { .. } => Ok(Taken::Changed),
         }
     }
 
