@@ -141,12 +141,23 @@ def at_rest(situation, directory, writer=None):
         edited(situation.undo, table)
     if situation.answer == MENDS:
         mended(situation, table)
+    if situation.answer == REPAIRS:
+        without_new_events(table, directory)
     # What others cannot read they can after the next run, but for rows of theirs that are only retracted.
     others = situation.others or situation.answer == FOLLOWS
     must(*demo(directory, DONE))
     expect_view(table, "after the next run", others)
     must(*demo(directory, LATER))
     expect_view(table, "after the run after that", others)
+
+
+def without_new_events(table, directory):
+    """A run that has nothing new to write says that the table differs, unless it does not."""
+    run = mvsink(*demo(directory, BEGUN))
+    if run.returncode == 0:
+        expect_view(table, "after a run without new events", others=False)
+    elif run.returncode != 1 or not re.search(f"differs from the view {VIEW} in .*--events", run.stderr):
+        raise Wrong(f"a run without new events exits {run.returncode} and says: {run.stderr.strip()[-600:]}")
 
 
 def expect_damage(situation, table):

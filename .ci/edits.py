@@ -555,6 +555,18 @@ def data_file_of_the_future(path):
 
 
 @edit
+def files_outside(path):
+    """Name files in the log that lie outside of the table, or in its log."""
+    outside = Path(path).parent / "outside.parquet"
+    add = next(iter(live_adds(path).values()))
+    shutil.copy(Path(path) / add["path"], outside)
+    paths = [str(outside), f"file://{outside}", "../outside.parquet", "%2E%2E/outside.parquet", "s3://bucket/x.parquet",
+             "", "_delta_log/00000000000000000000.json"]
+    put_entry(path, *({"add": {**add, "path": other}} for other in paths[::2]))
+    put_entry(path, *({"add": {**add, "path": other, "tags": None}} for other in paths[1::2]))
+
+
+@edit
 def files_of_others(path):
     """Leave files and folders of no writer."""
     for name in [".DS_Store", "_SUCCESS", "notes/readme.txt", "_delta_log/.tmp", "_delta_log/readme.md"]:
@@ -592,6 +604,14 @@ def older_copy(path):
 def another_table(path):
     """Put another view's table in its place."""
     copy_over(f"{Path(path).parent}/q4", path)
+
+
+@edit
+def table_of_another_program(path):
+    """Put a table of another program in its place."""
+    rows = rows_of(path).select(["name", "city"])
+    shutil.rmtree(path)
+    append_rows(path, rows)
 
 
 @edit

@@ -125,13 +125,15 @@ GROUPS = {
         Situation("data_file_cut_short", MENDS, "drops the reference", kinds=("size", "unreadable")),
         Situation("data_file_replaced", MENDS, "drops the reference", kinds=("sums",)),
         Situation("data_file_of_the_future", FOLLOWS, "one file does not move the time of the store", beside=True),
+        Situation("files_outside", REPAIRS, "reads none of them, and removes the references", beside=True),
         Situation("files_of_others", FOLLOWS, "leaves them where they are"),
         Situation("moved", REPAIRS, "makes the table anew; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone"),
         Situation("moved_and_back", FOLLOWS, "goes on"),
         Situation("deleted", REPAIRS, "makes the table anew; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone"),
         Situation("older_copy", REPAIRS, "goes on from the older upper; a run that is under way ends with an error", beside=True, ends="deleted|moved|replaced|gone|older"),
         Situation("another_table_of_the_kind", REPAIRS, "compares it with the view, and writes the differences"),
-        Situation("another_table", REFUSES, "names the columns that differ", error="column", damage=False),
+        Situation("another_table", REFUSES, "names the columns that differ, and the command that moves it away", error="column.*`mv ", damage=False),
+        Situation("table_of_another_program", REFUSES, "says so, and names the command that moves it away", error="another program.*`mv ", damage=False),
     ],
 }
 
@@ -144,10 +146,14 @@ A view's table is an ordinary Delta table, and other tools may write to it. mvsi
 commit makes the table what it was to be), **follows** it (readers see the same contents, and the view goes on),
 **refuses** (one line says what is wrong; nothing is written), or **mends** it: `mvsink verify` names the damage, `mvsink repair`
 does what can be done without the writer, and the view's next run writes again what was lost. An ingest table has nothing to compare itself
-with: there an edit of rows is an error that names the edit.
+with: there an edit of rows is an error that names the edit, until somebody accepts it with `mvsink repair --accept-edits`.
+
+A repair is part of a view's next batch. A run that has no new events for one says that the table differs, and exits 1; the
+status of an embedded sink is then `Unrepaired`.
 
 `.ci/answers.py` brings each situation about on the demo's tables, between two runs and, where the third column says so,
-beside one that is under way; then the view must equal one that nobody has edited.
+beside one that is under way; then the view must equal one that nobody has edited. A run without new events that comes first
+must say that the table differs, or find that it does not.
 """
 
 

@@ -187,3 +187,52 @@ fn a_source_that_has_lost_a_file_goes_on_after_a_repair() {
     demo(dir.path(), "9000");
     demo(dir.path(), "9000");
 }
+
+/// A Delta table that no mvsink has written.
+fn table_of_another_program(table: &Path) {
+    fs::create_dir_all(log(table)).unwrap();
+    let schema = json!({"type": "struct", "fields": [
+        {"name": "name", "type": "string", "nullable": true, "metadata": {}},
+    ]});
+    let actions = [
+        // With a feature that would be refused too.
+        json!({"protocol": {
+            "minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": ["timestampNtz"],
+            "writerFeatures": ["timestampNtz"],
+        }}),
+        json!({"metaData": {
+            "id": "5fba94ed-9794-4965-ba6e-6ee3c0d22af9", "format": {"provider": "parquet", "options": {}},
+            "schemaString": schema.to_string(), "partitionColumns": [], "configuration": {}, "createdTime": 1,
+        }}),
+    ];
+    let lines: Vec<_> = actions.iter().map(Value::to_string).collect();
+    fs::write(log(table).join(format!("{:020}.json", 0)), lines.join("\n")).unwrap();
+    fs::write(table.join("theirs.parquet"), "theirs").unwrap();
+}
+
+/// The table of another view.
+fn table_of_another_view(table: &Path) {
+    fs::rename(table.parent().unwrap().join("q2"), table).unwrap();
+}
+
+#[test]
+fn the_error_of_another_table_in_a_views_place_names_the_command_that_makes_room() {
+    let whole = tempfile::tempdir().unwrap();
+    demo(whole.path(), "3000");
+    for put in [table_of_another_program as fn(&Path), table_of_another_view] {
+        let dir = tempfile::tempdir().unwrap();
+        demo(dir.path(), "3000");
+        let table = dir.path().join("q4");
+        fs::remove_dir_all(&table).unwrap();
+        put(&table);
+        let line = failing(dir.path(), "3000");
+        let moved = dir.path().join("q4.moved");
+        let command = format!("`mv {} {}`", text(&table), text(&moved));
+        assert!(line.contains(&command), "{line}");
+        let there = fs::read_dir(&table).unwrap().count();
+        fs::rename(&table, &moved).unwrap();
+        demo(dir.path(), "3000");
+        expect_same(&table, &whole.path().join("q4"));
+        assert_eq!(fs::read_dir(&moved).unwrap().count(), there);
+    }
+}

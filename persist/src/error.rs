@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::frontier::Frontier;
+use crate::location::make_room;
 use crate::log::action::CommitId;
 
 /// An error of a shard: what was being done, to what, and why it failed.
@@ -24,7 +25,7 @@ pub enum Error {
         url: String,
     },
     /// The type's columns are not those of the table.
-    #[error("the shard {url} has another schema: {why}")]
+    #[error("the shard {url} has another schema: {why}; {}", make_room(url))]
     SchemaMismatch {
         /// The address of the shard.
         url: String,

@@ -9,6 +9,7 @@
 //! The shards of a client in one bucket share one store, and so its connections.
 
 mod address;
+mod advice;
 mod bucket;
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod cloud;
@@ -30,6 +31,7 @@ use crate::lock;
 pub(crate) use address::Address;
 pub use address::local_directory;
 use address::without_credentials;
+pub(crate) use advice::make_room;
 pub(crate) use bucket::Bucket;
 
 /// The stores of a process, by the beginning of an address.

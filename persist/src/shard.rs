@@ -304,11 +304,20 @@ impl Shard {
     ///
     /// # Errors
     /// [`Error::MissingFile`] if it is not there, [`Error::Corrupt`] if it is live and of another size than the log
-    /// says, or the store's.
+    /// says, [`Error::OutsideFile`] or [`Error::Unsupported`] if it does not lie among the table's data files, and the log
+    /// names it or not, or the store's.
     pub async fn read_file(&self, path: &str) -> Result<Bytes, Error> {
         let storage = &self.inner().storage;
         let shown = || format!("{}/{path}", storage.url);
-        let location = storage.data_location(path)?;
+        let location = storage.data_location(path).map_err(|error| {
+            if self.knows_file(path) {
+                return error;
+            }
+            Error::Unsupported {
+                url: self.url().to_owned(),
+                why: format!("{path} lies outside of it"),
+            }
+        })?;
         let Some(bytes) = storage.get(&location).await? else {
             // With the table its files are gone.
             self.inner().check_table(&Storage::warn_of_retry).await?;

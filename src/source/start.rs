@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use mvsink_persist::{
-    Codec, DataFile, Error as ShardError, Frontier, Pinned, Progress, RecordBatch, Schema, Unfit,
-    Updates,
+    Codec, DataFile, Frontier, Pinned, Progress, RecordBatch, Schema, Unfit, Updates,
 };
 use tokio::sync::oneshot;
 

@@ -19,6 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
+use crate::location::make_room;
 use crate::log::action::{Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
 use crate::log::holds::Holds;
@@ -163,6 +164,10 @@ impl State {
             .metadata
             .clone()
             .ok_or_else(|| corrupt("it has no metadata"))?;
+        if !metadata.configuration.contains_key(FORMAT_PROPERTY) {
+            // That it is another program's says more than what it needs.
+            check_metadata(url, &metadata)?;
+        }
         check_protocol(url, &protocol)?;
         let schema = check_metadata(url, &metadata)?;
         let mut txns = BTreeMap::new();
@@ -173,7 +178,12 @@ impl State {
         let frontier = |name: &str| {
             txns.get(name)
                 .map(|txn| Frontier::from_version(txn.version))
-                .ok_or_else(|| corrupt(&format!("it has no {name}")))
+                .ok_or_else(|| {
+                    corrupt(&format!(
+                        "it has no {name}, so another program has made the table, or made it anew; {}",
+                        make_room(url)
+                    ))
+                })
         };
         let (upper, since) = (frontier(UPPER)?, frontier(SINCE)?);
         let mut state = State {
@@ -249,10 +259,7 @@ impl State {
                 .and_then(|()| check_order(&changed, &self.schema));
             unfit.map_err(|why| Error::SchemaMismatch {
                 url: url.to_owned(),
-                why: format!(
-                    "{why}, since another program changed it in version {version}; a view can be written anew, \
-                     to another address or here once the table is deleted"
-                ),
+                why: format!("{why}, since another program changed it in version {version}"),
             })?;
             schema = Some(changed);
         }
@@ -760,7 +767,10 @@ fn check_metadata(url: &str, metadata: &Metadata) -> Result<SchemaRef, Error> {
         None => {
             return Err(unsupported(
                 url,
-                format!("it is a Delta table of another program ({FORMAT_PROPERTY} is not set)"),
+                format!(
+                    "it is a Delta table of another program ({FORMAT_PROPERTY} is not set); {}",
+                    make_room(url)
+                ),
             ));
         }
     }
