@@ -53,7 +53,7 @@ pub enum Command {
     Verify(Verify),
     /// Repair a shard as far as that is possible without whoever wrote it.
     ///
-    /// References to data files that are missing or damaged are dropped: a view writes their rows again at its next run. Of
+    /// References to data files that are missing or damaged are dropped: a view writes their rows again with its next batch. Of
     /// an input nobody does, so that this takes --drop-files.
     /// Damaged checkpoints are written anew. All other damage is named, each with advice.
     Repair(Repair),

@@ -256,7 +256,7 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
         )],
         RepairStep::DropFiles { files } => {
             let what = format!(
-                "the references to {} data files; a view writes their rows again at its next run, and an input has \
+                "the references to {} data files; a view writes their rows again with its next batch, and an input has \
                  lost them",
                 files.len()
             );

@@ -361,7 +361,7 @@ fn what_helps(path: &str) -> &'static str {
     match path.ends_with(".parquet") && !path.contains("_delta_log/") {
         true => {
             "; put it back as it was, or drop the reference with `mvsink repair`; a view that is started again does so \
-             by itself where the file is missing or has another size, and writes its rows once more"
+             by itself with its next batch, where the file is missing or has another size, and writes its rows once more"
         }
         false => " (`mvsink repair` says what can be done)",
     }

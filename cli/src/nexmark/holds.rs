@@ -30,6 +30,18 @@ fn needed(control: &Control) -> i64 {
     (uppers.min().unwrap_or(0) - 1).max(0)
 }
 
+/// The first time at which a source can be read in a run that ends at `limit`. What was read of one that was edited before
+/// is not there any more once it is written again.
+pub fn readable_from(source: &Shard, limit: i64) -> Frontier<i64> {
+    let progress = source.progress();
+    let moves = source.edited().is_some() && progress.upper < Frontier::At(limit);
+    if moves {
+        progress.upper
+    } else {
+        progress.since
+    }
+}
+
 /// Takes a hold on each source.
 ///
 /// # Errors
@@ -39,7 +51,8 @@ pub async fn take(shards: &[Shard], control: &Control) -> Result<Vec<Hold>, Erro
     let mut holds = Vec::new();
     for shard in &shards[..SOURCES.len()] {
         // A view that has been left behind begins where its sources can be read.
-        let frontier = shard.progress().since.max(Frontier::At(needed(control)));
+        let from = readable_from(shard, control.limit());
+        let frontier = from.max(Frontier::At(needed(control)));
         let mut hold = shard
             .hold_reader_since(frontier, LEASE)
             .await

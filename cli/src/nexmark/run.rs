@@ -118,7 +118,7 @@ fn with_runtime(
     let holding = runtime.spawn(holds::keep(Arc::clone(&holds), Arc::clone(&control)));
 
     let job = Job {
-        as_ofs: as_ofs(&shards, &uppers),
+        as_ofs: as_ofs(&shards, &uppers, limit),
         cx,
         urls,
         pace: options.rate.map(|rate| Pace {
@@ -307,10 +307,10 @@ async fn open_one<D: Data>(
 
 /// The first time of each sink. A view begins at the last time that its shard has, so that it is compared with
 /// what is there, and reads its sources from then on.
-fn as_ofs(shards: &[Shard], uppers: &[i64; SHARDS]) -> [u64; SHARDS] {
+fn as_ofs(shards: &[Shard], uppers: &[i64; SHARDS], limit: i64) -> [u64; SHARDS] {
     let readable = shards[..SOURCES.len()]
         .iter()
-        .map(|shard| shard.progress().since.to_version());
+        .map(|shard| holds::readable_from(shard, limit).to_version());
     let since = readable.max().unwrap_or(0);
     std::array::from_fn(|index| {
         let upper = uppers[index];

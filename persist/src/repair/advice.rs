@@ -21,10 +21,10 @@ pub(super) fn on(finding: &Finding, survey: &Survey) -> String {
             "a view can be written anew, to another address or here once the table is deleted"
         }
         Difference::Unfit { .. } | Difference::Multiplicity { .. } => {
-            "a view repairs that itself at its next run; elsewhere another program must delete the rows"
+            "a view repairs that itself with its next batch; elsewhere another program must delete the rows"
         }
         Difference::Nulls { .. } => {
-            "a view answers that itself at its next run; elsewhere another program must delete the rows, or give them \
+            "a view answers that itself with its next batch; elsewhere another program must delete the rows, or give them \
              values"
         }
         Difference::Contradicts { .. } => {
