@@ -183,7 +183,7 @@ fn a_source_that_has_lost_a_file_goes_on_after_a_repair() {
     fs::remove_file(table.join(files(&table).remove(0).0)).unwrap();
     let line = failing(dir.path(), "6000");
     assert!(line.contains("`mvsink repair`"), "{line}");
-    succeed(&["repair", text(&table)]);
+    succeed(&["repair", text(&table), "--drop-files"]);
     demo(dir.path(), "9000");
     demo(dir.path(), "9000");
 }

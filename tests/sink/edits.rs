@@ -419,7 +419,7 @@ fn ingest(cx: &Context, shard: &Path, first: u64) -> Status {
 
 fn repair(cx: &Context, shard: &Path, accept: bool) {
     let mut options = mvsink_persist::RepairOptions::default();
-    options.accept_edits = accept;
+    (options.accept_edits, options.drop_files) = (accept, !accept);
     let url = shard.to_str().unwrap();
     let repair = async { cx.client().repair(url, &options, &|_| ()).await };
     let report = cx.client().handle().block_on(repair).unwrap();
