@@ -45,8 +45,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 self.last_time(pinned)
             }
             // Nothing is there to compare with, or nothing left to write.
-            _ => {
+            upper => {
                 let _ = cutoff.send(None);
+                let begins = as_of.time().map(time_to_i64).transpose()?;
+                if let (Frontier::At(upper), Some(begins)) = (upper, begins)
+                    && begins < upper
+                {
+                    // What is to be there below the upper is told once desired is complete there.
+                    self.edited();
+                }
                 self.mark(Mark::Settled);
                 return Ok(());
             }

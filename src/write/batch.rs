@@ -24,6 +24,8 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) edited: bool,
     /// After such rows desired has come further.
     pub(crate) recheck: bool,
+    /// Desired is complete up to the frontier of the read-back, as of what is in this batch.
+    pub(crate) complete: bool,
     /// Desired is complete at the cutoff, as of what is in this batch.
     pub(crate) compare: bool,
     /// The new frontier of the read-back.
@@ -55,6 +57,7 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             check_rival: None,
             edited: false,
             recheck: false,
+            complete: false,
             compare: false,
             advance: None,
             verify: None,

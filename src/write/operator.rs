@@ -230,6 +230,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
         self.desired = desired;
         step(Input::Desired(desired));
         let persist = frontier(3);
+        batch.complete = desired >= persist;
         step(Input::Persist(persist));
         for (lower, open) in provisional {
             step(Input::Provisional(lower, open));

@@ -338,7 +338,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         let edited = std::mem::take(&mut batch.edited);
         let checks = edited || std::mem::take(&mut batch.recheck) || advance.is_some();
         self.unrepaired.edited |= edited;
-        let checks = checks && self.mode == Mode::View && self.unrepaired.edited;
+        // What desired still lacks is no difference.
+        let checks = checks && batch.complete && self.mode == Mode::View && self.unrepaired.edited;
         self.check_rival(rival);
         // Before times advance, what is to be corrected is told from what is still to come.
         let left = rival

@@ -32,6 +32,11 @@ fn deleted(shard: &Path, files: &[String]) {
     edit(shard, &[remove(&files[0]), remove(&files[1])]);
 }
 
+fn deleted_all(shard: &Path, files: &[String]) {
+    let all: Vec<_> = files.iter().map(|path| remove(path)).collect();
+    edit(shard, &all);
+}
+
 fn updated(shard: &Path, files: &[String]) {
     let theirs = file(shard, "theirs.parquet", &rows(&[70]));
     edit(shard, &[remove(&files[0]), theirs]);
@@ -158,6 +163,7 @@ fn a_start_without_new_times_counts_what_others_changed(driver: Driver) {
     for (change, rows) in [
         (appended as Change, 3),
         (deleted as Change, 2),
+        (deleted_all as Change, END),
         (updated as Change, 2),
     ] {
         assert_eq!(starts_again(driver, 1, change), (Some(rows), Vec::new()));
