@@ -96,7 +96,7 @@ fn an_ingest_sink_names_the_file_that_lies_outside_of_its_table(driver: Driver) 
         worker.drop_dataflow(worker.installed_dataflows()[0]);
         edit(&shard, &adds(&shard)[2..3]);
         let mut options = mvsink_persist::RepairOptions::default();
-        options.accept_edits = true;
+        (options.accept_edits, options.drop_files) = (true, true);
         // Who accepts the edit has accepted no file that cannot be read.
         let url = shard.to_str().unwrap();
         let accept = async {
