@@ -641,8 +641,9 @@ impl Inner {
         }
         let writes = self.present_role() != Role::ReadOnly;
         let counts = writes && self.differing.is_counting();
+        let differs = writes && self.differing.differs().is_some();
         self.hydration.phase = counts.then_some(Phase::Comparing);
-        self.hydration.is_over = !counts && !(writes && self.differing.differs().is_some());
+        self.hydration.is_over = !(counts || differs);
         self.hydration.is_over
     }
 

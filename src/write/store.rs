@@ -396,10 +396,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// Counts what a rival's commit has left to be corrected before this time. What is on disk would have to be read
     /// for that, and added up: then this rival is let pass.
     fn check_rival(&mut self, time: Option<T>) {
-        if let Some(time) = time.filter(|_| self.mode == Mode::View && self.disputes.is_due()) {
-            if let Some(left) = self.count_before(Frontier::At(time)) {
-                self.disputes.compared(left);
-            }
+        if let Some(time) = time.filter(|_| self.mode == Mode::View && self.disputes.is_due())
+            && let Some(left) = self.count_before(Frontier::At(time))
+        {
+            self.disputes.compared(left);
         }
     }
 

@@ -111,6 +111,10 @@ pub(super) fn of_input(file: &LostFile) -> String {
         Some((first, last)) => format!(" of times {first} to {last}"),
         None => String::new(),
     };
+    if file.why == Difference::Outside {
+        return "`mvsink repair --drop-files` drops the reference; nobody has read its rows here"
+            .to_owned();
+    }
     format!(
         "put a sound one in its place from a copy: the table holds an input, whose rows nobody writes again; `mvsink repair \
          --drop-files` drops the reference, and {rows}{times} are lost for good"
