@@ -153,8 +153,8 @@ fn starts_again(driver: Driver, workers: usize, change: Change) -> (Option<u64>,
         worker.drop_dataflow(worker.installed_dataflows()[0]);
         found.unwrap()
     });
-    let found = guards.unwrap().join().into_iter().map(Result::unwrap);
-    let found = found.last().unwrap();
+    let mut found = guards.unwrap().join().into_iter().map(Result::unwrap);
+    let found = found.next_back().unwrap();
     assert_exact(driver, &shard, END + 1);
     found
 }
