@@ -447,9 +447,16 @@ def absent_file_removed(path):
     put_entry(path, {"remove": remove})
 
 
+def remove_checkpoints(path):
+    """Removes the checkpoints, which stand for the entries before them: a merge writes one now and then."""
+    for file in [*log(path).glob("*.checkpoint.parquet"), *log(path).glob("_last_checkpoint")]:
+        file.unlink()
+
+
 @edit
 def entry_lost(path):
     """Lose a log entry in the middle."""
+    remove_checkpoints(path)
     middle = entries(path)[-2]
     shutil.move(middle, Path(path).parent / f"{Path(path).name}.lost")
 
@@ -457,6 +464,7 @@ def entry_lost(path):
 @edit
 def entry_lost_for_good(path):
     """Lose a log entry in the middle for good."""
+    remove_checkpoints(path)
     entries(path)[-2].unlink()
 
 
@@ -470,6 +478,7 @@ def entry_found(path):
 @edit
 def entry_damaged(path):
     """Cut a log entry short."""
+    remove_checkpoints(path)
     last = entries(path)[-1]
     shutil.copy(last, Path(path).parent / f"{Path(path).name}.whole")
     last.write_bytes(last.read_bytes()[:-20])
@@ -478,6 +487,7 @@ def entry_damaged(path):
 @edit
 def entry_damaged_for_good(path):
     """Empty the last log entry for good."""
+    remove_checkpoints(path)
     entries(path)[-1].write_bytes(b"")
 
 
@@ -490,6 +500,7 @@ def entry_mended(path):
 @edit
 def first_entries_lost(path):
     """Lose the first log entries, where no checkpoint stands for them."""
+    remove_checkpoints(path)
     shutil.move(entries(path)[0], Path(path).parent / f"{Path(path).name}.first")
 
 
