@@ -7,7 +7,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mvsink_persist::testing::FaultyStore;
-use mvsink_persist::{Error, Open, RepairOptions, RepairReport, RepairStep, Shard};
+use mvsink_persist::{
+    Error, FileEncoder, Open, RepairOptions, RepairReport, RepairStep, Shard, hash_data,
+};
 use object_store::ObjectStoreExt;
 use serde_json::json;
 use support::damage::*;
@@ -550,5 +552,31 @@ fn a_pointer_to_nothing_is_set_aside_where_there_is_no_checkpoint() {
         );
         repaired(dir, false).await;
         assert!(!pointer.exists());
+    });
+}
+
+/// What is wrong with a file goes with its reference, all of it.
+#[test]
+fn a_file_with_other_rows_in_another_order_is_given_up_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = table(dir).await;
+        let replaced = data_file(&shard, 3).path;
+        drop(shard);
+        let mut rows: Vec<Row> = (100..110).map(|key| (key, None)).collect();
+        rows.sort_by_key(|row| std::cmp::Reverse(hash_data(row).unwrap()));
+        let mut file = FileEncoder::new(codec().schema()).unwrap();
+        let batch = codec().encode(rows.iter().map(|row| (row, 3, 1)));
+        file.write(&batch.unwrap()).unwrap();
+        fs::write(dir.join(&replaced), file.finish().unwrap().bytes).unwrap();
+        let found = named(&verify(dir).await);
+        let kinds: Vec<_> = found.iter().map(|(_, kind)| *kind).collect();
+        assert_eq!(kinds, ["size", "rows", "sums", "order"]);
+        let report = repaired(dir, false).await;
+        let [RepairStep::DropFiles { files }] = &report.steps[..] else {
+            panic!("{report:?}");
+        };
+        assert_eq!((files.len(), &files[0].path), (1, &replaced));
     });
 }

@@ -302,10 +302,8 @@ pub(super) async fn drop_files(
             continue;
         }
         let differences = storage.differences(file, state).await?;
-        if !differences
-            .iter()
-            .any(|found| super::loses_rows(found, file))
-        {
+        let mut differences = differences.iter();
+        if !differences.any(|found| super::loses_rows(found, file)) {
             return Ok(Taken::Changed);
         }
         lost.push(Arc::clone(file));
