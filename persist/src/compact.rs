@@ -263,8 +263,7 @@ impl Shard {
             Some(error) if matches!(error, Error::MissingFile { .. }) => {
                 self.refresh().await?;
                 let inner = self.inner();
-                let live = inner.with_state(|state| all_live(state, &inputs));
-                if live {
+                if inner.with_state(|state| live(state, &inputs).is_some()) {
                     return Err(error);
                 }
             }
@@ -289,10 +288,12 @@ impl Shard {
         let id = self.fresh_id();
         let plan = |state: &State| {
             let swept = outputs.iter().any(|file| state.is_removed(&file.path));
-            if !all_live(state, inputs) || swept || state.schema() != *schema {
-                return Plan::Done(());
+            match live(state, inputs) {
+                Some(inputs) if !swept && state.schema() == *schema => {
+                    Plan::Put(Box::new(merge_commit(storage, state, id, &inputs, outputs)))
+                }
+                _ => Plan::Done(()),
             }
-            Plan::Put(Box::new(merge_commit(storage, state, id, inputs, outputs)))
         };
         match self.commit(id, plan, on_retry).await? {
             Outcome::Committed(version) => Ok(Some(version)),
@@ -310,15 +311,21 @@ fn advance_to(progress: &Progress) -> i64 {
     }
 }
 
-fn all_live(state: &State, files: &[Arc<DataFile>]) -> bool {
-    files.iter().all(|file| state.is_live(&file.path))
+/// These files as they are live, which may be under another spelling by now; `None` if one is not, or if another file has
+/// been put in its place.
+fn live<'s>(state: &'s State, files: &[Arc<DataFile>]) -> Option<Vec<&'s Arc<DataFile>>> {
+    let live = files.iter().map(|file| {
+        let live = state.file(&file.path)?;
+        (live.size == file.size).then_some(live)
+    });
+    live.collect()
 }
 
 fn merge_commit(
     storage: &Storage,
     state: &State,
     id: CommitId,
-    inputs: &[Arc<DataFile>],
+    inputs: &[&Arc<DataFile>],
     outputs: &[StagedFile],
 ) -> Commit {
     let upper = state.progress().upper;

@@ -29,7 +29,7 @@ mod leftovers;
 mod report;
 mod times;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
@@ -65,9 +65,9 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// True if a commit has added it, under the name that it should have in the log or its plain one.
+    /// True if a commit has added it.
     fn is_live(&self, state: &State) -> bool {
-        state.is_live(&self.path) || state.is_live(self.object.location.as_ref())
+        state.file_at(&self.object.location).is_some()
     }
 }
 
@@ -170,32 +170,25 @@ impl Shard {
         let inner = self.inner();
         let (mut removed, mut unknown) = (Vec::new(), Vec::new());
         inner.with_state(|state| {
-            let encoded = encoded_paths(state);
             let pin = state.holds().oldest_pin();
             for object in objects {
                 let location = object.location.as_ref();
-                let path = match encoded.get(&object.location) {
-                    Some(path) => path.clone(),
-                    // Some programs do not encode what they should.
-                    None if state.is_live(location) || state.is_removed(location) => {
-                        location.to_owned()
-                    }
-                    None => encode_path(location),
-                };
-                if state.is_live(&path) {
+                if state.file_at(&object.location).is_some() {
                     continue;
                 }
-                let spared = if let Some(tombstone) = state.tombstone(&path) {
+                let removed_as = state.tombstone_at(&object.location);
+                let is_pinned = || inner.pins.contains_at(&object.location);
+                let spared = if let Some(tombstone) = removed_as {
                     if !removals.is_due(tombstone, options.removed_grace) {
                         Some(GcSpared::Grace)
                     } else if pin.is_some_and(|pin| tombstone.version > pin) {
                         Some(GcSpared::Held)
                     } else {
-                        inner.pins.contains(&path).then_some(GcSpared::Pinned)
+                        is_pinned().then_some(GcSpared::Pinned)
                     }
                 } else if inner.staging.contains(location) {
                     Some(GcSpared::Staged)
-                } else if inner.pins.contains(&path) {
+                } else if is_pinned() {
                     Some(GcSpared::Pinned)
                 } else {
                     let written = SystemTime::from(object.last_modified);
@@ -208,8 +201,14 @@ impl Shard {
                 };
                 match spared {
                     Some(why) => report.spare(why, location, object.size, options),
-                    None if state.is_removed(&path) => removed.push(Candidate { object, path }),
-                    None => unknown.push(Candidate { object, path }),
+                    None => {
+                        let kind = match removed_as {
+                            Some(_) => &mut removed,
+                            None => &mut unknown,
+                        };
+                        let path = encode_path(location);
+                        kind.push(Candidate { object, path });
+                    }
                 }
             }
         });
@@ -409,8 +408,7 @@ impl Inner {
     /// were removed. Other engines keep what is theirs in folders, or under names that begin with `_` or `.`.
     async fn list_data(&self, progress: OnProgress<'_>) -> Result<Listed, Error> {
         let storage = &self.storage;
-        let (files, encoded) = self.with_state(|state| (state.files(), encoded_paths(state)));
-        let removed = self.with_state(|state| state.removed_files());
+        let (files, removed) = self.with_state(|state| (state.files(), state.removed_files()));
         let in_log = crate::log::folder();
         let root = Path::default();
         let list = || async {
@@ -440,12 +438,11 @@ impl Inner {
                     listed.log.add(&object);
                     continue;
                 }
-                let path = encoded.get(&object.location).map(String::as_str);
-                let path = path.unwrap_or(name);
+                let is_removed = || removed.get_at(&object.location).is_some();
                 let is_data = name.ends_with(".parquet")
                     && !name.contains('/')
                     && !name.starts_with(['_', '.']);
-                if (is_data || removed.contains(path)) && !files.contains(path) {
+                if (is_data || is_removed()) && files.get_at(&object.location).is_none() {
                     listed.objects.push(object);
                 }
             }
@@ -453,14 +450,6 @@ impl Inner {
         };
         storage.retry(&Storage::warn_of_retry, list).await
     }
-}
-
-/// The log's paths of the files whose names are not their paths: those are percent-encoded there.
-fn encoded_paths(state: &State) -> HashMap<Path, String> {
-    let encoded = state.paths().filter(|path| path.contains('%'));
-    encoded
-        .filter_map(|path| Some((Path::from_url_path(path).ok()?, path.to_owned())))
-        .collect()
 }
 
 /// The path in the log of a file with this name.

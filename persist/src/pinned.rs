@@ -7,9 +7,12 @@
 //! The registry knows the pinned versions with their files (shared, so a pin costs little), and the garbage
 //! collector asks it about each path. Other processes know nothing of it: for them a reader takes a hold.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as MapEntry;
 use std::sync::{Arc, Mutex};
+
+use object_store::path::Path;
 
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -43,10 +46,11 @@ impl Pins {
         }
     }
 
-    /// True if the file is live in a pinned version.
-    pub(crate) fn contains(&self, path: &str) -> bool {
+    /// True if what lies there below the table is live in a pinned version.
+    pub(crate) fn contains_at(&self, location: &Path) -> bool {
         let versions = lock(&self.versions);
-        versions.values().any(|(_, files)| files.contains(path))
+        let mut files = versions.values().map(|(_, files)| files);
+        files.any(|files| files.get_at(location).is_some())
     }
 }
 
@@ -90,6 +94,11 @@ pub struct FileSet {
 }
 
 impl FileSet {
+    /// What tells files apart: all spellings of a file's path in the log have one key.
+    pub fn file_key<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        self.files.root().key(path)
+    }
+
     pub(crate) fn of(state: &State) -> Self {
         FileSet {
             version: state.progress().version,

@@ -4,6 +4,7 @@
 //! led there. Both only move forward, one entry at a time, under one lock ([`Inner::apply`]): whoever learns of
 //! an entry first (the follower, a committer, a refresh) applies it, and all watchers see it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -293,6 +294,11 @@ impl Shard {
             }
         }
         inner.entry(version).await
+    }
+
+    /// What tells files apart: all spellings of a file's path in the log (`a%20b`, `./a b`, absolute ones) have one key.
+    pub fn file_key<'p>(&self, path: &'p str) -> Cow<'p, str> {
+        self.inner().storage.root.key(path)
     }
 
     /// True if the log, as far as it is known here, says that this data file is part of the table.

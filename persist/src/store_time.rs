@@ -45,6 +45,15 @@ pub(crate) struct LogTimes {
 }
 
 impl LogTimes {
+    /// Entries that were put then.
+    #[cfg(test)]
+    pub(crate) fn of_entries(entries: impl IntoIterator<Item = (u64, SystemTime)>) -> Self {
+        LogTimes {
+            entries: entries.into_iter().collect(),
+            checkpoints: BTreeMap::new(),
+        }
+    }
+
     /// Takes an object of the log into account.
     pub(crate) fn add(&mut self, object: &ObjectMeta) {
         let at = SystemTime::from(object.last_modified);

@@ -81,19 +81,25 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             .condemned
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let found = condemned.get(path).copied();
-        if removed && condemned.remove(path).is_some() {
-            self.mark(Mark::Gone(path.to_owned()));
+        let key = self.shard.file_key(path);
+        let found = condemned.get(&*key).map(|(_, how)| *how);
+        if removed && let Some((path, _)) = condemned.remove(&*key) {
+            self.mark(Mark::Gone(path));
         }
         found
     }
 
     /// Has the next batch remove a file, met in this version.
     pub(super) fn condemn(&self, path: &str, version: u64, cause: Cause) {
-        self.condemned
+        let key = self.shard.file_key(path).into_owned();
+        let before = self
+            .condemned
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(path.to_owned(), cause.condemned());
+            .insert(key, (path.to_owned(), cause.condemned()));
+        if let Some((before, _)) = before {
+            self.mark(Mark::Gone(before));
+        }
         self.mark(Mark::Condemned(path.to_owned()));
         let instance = &self.worker.instance;
         if !instance.is_first_to_condemn(path, version) {

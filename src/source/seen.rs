@@ -7,6 +7,7 @@
 //!
 //! Most files are among both, and most of the others were merged: what is left is read.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ impl Seen {
         if self.is_lost {
             return None;
         }
-        let mut counts: BTreeMap<(&str, u64), (i64, &Arc<DataFile>)> = BTreeMap::new();
+        let mut counts: BTreeMap<(Cow<'_, str>, u64), (i64, &Arc<DataFile>)> = BTreeMap::new();
         let (added, removed) = self.files.changes_to(files);
         let added = added.iter().map(|file| (1, file));
         let removed = removed.iter().map(|file| (-1, file));
@@ -73,7 +74,7 @@ impl Seen {
             Sign::Minus => (1, file),
         });
         for (count, file) in added.chain(removed).chain(later) {
-            let key = (file.path.as_str(), file.size);
+            let key = (files.file_key(&file.path), file.size);
             let known = counts.entry(key).or_insert((0, file));
             known.0 += count;
             // What the log says of its rows saves reading them.

@@ -87,8 +87,8 @@ pub(super) struct Task<D, E, T, R> {
     seen: Option<Seen>,
     /// How many updates were read.
     pub(super) read: AtomicU64,
-    /// The live files that the next batch is to remove, by their paths.
-    pub(super) condemned: Mutex<BTreeMap<String, Condemned>>,
+    /// The live files that the next batch is to remove, by their keys, each with the path that it was condemned by.
+    pub(super) condemned: Mutex<BTreeMap<String, (String, Condemned)>>,
     holding: Option<Holding>,
     /// Where a view's read-back compares again once it was left behind.
     pub(super) again: Option<mpsc::Sender<Again<T>>>,
@@ -457,8 +457,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         removed: &[Arc<DataFile>],
         version: u64,
     ) -> Result<(), Error> {
-        let removed: BTreeSet<&str> = removed.iter().map(|file| file.path.as_str()).collect();
-        let is_removed = |file: &&Arc<DataFile>| removed.contains(file.path.as_str());
+        let key = |file: &'_ Arc<DataFile>| self.shard.file_key(&file.path).into_owned();
+        let removed: BTreeSet<String> = removed.iter().map(key).collect();
+        let is_removed = |file: &&Arc<DataFile>| removed.contains(&key(file));
         match added.iter().find(is_removed) {
             None => Ok(()),
             Some(file) => Err(ShardError::Corrupt {

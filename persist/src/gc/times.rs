@@ -12,7 +12,7 @@
 //!
 //! Times that cannot be are replaced by later ones ([`crate::store_time`]).
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -20,6 +20,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use crate::error::Error;
 use crate::lock;
 use crate::log::entry_path;
+use crate::log::path_map::PathMap;
 use crate::log::state::Tombstone;
 use crate::shard::Inner;
 use crate::storage::Storage;
@@ -35,7 +36,7 @@ pub(super) struct Removals {
     /// The version that the state was read from, if that was a checkpoint: what it says was removed by earlier ones.
     checkpoint: Option<u64>,
     /// Which entry removed what is in the checkpoint, for those put within the grace.
-    recent: HashMap<String, u64>,
+    recent: PathMap<u64>,
 }
 
 impl Inner {
@@ -49,7 +50,7 @@ impl Inner {
     ) -> Result<Removals, Error> {
         log.bound(now);
         let checkpoint = lock(&self.log).checkpoint();
-        let mut recent = HashMap::new();
+        let mut recent = PathMap::new(Arc::clone(&self.storage.root));
         let asked = checkpoint.filter(|version| {
             !grace.is_zero() && self.with_state(|state| state.has_removed_in(*version))
         });
@@ -66,11 +67,16 @@ impl Inner {
                 };
                 let commit = self.storage.parse(version, bytes).await?;
                 let removes = commit.removes.into_iter();
-                Ok((version, removes.map(|remove| remove.path).collect()))
+                Ok((
+                    version,
+                    removes.map(|remove| remove.path).collect::<Vec<_>>(),
+                ))
             });
             let mut reads = stream::iter(reads).buffered(READS_AT_ONCE);
             while let Some((version, removes)) = reads.try_next().await? {
-                recent.extend(removes.into_iter().map(|path: String| (path, version)));
+                for path in removes {
+                    recent.insert(path, version);
+                }
             }
         }
         Ok(Removals {
@@ -110,5 +116,42 @@ impl Removals {
         let checkpoint = self.log.checkpoint(version);
         let at = oldest.map(|(_, at)| at).or(checkpoint);
         at.map_or(Duration::ZERO, |at| age(self.now, at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::log::action::Remove;
+
+    #[test]
+    fn a_removal_is_found_under_another_spelling() {
+        const HOUR: Duration = Duration::from_secs(60 * 60);
+        let mut recent = PathMap::default();
+        recent.insert("a%20b.parquet".to_owned(), 7);
+        let removals = Removals {
+            now: UNIX_EPOCH + 1000 * HOUR,
+            log: LogTimes::of_entries([(1, UNIX_EPOCH + HOUR), (7, UNIX_EPOCH + 999 * HOUR)]),
+            checkpoint: Some(9),
+            recent,
+        };
+        for (path, due) in [
+            ("a%20b.parquet", false),
+            ("a b.parquet", false),
+            ("./a b.parquet", false),
+            ("c.parquet", true),
+        ] {
+            let tombstone = Tombstone {
+                remove: Remove {
+                    path: path.to_owned(),
+                    ..Remove::default()
+                },
+                version: 9,
+                removed_by_ms: None,
+            };
+            assert_eq!(removals.is_due(&tombstone, 10 * HOUR), due, "{path}");
+        }
     }
 }

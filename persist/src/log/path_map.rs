@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::table_root::TableRoot;
@@ -122,8 +123,19 @@ impl<V> PathMap<V> {
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<&V> {
-        let key = self.root.key(path);
-        self.segments[index(&key)].get(&*key)
+        self.get_key(&self.root.key(path))
+    }
+
+    /// The value of the paths with this key, as [`TableRoot::key`] gives it.
+    pub(crate) fn get_key(&self, key: &str) -> Option<&V> {
+        self.segments[index(key)].get(key)
+    }
+
+    /// The value of the object that lies there below the table: its place is the key. Some programs do not encode what
+    /// they should, so its place may be its path as well.
+    pub(crate) fn get_at(&self, location: &Path) -> Option<&V> {
+        let name = location.as_ref();
+        self.get_key(name).or_else(|| self.get(name))
     }
 
     /// The paths with other values in the two maps, by `same`, in no order: what this one has of each, and the other.

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::data_file::DataFile;
@@ -116,7 +117,8 @@ pub(crate) struct State {
     files: Files,
     /// A hash of the paths of the live files, whatever their order.
     paths_hash: u64,
-    /// The live files of other programs that no view can have looked at yet, each with the appends since it came.
+    /// The keys of the live files of other programs that no view can have looked at yet, each with the appends since it
+    /// came.
     unseen: BTreeMap<String, u8>,
     tombstones: PathMap<Tombstone>,
     holds: Holds,
@@ -351,13 +353,17 @@ impl State {
     /// Keeps count of what views have looked at. An append may have been on its way when a file came; whoever makes the
     /// next one has read it before.
     fn look(&mut self, commit: &Commit, adds: &[Arc<DataFile>], foreign: bool, append: bool) {
+        let root = self.files.root();
         for remove in &commit.removes {
-            self.unseen.remove(&remove.path);
+            let key = root.key(&remove.path);
+            if self.files.get_key(&key).is_none() {
+                self.unseen.remove(&*key);
+            }
         }
         if foreign {
             let untagged = adds.iter().filter(|file| file.sums.is_none());
-            self.unseen
-                .extend(untagged.map(|file| (file.path.clone(), 0)));
+            let keys = untagged.map(|file| root.key(&file.path).into_owned());
+            self.unseen.extend(keys.map(|key| (key, 0)));
         } else if append {
             self.unseen.retain(|_, appends| {
                 *appends += 1;
@@ -368,7 +374,7 @@ impl State {
 
     /// True if another program added the file so recently that no view can be known to have looked at its rows.
     pub(crate) fn is_unseen(&self, path: &str) -> bool {
-        self.unseen.contains_key(path)
+        self.unseen.contains_key(&*self.files.root().key(path))
     }
 
     /// Removes, then adds; returns the files that bring data, and those that take data away. A path is one file: one that
@@ -542,6 +548,11 @@ impl State {
         self.files.contains(path)
     }
 
+    /// The live file that lies there below the table, whatever its path in the log.
+    pub(crate) fn file_at(&self, location: &Path) -> Option<&Arc<DataFile>> {
+        self.files.get_at(location)
+    }
+
     /// True if a commit that is remembered has removed the file, and its rows with it.
     pub(crate) fn is_removed_with_its_rows(&self, path: &str) -> bool {
         let tombstone = self.tombstones.get(path);
@@ -564,15 +575,9 @@ impl State {
         tombstones.any(|tombstone| tombstone.version <= version)
     }
 
-    pub(crate) fn tombstone(&self, path: &str) -> Option<&Tombstone> {
-        self.tombstones.get(path)
-    }
-
-    /// The paths of the live and of the removed files.
-    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
-        let live = self.files.values().map(|file| file.path.as_str());
-        let removed = self.tombstones.values();
-        live.chain(removed.map(|tombstone| tombstone.remove.path.as_str()))
+    /// The tombstone of what lies there below the table, whatever its path in the log.
+    pub(crate) fn tombstone_at(&self, location: &Path) -> Option<&Tombstone> {
+        self.tombstones.get_at(location)
     }
 
     pub(crate) fn holds(&self) -> &Holds {
