@@ -132,6 +132,7 @@ pub fn gc(options: &Gc) -> Result<ExitCode, Error> {
             "orphans": of_files(&report.orphans),
             "leftovers": of_files(&report.leftovers),
             "log": of_files(&report.log),
+            "unreadable": report.unreadable,
             "spared": spared,
         });
         print(options.json, &object, || {
@@ -151,6 +152,13 @@ pub fn gc(options: &Gc) -> Result<ExitCode, Error> {
                 for name in files.names.iter().filter(|_| options.dry_run) {
                     let _ = writeln!(text, "  {name}");
                 }
+            }
+            for version in &report.unreadable {
+                let _ = writeln!(
+                    text,
+                    "entry {version} of the log cannot be read: what it may have removed is kept for another grace \
+                     period after it"
+                );
             }
             for name in &report.released_holds {
                 let _ = writeln!(text, "released the hold {name}, which had lapsed");

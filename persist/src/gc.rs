@@ -95,24 +95,22 @@ impl Shard {
         // After the listing: what was committed before it is known now.
         self.inner().check_table(&Storage::warn_of_retry).await?;
         let storage = &self.inner().storage;
-        let now = match (options.dry_run, options.by_age()) {
-            // What deletes nothing may go by any clock.
-            (true, _) => storage.clock(),
-            (false, false) => storage.guess_time(listed.newest),
-            (false, true) => {
-                let known = self.inner().with_state(|state| state.progress().version);
-                match storage.ask_time().await {
-                    Some(now) => {
-                        // By which all that is known to be removed was so.
-                        let mut log = lock(&self.inner().log);
-                        log.state.date_removed(known, to_ms(now));
-                        now
-                    }
-                    None => storage.guess_time(listed.newest),
-                }
-            }
+        let known = self.inner().with_state(|state| state.progress().version);
+        let asked = match !options.dry_run && options.by_age() {
+            true => storage.ask_time().await,
+            false => None,
         };
-        if !options.dry_run {
+        let now = asked.unwrap_or_else(|| match options.dry_run {
+            // What deletes nothing may go by any clock.
+            true => storage.clock(),
+            false => storage.guess_time(listed.newest),
+        });
+        if let Some(now) = asked {
+            // By which all that is known to be removed was so.
+            lock(&self.inner().log)
+                .state
+                .date_removed(known, to_ms(now));
+            // A guess may be wrong, and would make files older than they are.
             let ahead = listed.objects.iter();
             let ahead = ahead.filter(|object| SystemTime::from(object.last_modified) > now);
             let ahead = ahead.map(|object| object.location.clone());
@@ -122,6 +120,7 @@ impl Shard {
         let removals = self.inner();
         let removals = removals.removals(listed.log, now, options.removed_grace);
         let removals = removals.await?;
+        report.unreadable.clone_from(&removals.unreadable);
         let listed = (listed.objects, now);
         let (removed, unknown) = self.classify(listed, &removals, options, &mut report);
         self.delete_removed(removed, options, progress, &mut report)

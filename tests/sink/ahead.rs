@@ -6,8 +6,9 @@ use std::sync::Arc;
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Status, Target};
 use mvsink_persist::testing::{Fault, FaultyStore};
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 use timely::worker::Worker;
 use tokio::sync::watch;
 
@@ -216,6 +217,36 @@ fn a_rival_that_comes_first_has_what_was_staged_ahead_recalled(driver: Driver) {
     assert_eq!(unreferenced(&check, URL, &*store), Vec::<String>::new());
 }
 
+fn a_sink_whose_files_staged_ahead_were_swept_says_so(driver: Driver) {
+    let runtime = runtime();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let cx = contexts(driver, &runtime, 1, &store).remove(0);
+    timely::execute_directly(move |worker| {
+        let (signal, read_only) = watch::channel(false);
+        let target = Target::new(URL).read_only(read_only);
+        let (mut input, handle) = rows_sink(worker, &cx, "view", target);
+        feed_until_staged(worker, &mut input, &handle, 3);
+        let staged = unreferenced(&cx, URL, &*store);
+        cx.client().handle().block_on(async {
+            for name in &staged {
+                store.delete(&Path::from(name.as_str())).await.unwrap();
+            }
+        });
+        signal.send_replace(true);
+        step_until_so(worker, "the sink has failed", || {
+            matches!(handle.status(), Status::Failed { .. })
+        });
+        let said = handle.status().to_string();
+        assert!(
+            said.contains("was deleted before it was committed") && said.contains("started again"),
+            "{said}"
+        );
+        assert!(!said.contains("mvsink repair"), "{said}");
+        drop(handle);
+        worker.drop_dataflow(worker.installed_dataflows()[0]);
+    });
+}
+
 fn a_sink_that_is_demoted_recalls_what_it_staged_ahead(driver: Driver) {
     let runtime = runtime();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
@@ -333,6 +364,7 @@ on_both_drivers! {
     nothing_is_staged_ahead_if_the_flag_says_so_or_something_was_there,
     rivals_that_stage_ahead_are_exact_and_leave_nothing,
     a_rival_that_comes_first_has_what_was_staged_ahead_recalled,
+    a_sink_whose_files_staged_ahead_were_swept_says_so,
     a_sink_that_is_demoted_recalls_what_it_staged_ahead,
     r11_a_deletion_that_fails_for_now_is_tried_again,
     a_clean_up_that_waits_for_the_log_says_so,

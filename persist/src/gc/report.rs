@@ -133,6 +133,9 @@ pub struct GcReport {
     pub leftovers: GcFiles,
     /// Deleted: log entries and checkpoints.
     pub log: GcFiles,
+    /// The log entries below the checkpoint that were asked about removed files and cannot be read. Files that they may
+    /// have removed stay until their grace is over after that.
+    pub unreadable: Vec<u64>,
     /// Not deleted, and why.
     pub spared: BTreeMap<GcSpared, GcFiles>,
 }

@@ -8,6 +8,7 @@
 //!   a checkpoint says by when it was removed              removed by then
 //!   it is in no entry that is there, and in a checkpoint  removed before the oldest entry that is there
 //!   that oldest entry is younger than the grace           not yet due
+//!   an entry from within the grace cannot be read         not yet due, unless another one removed it
 //! ```
 //!
 //! Times that cannot be are replaced by later ones ([`crate::store_time`]).
@@ -15,10 +16,11 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
 
 use crate::error::Error;
 use crate::lock;
+use crate::log::action::Remove;
 use crate::log::entry_path;
 use crate::log::path_map::PathMap;
 use crate::log::state::Tombstone;
@@ -37,11 +39,16 @@ pub(super) struct Removals {
     checkpoint: Option<u64>,
     /// Which entry removed what is in the checkpoint, for those put within the grace.
     recent: PathMap<u64>,
+    /// Of the entries put within the grace those that cannot be read: each may have removed what no other one did.
+    pub(super) unreadable: Vec<u64>,
 }
 
 impl Inner {
     /// What tells whether the grace of removed files is over. Entries from before the state's checkpoint are read if
-    /// they may have removed a file within it.
+    /// they may have removed a file within it. None of them is needed: one that cannot be read makes files younger.
+    ///
+    /// # Errors
+    /// If the runtime has shut down.
     pub(super) async fn removals(
         &self,
         mut log: LogTimes,
@@ -51,31 +58,29 @@ impl Inner {
         log.bound(now);
         let checkpoint = lock(&self.log).checkpoint();
         let mut recent = PathMap::new(Arc::clone(&self.storage.root));
+        let mut unreadable = Vec::new();
         let asked = checkpoint.filter(|version| {
             !grace.is_zero() && self.with_state(|state| state.has_removed_in(*version))
         });
         if let Some(checkpoint) = asked {
             let young = log.younger(checkpoint, now, grace);
-            let reads = young.into_iter().map(|version| async move {
-                let path = entry_path(version);
-                let Some(bytes) = self
-                    .storage
-                    .get_retrying(&path, &Storage::warn_of_retry)
-                    .await?
-                else {
-                    return Ok::<_, Error>((version, Vec::new()));
-                };
-                let commit = self.storage.parse(version, bytes).await?;
-                let removes = commit.removes.into_iter();
-                Ok((
-                    version,
-                    removes.map(|remove| remove.path).collect::<Vec<_>>(),
-                ))
-            });
+            let reads = young.into_iter();
+            let reads =
+                reads.map(|version| async move { (version, self.removed_by(version).await) });
             let mut reads = stream::iter(reads).buffered(READS_AT_ONCE);
-            while let Some((version, removes)) = reads.try_next().await? {
-                for path in removes {
-                    recent.insert(path, version);
+            while let Some((version, removes)) = reads.next().await {
+                match removes {
+                    Ok(removes) => {
+                        for remove in removes {
+                            recent.insert(remove.path, version);
+                        }
+                    }
+                    Err(Error::Shutdown) => return Err(Error::Shutdown),
+                    Err(error) => {
+                        let shard = &self.storage.url;
+                        tracing::warn!(%shard, version, %error, "garbage is collected without an entry of the log");
+                        unreadable.push(version);
+                    }
                 }
             }
         }
@@ -84,7 +89,18 @@ impl Inner {
             log,
             checkpoint,
             recent,
+            unreadable,
         })
+    }
+
+    /// The files that this entry removed; none if it has been cleaned up.
+    async fn removed_by(&self, version: u64) -> Result<Vec<Remove>, Error> {
+        let path = entry_path(version);
+        let entry = self.storage.get_retrying(&path, &Storage::warn_of_retry);
+        match entry.await? {
+            Some(bytes) => Ok(self.storage.parse(version, bytes).await?.removes),
+            None => Ok(Vec::new()),
+        }
     }
 }
 
@@ -96,7 +112,8 @@ impl Removals {
         }
         let version = match self.checkpoint {
             Some(checkpoint) if tombstone.version <= checkpoint => {
-                self.recent.get(&tombstone.remove.path).copied()
+                let known = self.recent.get(&tombstone.remove.path);
+                known.or(self.unreadable.last()).copied()
             }
             _ => Some(tombstone.version),
         };
@@ -124,7 +141,6 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::log::action::Remove;
 
     #[test]
     fn a_removal_is_found_under_another_spelling() {
@@ -136,6 +152,7 @@ mod tests {
             log: LogTimes::of_entries([(1, UNIX_EPOCH + HOUR), (7, UNIX_EPOCH + 999 * HOUR)]),
             checkpoint: Some(9),
             recent,
+            unreadable: Vec::new(),
         };
         for (path, due) in [
             ("a%20b.parquet", false),

@@ -322,3 +322,58 @@ fn a_log_entry_from_1970_makes_no_removed_file_old() {
         assert_eq!(report.removed.count, 1);
     });
 }
+
+#[test]
+fn an_entry_below_the_checkpoint_that_cannot_be_read_is_not_needed() {
+    run(async {
+        let (truth, now) = clocked();
+        let shard = open(&client_at(&truth, 1, &now), URL).await;
+        let path = removed_by(&truth, &shard, 0).await;
+        let removed_in = shard.progress().version;
+        let next = stage(&shard, 1).await;
+        let next = append(removed_in + 1, 1, 2, vec![next]);
+        shard.append(next, &quiet).await.unwrap();
+        shard.checkpoint().await.unwrap();
+        put_entry(&truth, removed_in, "{\"remove\":{\"pa").await;
+        let shard = open(&client_at(&truth, 2, &now), URL).await;
+        let report = collect(&shard, &GcOptions::default()).await;
+        assert_eq!(report.unreadable, [removed_in]);
+        // It may have removed any of them.
+        assert_eq!(report.removed.count, 0);
+        let grace = names(report.spared.get(&GcSpared::Grace));
+        assert_eq!(grace, set([path.as_str()]));
+        pass(&truth, &now, HOUR).await;
+        let report = collect(&shard, &GcOptions::default()).await;
+        assert_eq!(names(Some(&report.removed)), set([path.as_str()]));
+        assert_eq!(report.unreadable, [0; 0], "nor read for nothing");
+    });
+}
+
+#[test]
+fn a_collection_that_does_not_ask_for_the_time_gives_no_file_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let url = dir.path().to_str().unwrap();
+        let mut behind = options(1);
+        behind.clock = Arc::new(|| 1_000_000_000_000);
+        let shard = open(&client(behind), url).await;
+        // Each is as old as it seems, though this process's clock has not come to that.
+        let written = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let staged = stage(&shard, 0).await;
+        let entry = format!("_delta_log/{:020}.json", 0);
+        let names = [staged.path.as_str(), entry.as_str()];
+        for name in names {
+            let file = fs::File::options().append(true).open(dir.path().join(name));
+            file.unwrap().set_modified(written).unwrap();
+        }
+        collect(&shard, &at_once()).await;
+        for name in names {
+            let metadata = fs::metadata(dir.path().join(name)).unwrap();
+            assert_eq!(metadata.modified().unwrap(), written, "{name}");
+        }
+    });
+}
