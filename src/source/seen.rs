@@ -33,6 +33,9 @@ pub(super) struct Changed {
     pub(super) removed: Vec<Arc<DataFile>>,
 }
 
+/// A file's key and its size: what is put in its place with another size is another one.
+type FileVersion<'a> = (Cow<'a, str>, u64);
+
 impl Seen {
     /// All rows of these files.
     pub(super) fn all_of(files: FileSet) -> Self {
@@ -65,7 +68,7 @@ impl Seen {
         if self.is_lost {
             return None;
         }
-        let mut counts: BTreeMap<(Cow<'_, str>, u64), (i64, &Arc<DataFile>)> = BTreeMap::new();
+        let mut counts: BTreeMap<FileVersion<'_>, (i64, &Arc<DataFile>)> = BTreeMap::new();
         let (added, removed) = self.files.changes_to(files);
         let added = added.iter().map(|file| (1, file));
         let removed = removed.iter().map(|file| (-1, file));
