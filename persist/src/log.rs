@@ -5,6 +5,7 @@
 
 pub(crate) mod action;
 pub(crate) mod checkpoint;
+mod gates;
 pub(crate) mod holds;
 pub(crate) mod lenient;
 pub(crate) mod path_map;

@@ -1,4 +1,4 @@
-//! The state that a log replays to, and the gates that refuse what is not understood.
+//! The state that a log replays to.
 //!
 //! `state(n) = apply(state(n-1), entry n)`, and the first state is made of all actions of entry 0 or of a
 //! checkpoint. Invariants, checked before anything is changed, so that a refused entry leaves the state as it was:
@@ -7,7 +7,7 @@
 //! - *one table*: a commit of ours names the table that it was made for;
 //! - *lower is the upper*: a commit of ours starts where the shard's upper was;
 //! - *one schema*: no column goes or changes its type or place; some that allow nulls may come at the end;
-//! - *gates*: every protocol and table property in force is one that this version understands.
+//! - *gates*: every protocol and table property in force is one that this version understands ([`super::gates`]).
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -23,10 +23,11 @@ use crate::frontier::Frontier;
 use crate::location::make_room;
 use crate::log::action::{Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
+use crate::log::gates::{check_adds, check_metadata, check_protocol, check_txn};
 use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
 use crate::log::table_root::TableRoot;
-use crate::schema::{check_order, check_schema, from_delta};
+use crate::schema::{check_order, check_schema};
 
 /// The `txn` action that holds the shard's upper.
 pub(crate) const UPPER: &str = "mvsink.upper";
@@ -698,128 +699,6 @@ fn path_hash(path: &str) -> u64 {
 /// A hash as a `txn` holds it: not negative, and never the greatest version.
 fn txn_hash(hash: u64) -> i64 {
     (hash >> 2) as i64
-}
-
-fn unsupported(url: &str, why: impl Into<String>) -> Error {
-    Error::Unsupported {
-        url: url.to_owned(),
-        why: why.into(),
-    }
-}
-
-/// The gate of the protocol: up to reader 1 and writer 2, or the features that those stand for.
-fn check_protocol(url: &str, protocol: &Protocol) -> Result<(), Error> {
-    const WRITER_FEATURES: [&str; 2] = ["appendOnly", "invariants"];
-    let unknown = |features: &Option<Vec<String>>, known: &[&str]| {
-        let mut features = features.iter().flatten();
-        features
-            .find(|feature| !known.contains(&feature.as_str()))
-            .cloned()
-    };
-    match protocol.min_reader_version {
-        // Reader 2 means column mapping, which is refused where it is in use.
-        ..=2 => {}
-        3 => {
-            if let Some(feature) = unknown(&protocol.reader_features, &[]) {
-                return Err(unsupported(
-                    url,
-                    format!("it needs the reader feature {feature}"),
-                ));
-            }
-        }
-        version => {
-            return Err(unsupported(
-                url,
-                format!("it needs Delta reader version {version}"),
-            ));
-        }
-    }
-    match protocol.min_writer_version {
-        ..=2 => Ok(()),
-        7 => match unknown(&protocol.writer_features, &WRITER_FEATURES) {
-            Some(feature) => Err(unsupported(
-                url,
-                format!("it needs the writer feature {feature}"),
-            )),
-            None => Ok(()),
-        },
-        version => Err(unsupported(
-            url,
-            format!("it needs Delta writer version {version}"),
-        )),
-    }
-}
-
-/// The gate of the metadata; returns the columns.
-fn check_metadata(url: &str, metadata: &Metadata) -> Result<SchemaRef, Error> {
-    let property = |name: &str| metadata.configuration.get(name).and_then(Option::as_deref);
-    match property(FORMAT_PROPERTY).map(str::parse::<u64>) {
-        Some(Ok(1..=FORMAT)) => {}
-        Some(Ok(newer)) if newer > FORMAT => {
-            return Err(unsupported(
-                url,
-                format!(
-                    "it has format {newer}, and this version of mvsink understands up to format {FORMAT}"
-                ),
-            ));
-        }
-        Some(_) => {
-            return Err(unsupported(
-                url,
-                format!("its {FORMAT_PROPERTY} is not a format"),
-            ));
-        }
-        None => {
-            return Err(unsupported(
-                url,
-                format!(
-                    "it is a Delta table of another program ({FORMAT_PROPERTY} is not set); {}",
-                    make_room(url)
-                ),
-            ));
-        }
-    }
-    if !matches!(property("delta.columnMapping.mode"), None | Some("none")) {
-        return Err(unsupported(url, "it uses column mapping"));
-    }
-    if property("delta.setTransactionRetentionDuration").is_some() {
-        return Err(unsupported(
-            url,
-            "delta.setTransactionRetentionDuration is set, which would make it forget its frontiers",
-        ));
-    }
-    if metadata.format.provider != "parquet" {
-        return Err(unsupported(
-            url,
-            format!("its files are {}", metadata.format.provider),
-        ));
-    }
-    if !metadata.partition_columns.is_empty() {
-        return Err(unsupported(url, "it is partitioned"));
-    }
-    from_delta(&metadata.schema_string)
-        .map(Arc::new)
-        .map_err(|why| unsupported(url, format!("its schema is not understood: {why}")))
-}
-
-fn check_adds(url: &str, commit: &Commit) -> Result<(), Error> {
-    match commit.adds.iter().find(|add| add.deletion_vector.is_some()) {
-        Some(add) => Err(unsupported(
-            url,
-            format!("{} has a deletion vector", add.path),
-        )),
-        None => Ok(()),
-    }
-}
-
-fn check_txn(path: impl Fn() -> String, txn: &Txn) -> Result<(), Error> {
-    if matches!(txn.app_id.as_str(), UPPER | SINCE) && txn.version < 0 {
-        return Err(Error::Corrupt {
-            path: path(),
-            why: format!("{} is {}", txn.app_id, txn.version),
-        });
-    }
-    Ok(())
 }
 
 /// Where a commit moves the upper to.
