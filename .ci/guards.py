@@ -940,7 +940,7 @@ GUARDS = [
         "--test sink", "a_clean_up_that_waits",
     ),
     Guard(
-        "statuses", "puts at once have names of their own", "src/status.rs",
+        "statuses", "puts at once have names of their own", "src/instance.rs",
         "        while !doing.insert((name.clone(), worker)) {\n",
         "        while !doing.insert((name.clone(), worker)) && false {\n",
         "--lib", "one_that_goes_on_does_not_hide",
@@ -982,13 +982,13 @@ GUARDS = [
         "--test sink", "endings::",
     ),
     Guard(
-        "endings", "a source reports what it has given", "src/status.rs",
+        "endings", "a source reports what it has given", "src/instance.rs",
         "            Kind::Sink | Kind::Source => self.given.least().map(|given| upper.min(given)),\n",
         "            Kind::Sink | Kind::Source => Some(upper),\n",
         "--test sink", "a_source_",
     ),
     Guard(
-        "finished", "a finished table is compared with the input", "src/status.rs",
+        "finished", "a finished table is compared with the input", "src/instance.rs",
         "        self.was_finished.store(true, Ordering::Release);\n",
         "        self.was_finished.store(false, Ordering::Release);\n",
         "--test sink", "finished::",

@@ -14,9 +14,9 @@ use crate::corrections::{Directory, Disk};
 use crate::count::{Count, One};
 use crate::dyncfg::{ConfigSet, STALL_AFTER_MS};
 use crate::error::Error;
+use crate::instance::{Instance, Kind};
 use crate::runtime::{self, RuntimeFault, Silence};
 use crate::share::Shares;
-use crate::status::{Instance, Kind};
 
 /// The surroundings of the sinks and sources of one process: the Tokio runtime for their tasks, the open
 /// shards, the flags, and whether they may write.

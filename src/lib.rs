@@ -135,6 +135,7 @@ mod error;
 mod given;
 mod handle;
 mod holding;
+mod instance;
 pub mod logging;
 mod maintenance;
 pub mod mint;

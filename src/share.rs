@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::error::Error;
-use crate::status::{Instance, Kind};
+use crate::instance::{Instance, Kind};
 use crate::stop::Stop;
 use crate::wake::Waker;
 

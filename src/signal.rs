@@ -1,6 +1,6 @@
 //! Signals between the workers of a sink's or a source's dataflow, for those that are in other processes.
 //!
-//! Workers of one process share a follower of the shard's log and a status ([`crate::status`]). Those of several
+//! Workers of one process share a follower of the shard's log and an instance ([`crate::instance`]). Those of several
 //! processes share the log alone, and the dataflow; so the dataflow carries beside the data:
 //!
 //! ```text

@@ -19,11 +19,11 @@ use crate::context::Context;
 use crate::count::{Count, One};
 use crate::dyncfg::STALL_AFTER_MS;
 use crate::error::Error;
+use crate::instance::{Instance, Kind};
 use crate::maintenance;
 use crate::read_only::ReadOnly;
 use crate::runtime::RuntimeFault;
 use crate::share::{Place, Share};
-use crate::status::{Instance, Kind};
 use crate::stop::Stop;
 use crate::wake::Waker;
 

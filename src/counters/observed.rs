@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::{Counters, Metrics};
 use crate::channel::Meter;
-use crate::status::{Instance, Kind, Status};
+use crate::instance::{Instance, Kind};
+use crate::status::Status;
 
 /// How many that have ended are remembered.
 const ENDED_MAX: usize = 1000;

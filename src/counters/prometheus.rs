@@ -13,7 +13,8 @@ use prometheus::proto::{
 
 use super::observed::Observed;
 use super::{Counters, Latencies};
-use crate::status::{Kind, Status};
+use crate::instance::Kind;
+use crate::status::Status;
 
 /// What a family holds.
 #[derive(Clone, Copy)]
