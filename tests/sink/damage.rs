@@ -291,11 +291,13 @@ fn a_view_reads_a_file_whose_statistics_lie(driver: Driver) {
     let dir = tempfile::tempdir().unwrap();
     let shard = dir.path().join("view");
     fill(driver, &shard, 4);
-    let bytes = encode(&[(row(90), 1), (row(91), 2)]);
     for (index, (rows, min, max)) in [(0, 0, 0), (2, 1_i64 << 40, 1_i64 << 41), (2, 9, 3)]
         .into_iter()
         .enumerate()
     {
+        // Each of other rows, so that no file has those read that another one hides.
+        let number = 90 + 2 * index as u64;
+        let bytes = encode(&[(row(number), 1), (row(number + 1), 2)]);
         let name = format!("lies-{index}.parquet");
         std::fs::write(shard.join(&name), &bytes).unwrap();
         let stats = json!({

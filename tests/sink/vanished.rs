@@ -1,7 +1,7 @@
-//! Files that one process has staged, and that vanish before another process commits them.
+//! Files that are staged, and vanish before they are committed, by the same process or by another one.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -94,6 +94,63 @@ fn what_vanished_from_another_process_is_staged_again(driver: Driver) {
     }
 }
 
+fn what_vanished_in_the_same_process_is_staged_again(driver: Driver) {
+    let runtime = runtime();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let gate = GateStore::new(Arc::clone(&inner));
+    let put = Arc::new(Mutex::new(None));
+    let path_put = Arc::clone(&put);
+    // The first of several files is written, and the batch is not sent yet.
+    let hold = gate.hold(2, Side::Before, move |call, path| {
+        let stages = stages(call, path);
+        if stages {
+            path_put.lock().unwrap().get_or_insert(path.clone());
+        }
+        stages
+    });
+    let now = Arc::new(AtomicI64::new(1_000_000_000));
+    let clock = Arc::clone(&now);
+    let mut options = ClientOptions::default();
+    options.clock = Arc::new(move || clock.load(Ordering::SeqCst));
+    let builder = Context::builder(runtime.handle().clone()).client_options(options);
+    let cx = builder.configs(driver.configs()).build();
+    cx.client().mount("shared", gate);
+    for (flag, value) in [
+        ("mvsink_compaction", "false"),
+        ("mvsink_chunk_rows", "1"),
+        ("mvsink_target_file_bytes", "1"),
+    ] {
+        cx.configs().set(flag, value).unwrap();
+    }
+    let meanwhile = {
+        let inner = Arc::clone(&inner);
+        runtime.spawn(async move {
+            hold.reached().await;
+            let path = put.lock().unwrap().clone().unwrap();
+            inner.delete(&path).await.unwrap();
+            // So long that files are looked for before they are committed.
+            now.fetch_add(2 * 60 * 1000, Ordering::SeqCst);
+            hold.release();
+        })
+    };
+    let context = cx.clone();
+    let lost = timely::execute_directly(move |worker| {
+        let (mut input, handle) = rows_sink(worker, &context, "view", URL);
+        (0..5).for_each(|key| input.update(row(key), 1));
+        input.advance_to(1);
+        input.flush();
+        step_until(worker, &handle, Frontier::At(1));
+        input.close();
+        step_until(worker, &handle, Frontier::Empty);
+        handle.counters().batches_lost
+    });
+    runtime.block_on(meanwhile).unwrap();
+    assert_eq!(lost, 1);
+    let expected: BTreeMap<Row, i64> = (0..5).map(|number| (row(number), 1)).collect();
+    assert_eq!(at(&read(&cx, URL).1, 0), expected);
+    assert_eq!(unreferenced(&cx, URL, &*inner), Vec::<String>::new());
+}
+
 fn what_vanished_ahead_in_another_process_fails_the_sink_and_a_restart_goes_on(driver: Driver) {
     for name in NAMES {
         let runtime = runtime();
@@ -169,5 +226,6 @@ fn what_vanished_ahead_in_another_process_fails_the_sink_and_a_restart_goes_on(d
 
 on_both_drivers! {
     what_vanished_from_another_process_is_staged_again,
+    what_vanished_in_the_same_process_is_staged_again,
     what_vanished_ahead_in_another_process_fails_the_sink_and_a_restart_goes_on,
 }
