@@ -588,6 +588,12 @@ GUARDS = [
         "--test signals", "a_second_signal",
     ),
     Guard(
+        "signals", "warnings of one cause are few", "persist/src/retry.rs",
+        '    lock(&REPORTS).count(format!("{place}: {cause}"), Instant::now())\n',
+        '    lock(&REPORTS).count(format!("{place}: {cause} {:?}", Instant::now()), Instant::now())\n',
+        "--test signals", "one_signal_ends_a_run_whose_disk_is_full",
+    ),
+    Guard(
         "codecs", "what is not known is no damage", "persist/src/file.rs",
         "    match SAYS.iter().any(|says| message.contains(says)) {\n",
         "    match SAYS.iter().any(|says| message.contains(says)) && false {\n",
@@ -781,6 +787,14 @@ GUARDS = [
         "--test usage", "streams_that_nobody_reads",
     ),
     Guard(
+        "words", "a file system without hard links is named", "persist/src/local.rs",
+        "    linked.map_err(|error| match error.kind() {\n",
+        """    linked.map_err(|error| match error.kind() {
+        _ if true => error,
+""",
+        "--lib", "without_hard_links",
+    ),
+    Guard(
         "staging", "an append that has ended keeps no file", "persist/src/staging.rs",
         "        files.for_each(|file| self.staging.forget(&file.path));\n",
         "        files.take(0).for_each(|file| self.staging.forget(&file.path));\n",
@@ -833,6 +847,12 @@ GUARDS = [
         "--test sink", "statistics_lie",
     ),
     Guard(
+        "statistics", "sums of statistics do not overflow", "persist/src/data_file.rs",
+        "    rows.fold(0, u64::saturating_add)\n",
+        "    rows.sum()\n",
+        "--test edits", "adds_up_to_the_most",
+    ),
+    Guard(
         "vanished", "what vanished is looked for", "persist/src/commit.rs",
         """            if storage.exists(&path, on_retry).await? {
                 return Ok(());""",
@@ -847,10 +867,22 @@ GUARDS = [
         "--test protocol", "",
     ),
     Guard(
-        "vanished", "mint hears of it on every worker", "src/append/task.rs",
+        "vanished", "mint hears of it in the same process", "src/append/task.rs",
         "                instance.vanished(id);\n",
         "",
         "--test sink", "vanished::",
+    ),
+    Guard(
+        "vanished", "mint hears of it in another process", "src/signal.rs",
+        "                        Signal::Vanished(id) => worker.instance.vanished(id),\n",
+        "                        Signal::Vanished(_) => {}\n",
+        "--test sink", "vanished::",
+    ),
+    Guard(
+        "vanished", "what was staged ahead and vanished fails the sink", "src/write/ahead.rs",
+        "            Error::Shard(ShardError::MissingFile { .. }) => ShardError::Swept {\n",
+        "            Error::Shard(ShardError::MissingFile { .. }) if false => ShardError::Swept {\n",
+        "--test sink", "what_vanished_ahead",
     ),
     Guard(
         "behind", "who was left behind the since compares again", "src/source/task.rs",
@@ -859,16 +891,9 @@ GUARDS = [
         "--test sink", "left_behind",
     ),
     Guard(
-        "waiting", "who waits hears of the opening", "src/handle.rs",
-        """            status.mark_unchanged();
-            given.mark_unchanged();
-            let mut watcher = instance.shard.get().map(|shard| shard.watch());
-""",
-        """            let mut watcher = instance.shard.get().map(|shard| shard.watch());
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            status.mark_unchanged();
-            given.mark_unchanged();
-""",
+        "waiting", "who waits for a source hears what it gives", "src/handle.rs",
+        "                _ = given.changed() => {}\n",
+        "                _ = given.changed(), if false => {}\n",
         "--test sink", "waiting_for_a_source_begins",
     ),
     Guard(
@@ -958,12 +983,6 @@ GUARDS = [
         "--test sink", "a_sink_that_begins_beyond_its_end",
     ),
     Guard(
-        "statistics", "sums of statistics do not overflow", "persist/src/data_file.rs",
-        "    rows.fold(0, u64::saturating_add)\n",
-        "    rows.sum()\n",
-        "--test edits", "adds_up_to_the_most",
-    ),
-    Guard(
         "endings", "a source that was dropped lets go", "src/share.rs",
         "        share.dropped.load(Ordering::Acquire) && !sinks.iter().any(|sink| sink.is_live())\n",
         "        share.dropped.load(Ordering::Acquire) && !sinks.iter().any(|sink| sink.is_live()) && false\n",
@@ -1048,14 +1067,6 @@ GUARDS = [
         "--test look", "tail_says_at_once",
     ),
     Guard(
-        "words", "a file system without hard links is named", "persist/src/local.rs",
-        "    linked.map_err(|error| match error.kind() {\n",
-        """    linked.map_err(|error| match error.kind() {
-        _ if true => error,
-""",
-        "--lib", "without_hard_links",
-    ),
-    Guard(
         "panics", "a panic in an operator stays there", "src/driver.rs",
         "    match catch_unwind(AssertUnwindSafe(step)) {\n",
         "    match Ok::<O, Box<dyn std::any::Any + Send>>(step()) {\n",
@@ -1072,12 +1083,6 @@ GUARDS = [
         "        let at_once = self.budget.fan_in(0).min(all - most + 1);\n",
         "        let at_once = self.budget.fan_in(0).min(all - most + 1).min(2);\n",
         "--test compact", "rows_are_read_once",
-    ),
-    Guard(
-        "signals", "warnings of one cause are few", "persist/src/retry.rs",
-        '    lock(&REPORTS).count(format!("{place}: {cause}"), Instant::now())\n',
-        '    lock(&REPORTS).count(format!("{place}: {cause} {:?}", Instant::now()), Instant::now())\n',
-        "--test signals", "one_signal_ends_a_run_whose_disk_is_full",
     ),
     Guard(
         "metrics", "what was counted outlives its handle", "src/counters/observed.rs",

@@ -31,6 +31,15 @@ struct Revoking {
     inner: InMemory,
     armed: AtomicBool,
     revoked: AtomicBool,
+    /// Log entries may not be put.
+    refuses: AtomicBool,
+}
+
+fn denied(path: &Path, why: &str) -> object_store::Error {
+    object_store::Error::PermissionDenied {
+        path: path.to_string(),
+        source: why.into(),
+    }
 }
 
 impl fmt::Display for Revoking {
@@ -47,6 +56,9 @@ impl ObjectStore for Revoking {
         payload: PutPayload,
         options: PutOptions,
     ) -> Result<PutResult> {
+        if to.as_ref().ends_with(".json") && self.refuses.load(Ordering::Relaxed) {
+            return Err(denied(to, "refused"));
+        }
         let put = self.inner.put_opts(to, payload, options).await?;
         if to.as_ref().ends_with(".json") && self.armed.swap(false, Ordering::Relaxed) {
             tokio::time::sleep(Duration::from_secs(60 * 60)).await;
@@ -65,10 +77,7 @@ impl ObjectStore for Revoking {
 
     async fn get_opts(&self, from: &Path, options: GetOptions) -> Result<GetResult> {
         if from.as_ref().ends_with(".json") && self.revoked.load(Ordering::Relaxed) {
-            return Err(object_store::Error::PermissionDenied {
-                path: from.to_string(),
-                source: "revoked".into(),
-            });
+            return Err(denied(from, "revoked"));
         }
         self.inner.get_opts(from, options).await
     }
@@ -153,6 +162,12 @@ fn an_error_before_the_put_says_that_nothing_was_committed() {
         assert!(matches!(error, Error::Store { .. }), "{error}");
         assert!(error.is_decided());
         store.revoked.store(false, Ordering::Relaxed);
+        // Nor when the put itself is refused.
+        store.refuses.store(true, Ordering::Relaxed);
+        let append = support::append(2, 0, 1, Vec::new());
+        let error = shard.append(append, &quiet).await.unwrap_err();
+        assert!(matches!(error, Error::Store { .. }), "{error}");
+        assert!(error.is_decided());
         assert_eq!(shard.refresh().await.unwrap().version, 0);
     });
 }
