@@ -293,13 +293,14 @@ fn a_sink_whose_next_file_was_merged_and_deleted_goes_on_from_a_snapshot(driver:
 fn a_snapshot_that_a_sink_goes_on_from_has_files_whose_statistics_lie(driver: Driver) {
     jump(driver, |shard, store| async move {
         let codec = Codec::<support::Row, String>::new().unwrap();
-        // That there are no rows, that all are long past, and that all are still to come.
-        let lies = [(0, 0, 0), (1, 0, 0), (1, 1_i64 << 40, 1_i64 << 41)];
+        let far = (1_i64 << 40, 1_i64 << 41);
+        // That there are no rows, that all are long past, and that all are still to come; with when they are.
+        let lies = [(0, (0, 0), 1), (1, (0, 0), 1), (1, far, 1), (1, far, 0)];
         // Each of another row, so that no file has those read that another one hides.
-        for (number, (rows, min, max)) in (80..).zip(lies) {
+        for (number, (rows, (min, max), time)) in (80..).zip(lies) {
             let mut file = FileEncoder::new(codec.schema()).unwrap();
             let row = support::row(number);
-            file.write(&codec.encode([(&row, 1, 1)].into_iter()).unwrap())
+            file.write(&codec.encode([(&row, time, 1)].into_iter()).unwrap())
                 .unwrap();
             let bytes = file.finish().unwrap().bytes;
             let version = shard.progress().version + 1;
