@@ -831,10 +831,10 @@ GUARDS = [
     Guard(
         "edits", "an ingest sink fails by an edit made while nobody ran", "src/source/task.rs",
         """                // Made while nobody ran.
-                if let Some(version) = self.shard.edited() {
+                if let Some(version) = self.shard.unaccepted_edit() {
 """,
         """                // Made while nobody ran.
-                if let Some(version) = self.shard.edited().filter(|_| false) {
+                if let Some(version) = self.shard.unaccepted_edit().filter(|_| false) {
 """,
         "--test sink", "r24_an_ingest_sink_fails",
     ),
