@@ -291,7 +291,7 @@ def run(binary, directory, names=()):
     must(*demo(WHOLE, BESIDE + 20_000))
     cases = []
     for situation in (situation for situations in GROUPS.values() for situation in situations):
-        wanted = any(name in situation.edit for name in names) if names else not situation.pending
+        wanted = not names or any(name in situation.edit for name in names)
         if not wanted:
             continue
         cases.append((situation, "at rest", at_rest, None))

@@ -44,8 +44,6 @@ class Situation:
     damage: bool = True
     # Whether other readers open the table before the view's next commits.
     others: bool = True
-    # Whether the answer is still to be built: it is tried by name only.
-    pending: bool = False
     # Whether older releases of the writer make the edit too.
     old_writers: bool = False
     # Whether it is made beside a run as well, and what that run then says if it ends.
@@ -166,8 +164,6 @@ def document():
         for situation in situations:
             what = situation.what[0].lower() + situation.what[1:]
             how = f"**{situation.answer}**: {situation.how}"
-            if situation.pending:
-                how = f"**not yet** (is to be: {situation.answer}, {situation.how})"
             beside = "yes" if situation.beside else ""
             lines.append(f"| {what} (`{situation.edit}`) | {how} | {beside} | {situation.tests} |")
         lines.append("")
