@@ -8,6 +8,8 @@
 //! - *ascending*: what is deleted is a prefix of the log, at every moment. Readers rely on that ([`crate::replay`]).
 //! - *the store's clock*: an object's age is how much older it is than an object that is written now. Times that cannot
 //!   be make nothing older ([`crate::store_time`]).
+//! - *the log that was listed*: as long as it deletes, it looks whether the newest checkpoint of its listing is there. An
+//!   older copy that was put in the log's place meanwhile needs all of its entries.
 //! - *an opener finds its way*: whoever has just read the pointer, or has found the newest checkpoint damaged,
 //!   finds the checkpoint and the entries after it.
 //!
@@ -23,6 +25,9 @@ use crate::log::checkpoint::LogFile;
 use crate::log::folder;
 use crate::storage::Storage;
 use crate::store_time::{LogTimes, age};
+
+/// For so long it is believed that the log is the one that was listed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The objects to delete, in this order.
 fn doomed(
@@ -89,11 +94,29 @@ impl Storage {
                 asked.unwrap_or_else(|| self.guess_time(newest))
             }
         };
-        let doomed = doomed(objects, hint, now, self.env.options.log_min_age);
+        let version = |object: &&ObjectMeta| match LogFile::from_name(object.location.filename()?) {
+            Some(LogFile::Checkpoint(version)) => Some(version),
+            _ => None,
+        };
+        let checkpoint = objects.iter().max_by_key(version);
+        let checkpoint = checkpoint.map(|object| object.location.clone());
+        let mut doomed = doomed(objects, hint, now, self.env.options.log_min_age);
         if !dry_run {
+            let mut deleted = 0;
+            let mut looked = None;
             for object in &doomed {
+                let is_due = looked.is_none_or(|at| self.env.since(at) >= LOOK_INTERVAL);
+                if let Some(checkpoint) = checkpoint.as_ref().filter(|_| is_due) {
+                    looked = Some(self.env.moment());
+                    if !self.exists(checkpoint, &Storage::warn_of_retry).await? {
+                        tracing::warn!(shard = %self.url, "another log has the place of the one to clean up");
+                        break;
+                    }
+                }
                 self.delete(&object.location).await?;
+                deleted += 1;
             }
+            doomed.truncate(deleted);
             if let (Some(first), Some(last)) = (doomed.first(), doomed.last()) {
                 tracing::debug!(
                     shard = %self.url, objects = doomed.len(),

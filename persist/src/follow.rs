@@ -136,9 +136,20 @@ impl Inner {
                 ahead = 1;
                 continue;
             };
-            let known = (!checked).then_some(&tail);
-            let applied = match self.apply_all(entries, known, on_retry).await {
-                Err(error) if checked || matches!(error, Error::Shutdown) => return Err(error),
+            // All of these lie in the log that the look has told of.
+            let known = match entries.last() {
+                Some((version, bytes)) => Tail {
+                    version: *version,
+                    evidence: Evidence::of_entry(bytes),
+                    ..tail
+                },
+                None => tail,
+            };
+            let unchecked = checked.is_none().then_some(&tail);
+            let applied = match self.apply_all(entries, unchecked, on_retry).await {
+                Err(error) if checked.is_some() || matches!(error, Error::Shutdown) => {
+                    return Err(error);
+                }
                 Err(error) if storage.stands(&tail, on_retry).await? => return Err(error),
                 Err(_) => false,
                 Ok(applied) => applied,
@@ -154,7 +165,7 @@ impl Inner {
                 continue;
             }
             let tail = self.tail();
-            let listing = checked && lock(&self.log).is_listing_due(&storage.env);
+            let listing = checked.is_some() && lock(&self.log).is_listing_due(&storage.env);
             match seen {
                 None if listing || probe => {
                     let last = storage.last_beyond(tail.version, listing, on_retry).await?;
@@ -178,8 +189,8 @@ impl Inner {
                 _ => {}
             }
             let mut log = lock(&self.log);
-            if checked {
-                log.confirm(started);
+            if let Some(standing) = checked {
+                log.confirm_tail(&known, standing, started);
             }
             return Ok(log.state.progress());
         }

@@ -86,11 +86,23 @@ pub(crate) struct Tail {
     pub(crate) anchor: Option<Anchor>,
 }
 
-/// An entry that was the last of the log when it was looked at.
+/// An entry that was the last of the log when all up to it was known to be there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Anchor {
     version: u64,
     evidence: Evidence,
+    at: Moment,
+}
+
+/// What a look at a log tells of the tail that is known of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It is there, and so is all between the anchor and it.
+    Whole,
+    /// It and the anchor are there. What lies between was not looked at, since it was not long ago.
+    There,
+    /// It is not there, or something below it is not.
+    Gone,
 }
 
 impl Tail {
@@ -114,8 +126,8 @@ pub(crate) enum Look {
         entries: Vec<(u64, Bytes)>,
         /// The entry after these is not there.
         end: bool,
-        /// The tail was checked after that.
-        checked: bool,
+        /// What a look at the tail told after that, if there was one.
+        checked: Option<Standing>,
     },
     /// The tail is not there any more: nothing can be said.
     Gone,
@@ -169,13 +181,21 @@ impl Log {
         }
     }
 
-    /// The last entry known, or one before it, was the end of the log at `at` or later.
+    /// All of the log up to the last entry known was there at `at` or later, and that entry was the end then.
     pub(crate) fn confirm(&mut self, at: Moment) {
+        self.confirm_tail(&self.tail(), Standing::Whole, at);
+    }
+
+    /// A look at `at` or later has told this of a tail, which may not be the last one any more.
+    pub(crate) fn confirm_tail(&mut self, tail: &Tail, standing: Standing, at: Moment) {
         self.confirmed = Some(at);
-        self.anchor = (self.evidence != Evidence::Listing).then_some(Anchor {
-            version: self.state.version,
-            evidence: self.evidence,
-        });
+        if standing == Standing::Whole {
+            self.anchor = (tail.evidence != Evidence::Listing).then_some(Anchor {
+                version: tail.version,
+                evidence: tail.evidence,
+                at,
+            });
+        }
     }
 
     /// What lay beyond the last entry at `at` was listed, and was nothing.
@@ -279,8 +299,11 @@ impl Storage {
         // Judged after the reads: they may have taken long.
         // A file costs little to look at.
         let cheap = self.local.is_some() && !entries.is_empty();
-        let checked = now || cheap || tail.is_due(&self.env);
-        if checked && !self.stands(tail, on_retry).await? {
+        let checked = match now || cheap || tail.is_due(&self.env) {
+            true => Some(self.standing(tail, on_retry).await?),
+            false => None,
+        };
+        if checked == Some(Standing::Gone) {
             return Ok(Look::Gone);
         }
         Ok(Look::Found {
@@ -310,27 +333,34 @@ impl Storage {
         Ok((entries, false))
     }
 
-    /// True if the tail is still there, and is what it was, in the log that it was in.
+    /// True if the tail is still there, and is what it was, in the log that it was in, for all that is known.
     pub(crate) async fn stands(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<bool, Error> {
-        Ok(self.has(tail, on_retry).await? && self.is_anchored(tail, on_retry).await?)
+        Ok(self.standing(tail, on_retry).await? != Standing::Gone)
     }
 
-    /// True if the anchor is there, and each entry from it to the last known one is there or was cleaned up since.
-    async fn is_anchored(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<bool, Error> {
+    async fn standing(&self, tail: &Tail, on_retry: OnRetry<'_>) -> Result<Standing, Error> {
+        if !self.has(tail, on_retry).await? {
+            return Ok(Standing::Gone);
+        }
         let Some(anchor) = tail.anchor.filter(|anchor| anchor.version < tail.version) else {
-            return Ok(true);
+            return Ok(Standing::Whole);
         };
         let entry = self.hash_of(anchor.version, on_retry).await?;
         if entry.is_some_and(|found| found != anchor.evidence) {
-            return Ok(false);
+            return Ok(Standing::Gone);
         }
-        let young = |at| self.env.since(at) < CONFIRM_INTERVAL_MAX;
-        if entry.is_some() && tail.confirmed.is_some_and(young) {
-            return Ok(true);
+        if entry.is_some() && self.env.since(anchor.at) < CONFIRM_INTERVAL_MAX {
+            return Ok(Standing::There);
         }
+        // Each entry from the anchor to the tail is there, or was cleaned up since.
         let (entries, checkpoint) = self.list_versions(on_retry).await?;
         let mut known = anchor.version..=tail.version;
-        Ok(known.all(|version| version < checkpoint || entries.contains(&version)))
+        Ok(
+            match known.all(|version| version < checkpoint || entries.contains(&version)) {
+                true => Standing::Whole,
+                false => Standing::Gone,
+            },
+        )
     }
 
     /// True if `fresh`, which lies where the log with this tail was, is not what became of it: other entries are in
@@ -341,12 +371,10 @@ impl Storage {
         fresh: &Log,
         on_retry: OnRetry<'_>,
     ) -> Result<bool, Error> {
-        let last = Anchor {
-            version: tail.version,
-            evidence: tail.evidence,
-        };
-        let known = [Some(last), tail.anchor].into_iter().flatten();
-        for Anchor { version, evidence } in known.filter(|it| it.evidence != Evidence::Listing) {
+        let anchor = tail.anchor.map(|anchor| (anchor.version, anchor.evidence));
+        let known = [Some((tail.version, tail.evidence)), anchor];
+        let known = known.into_iter().flatten();
+        for (version, evidence) in known.filter(|(_, evidence)| *evidence != Evidence::Listing) {
             let found = self.hash_of(version, on_retry).await?;
             if found.is_none_or(|found| found == evidence) {
                 continue;

@@ -567,7 +567,8 @@ fn the_log_directory_stays_bounded_and_opening_is_cheap() {
             most = most.max(log_names(&truth).await.len());
         }
         assert!(most < 80, "{most} objects in the log");
-        assert!(gate.lists() < 15, "{} listings", gate.lists());
+        // Once in 20 s, with each clean-up, and where the entry that was looked at last is cleaned up.
+        assert!(gate.lists() < 30, "{} listings", gate.lists());
         let counted = GateStore::new(Arc::clone(&truth));
         let opener = client_of(counted.clone(), 2, HOUR);
         let opened = opener.open_existing(URL).await.unwrap();

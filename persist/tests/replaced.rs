@@ -336,6 +336,44 @@ fn a_checkpoint_of_a_table_that_went_meanwhile_is_taken_back() {
 }
 
 #[test]
+fn a_clean_up_under_way_leaves_an_older_copy_alone() {
+    run(async {
+        let store = Arc::new(InMemory::new());
+        let gated = GateStore::new(Arc::clone(&store) as Arc<dyn ObjectStore>);
+        let mut options = options(1);
+        options.checkpoint_interval = 0;
+        options.log_min_age = Duration::ZERO;
+        let client = client(options);
+        client.mount("store", Arc::clone(&gated) as Arc<dyn ObjectStore>);
+        let writer = open(&client, URL).await;
+        for _ in 0..3 {
+            grow_of(&writer).await.unwrap();
+        }
+        let copied = objects(&store).await;
+        for _ in 0..3 {
+            grow_of(&writer).await.unwrap();
+            writer.checkpoint().await.unwrap();
+        }
+        let held = gated.hold(1, Side::Before, |call, path| {
+            call == Call::Delete && path.as_ref().ends_with("00.json")
+        });
+        let replaced = async {
+            held.reached().await;
+            replace(&store, copied.clone()).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            held.release();
+        };
+        let collect = GcOptions::default();
+        let collected = writer.collect_garbage(&collect, &|_| ());
+        let _ = futures::future::join(collected, replaced).await;
+        // One was being deleted already.
+        let left = objects(&store).await;
+        let gone = copied.keys().filter(|path| !left.contains_key(*path));
+        assert_eq!(gone.count(), 1);
+    });
+}
+
+#[test]
 fn nobody_finishes_a_table_that_is_gone() {
     run(async {
         let store = Arc::new(InMemory::new());
@@ -370,6 +408,36 @@ fn nobody_finishes_a_table_that_is_gone() {
 fn an_older_copy_under_a_writer_is_told_within_half_a_minute() {
     run(async {
         learn_of(async |store, copied| replace(store, copied).await).await;
+    });
+}
+
+#[test]
+fn frequent_looks_do_not_lose_sight_of_what_is_missing_below() {
+    run(async {
+        let store = Arc::new(InMemory::new());
+        let mut options = options(1);
+        options.checkpoint_interval = 0;
+        // So that it looks every half second.
+        options.log_min_age = Duration::from_secs(2);
+        let client = client(options);
+        client.mount("store", Arc::clone(&store) as Arc<dyn ObjectStore>);
+        let writer = open(&client, URL).await;
+        grow_of(&writer).await.unwrap();
+        let copied = objects(&store).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // It has looked just now, and does not for the next two.
+        grow_of(&writer).await.unwrap();
+        replace(&store, copied).await;
+        grow_of(&writer).await.unwrap();
+        let write = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if let Err(error) = grow_of(&writer).await {
+                    return is_replaced(Err::<(), _>(error));
+                }
+            }
+        };
+        tokio::time::timeout(PROMISED, write).await.unwrap();
     });
 }
 
