@@ -120,6 +120,8 @@ pub struct Report {
     pub failure: Option<String>,
     /// Its sinks have finished.
     pub finished: bool,
+    /// Its sink was given up, by a worker that has left.
+    pub cancelled: bool,
 }
 
 /// The place of a worker: what its thread takes with it.
@@ -202,6 +204,7 @@ impl Replica {
                     frontier: None,
                     failure: None,
                     finished: false,
+                    cancelled: false,
                 },
             });
         }
@@ -444,6 +447,10 @@ impl Host {
                 Status::Failed { error } => Some(error.to_string()),
                 _ => None,
             }),
+            cancelled: self
+                .view
+                .as_ref()
+                .is_some_and(|view| matches!(view.status(), Status::Cancelled)),
             finished: self.view.is_some()
                 && sinks().all(|sink| matches!(sink.status(), Status::Finished)),
         }

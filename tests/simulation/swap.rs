@@ -52,7 +52,9 @@ impl World<'_> {
                 self.replace(&objects);
                 let ghost = self.let_notice(&objects);
                 self.stop();
-                if ghost {
+                let names = self.names();
+                if ghost || objects.iter().any(|(path, ..)| !names.contains(path)) {
+                    // Calls that were under way have changed it: whoever made the copy makes it again.
                     self.replace(&objects);
                 }
                 self.judge = judge;
@@ -195,7 +197,9 @@ impl World<'_> {
             let reports = self.replicas[index].reports();
             for (worker, (report, had)) in reports.zip(had_it_open).enumerate() {
                 assert!(
-                    !had || report.frontier.is_none() || report.failure.is_some(),
+                    !had || report.frontier.is_none()
+                        || report.cancelled
+                        || report.failure.is_some(),
                     "worker {worker} of replica {index} has not noticed that its table is gone: {report:?}"
                 );
             }
@@ -264,7 +268,8 @@ impl World<'_> {
 
 /// Whether the shard is open for this sink.
 fn has_it_open(report: &Report) -> bool {
-    report
-        .frontier
-        .is_some_and(|frontier| frontier > Frontier::At(0))
+    !report.cancelled
+        && report
+            .frontier
+            .is_some_and(|frontier| frontier > Frontier::At(0))
 }
