@@ -104,6 +104,11 @@ impl Judge {
         self.next
     }
 
+    /// A repair has given up what lies after the last version that was judged, and ended with this one.
+    pub fn go_on_after(&mut self, version: u64) {
+        self.next = self.next.max(version + 1);
+    }
+
     /// A file that the log refers to, and its size.
     pub fn file(&self) -> Option<(String, usize)> {
         let path = self.live.keys().next()?;

@@ -58,7 +58,9 @@ impl World<'_> {
                     self.replace(&objects);
                 }
                 self.judge = judge;
-                self.mend();
+                let mended = self.mend();
+                self.judge.look(self.plan);
+                self.judge.go_on_after(mended);
                 self.start_all();
             }
             Swap::Delete => {
@@ -233,8 +235,8 @@ impl World<'_> {
         }
     }
 
-    /// Drops what lies beyond a gap in the log, as a person would whom the error tells to.
-    fn mend(&mut self) {
+    /// Drops what lies beyond a gap in the log, as a person would whom the error tells to; gives the last version then.
+    fn mend(&mut self) -> u64 {
         let client = self.maintainer.cx.client().clone();
         let done = Arc::new(Mutex::new(None));
         let tell = Arc::clone(&done);
@@ -244,20 +246,21 @@ impl World<'_> {
             let work = async {
                 match client.open_existing(&url).await {
                     Err(Error::LogGap { .. }) => {}
-                    other => return other.map(|_| ()),
+                    other => return other.map(|shard| shard.progress().version),
                 }
                 let mut options = RepairOptions::default();
                 options.drop_entries = true;
                 client.repair(&url, &options, &|_| ()).await?;
-                client.open_existing(&url).await.map(|_| ())
+                let shard = client.open_existing(&url).await?;
+                Ok(shard.progress().version)
             };
             *tell.lock().unwrap() = Some(work.await);
         });
         for _ in 0..1_000 {
             if let Some(done) = done.lock().unwrap().take() {
-                done.expect("a copy can be opened, or repaired");
                 self.faulty.set_percent(self.percent);
-                return self.restart_maintainer();
+                self.restart_maintainer();
+                return done.expect("a copy can be opened, or repaired");
             }
             self.maintainer.poll(40);
             self.pass(10);
