@@ -326,7 +326,7 @@ const CASES: &[Case] = &[
         what: "rows without times and multiplicities",
         edit: |table| table.put_rows("theirs.parquet", &[("id", vec![1, 2])], 2),
         kinds: &["nulls"],
-        left: "a view answers that itself at its next run",
+        left: "a view answers that itself with its next batch",
         ..CASE
     },
     Case {
