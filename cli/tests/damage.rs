@@ -340,7 +340,7 @@ const CASES: &[Case] = &[
             table.put_rows("theirs.parquet", &columns, 1);
         },
         kinds: &["unfit"],
-        left: "a view repairs that itself at its next run",
+        left: "a view repairs that itself with its next batch",
         ..CASE
     },
     Case {
@@ -354,7 +354,7 @@ const CASES: &[Case] = &[
             table.put_rows("theirs.parquet", &columns, 2);
         },
         kinds: &["multiplicity"],
-        left: "a view repairs that itself at its next run",
+        left: "a view repairs that itself with its next batch",
         ..CASE
     },
     Case {

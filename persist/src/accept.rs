@@ -137,7 +137,7 @@ impl Shard {
                 known.entry(path).or_insert(rows);
             }
         }
-        let removed_rows = removed
+        let mut removed_rows = removed
             .iter()
             .map(|path| known.get(*path).copied().flatten());
         Ok(ForeignEdit {
@@ -148,9 +148,9 @@ impl Shard {
             rows_added: added
                 .iter()
                 .map(|add| added_rows.get(&add.path).copied().flatten())
-                .sum(),
+                .try_fold(0_u64, |sum, rows| Some(sum.saturating_add(rows?))),
             files_removed: removed.len() as u64,
-            rows_removed: removed_rows.sum(),
+            rows_removed: removed_rows.try_fold(0_u64, |sum, rows| Some(sum.saturating_add(rows?))),
         })
     }
 

@@ -162,7 +162,8 @@ impl RepairReport {
             RepairStep::DropFiles { files } => Some(files),
             _ => None,
         });
-        files.flatten().filter_map(|file| file.rows).sum()
+        let rows = files.flatten().filter_map(|file| file.rows);
+        rows.fold(0, u64::saturating_add)
     }
 }
 

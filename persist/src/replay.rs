@@ -475,7 +475,13 @@ impl Storage {
                         // Without an entry at its beginning, nothing but the gap itself can tell.
                         Err(gap @ Error::LogGap { .. }) => Some(gap),
                         // An old checkpoint may be followed by what was put after the log was cleaned up there.
-                        Err(error @ Error::Corrupt { .. }) if by_pointer => Some(error),
+                        // And what a repair has given up by what this version cannot read.
+                        Err(
+                            error @ (Error::Corrupt { .. }
+                            | Error::Unsupported { .. }
+                            | Error::SchemaMismatch { .. }
+                            | Error::Replaced { .. }),
+                        ) if by_pointer => Some(error),
                         Err(error) if stands => return Err(error),
                         _ => None,
                     }

@@ -6,7 +6,8 @@
 //!
 //! ```text
 //!   an entry beyond, up to the checkpoint, is an edit                ⇒  there is an edit to be answered
-//!   such entries are cleaned up, and there are other files now       ⇒  there is taken to be one
+//!   such entries are cleaned up or damaged, and there are other
+//!   files now                                                        ⇒  there is taken to be one
 //! ```
 //!
 //! Where somebody has accepted edits that are not answered, the same is known of these.
@@ -30,13 +31,20 @@ impl Storage {
         let (mut version, mut ahead) = (reviewed, 1);
         while version < last {
             let ahead_now = ahead.min(last - version);
-            let (entries, end) = self.read_beyond(version, ahead_now, on_retry).await?;
+            let (entries, mut end) = self.read_beyond(version, ahead_now, on_retry).await?;
             for (found, bytes) in entries {
-                if is_foreign(&self.parse(found, bytes).await?) {
+                let commit = match self.parse(found, bytes).await {
+                    // Nobody needs it who can read the checkpoint.
+                    Err(Error::Corrupt { .. }) => {
+                        end = true;
+                        break;
+                    }
+                    parsed => parsed?,
+                };
+                if is_foreign(&commit) {
                     log.state.set_edited(found);
                     if Some(found) > accepted {
                         log.state.set_unaccepted(found);
-                        return Ok(());
                     }
                 }
                 version = found;
@@ -46,7 +54,8 @@ impl Storage {
                     log.state.set_edited(version + 1);
                     // What comes up to there is not in question.
                     if Some(version) > accepted || !log.state.has_accepted_files() {
-                        log.state.set_unaccepted(version + 1);
+                        log.state
+                            .set_unaccepted(Some(version).max(accepted).map_or(0, |it| it + 1));
                     }
                 }
                 return Ok(());

@@ -101,6 +101,29 @@ fn an_edit_is_shown_and_accepted_and_the_frontiers_stay() {
 }
 
 #[test]
+fn all_edits_below_a_checkpoint_are_shown_and_one_that_cannot_be_read_hides_none() {
+    for damaged in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            drop(filled(dir, 4).await);
+            let first = edit(dir, &[add(dir, "theirs.parquet").await]).await;
+            let second = edit(dir, &[add(dir, "more.parquet").await]).await;
+            open(dir).await.unwrap().checkpoint().await.unwrap();
+            if damaged {
+                fs::write(entry(dir, first), "{").unwrap();
+                assert!(unaccepted(dir).await.is_some());
+                return;
+            }
+            assert_eq!(unaccepted(dir).await, Some(second));
+            let planned = repair(dir, true, true).await;
+            let versions: Vec<_> = accepted(&planned).iter().map(|edit| edit.version).collect();
+            assert_eq!(versions, [first, second]);
+        });
+    }
+}
+
+#[test]
 fn an_edit_after_one_that_was_accepted_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

@@ -54,7 +54,7 @@ fn every_kind_of_damage_to_a_log_is_named() {
         drop(table(whole.path()).await);
         drop(table(other.path()).await);
     });
-    let cases: [Case; 26] = [
+    let cases: [Case; 27] = [
         ("sound", |_| (), &[]),
         (
             "an entry in the middle is missing",
@@ -206,6 +206,17 @@ fn every_kind_of_damage_to_a_log_is_named() {
                     dir,
                     13,
                     &[ours(12, 13), txn("upper", 13), txn("reviewed", 99)],
+                )
+            },
+            &[("13.json", "frontier")],
+        ),
+        (
+            "edits of the future are accepted",
+            |dir| {
+                put_entry(
+                    dir,
+                    13,
+                    &[ours(12, 13), txn("upper", 13), txn("accepted", 99)],
                 )
             },
             &[("13.json", "frontier")],

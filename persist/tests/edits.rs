@@ -108,6 +108,8 @@ fn a_path_counts_once_however_often_it_is_named() {
             (vec![remove("new")], vec![], vec![]),
             // What has gone comes back.
             (vec![add("new")], vec!["new"], vec![]),
+            (vec![add("x%2520y")], vec!["x%2520y"], vec![]),
+            (vec![remove("x%2520y")], vec![], vec!["x%2520y"]),
             (vec![remove(second)], vec![], vec![second.as_str()]),
             (vec![add(second)], vec![second.as_str()], vec![]),
             (

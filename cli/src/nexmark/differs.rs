@@ -47,6 +47,8 @@ impl Check {
             | Status::StandingBy
             | Status::NonDeterministic { .. }
             | Status::ReadOnly
+            // Its input does not end before the run does.
+            | Status::AlreadyFinished
             | Status::Finished => Some(Check::Right),
             _ => None,
         }

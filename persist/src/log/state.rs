@@ -416,7 +416,7 @@ impl State {
         }
         let (mut added, mut removed) = (Vec::new(), Vec::new());
         for (path, before) in changed {
-            let after = self.files.get(&path);
+            let after = self.files.get_key(&path);
             if let (Some(before), Some(after)) = (&before, after)
                 && before.size == after.size
             {
@@ -507,6 +507,13 @@ impl State {
     pub(crate) fn set_edited(&mut self, version: u64) {
         let upper = self.upper;
         self.edited = Some(Edit { version, upper }).filter(|edit| edit.upper > self.since);
+        if self.edited.is_some() {
+            // It may have brought any of those that no sink of ours wrote.
+            let untagged = self.files.values().filter(|file| file.sums.is_none());
+            let keys = untagged.map(|file| self.files.root().key(&file.path).into_owned());
+            let keys: Vec<_> = keys.collect();
+            self.unseen.extend(keys.into_iter().map(|key| (key, 0)));
+        }
     }
 
     /// The same of one that nobody has accepted.

@@ -324,7 +324,7 @@ impl Shard {
             if dropped.is_empty() {
                 return Plan::Done(());
             }
-            let rows: u64 = dropped.iter().filter_map(|file| file.rows).sum();
+            let rows = crate::data_file::rows_of(dropped.iter().copied());
             let removes = dropped.iter().map(|file| removal(storage, file, true));
             Plan::Put(Box::new(Commit {
                 // Without the identity of a sink it is an edit, to all who read the log.

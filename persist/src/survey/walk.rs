@@ -18,9 +18,9 @@ use super::{BreakOff, Survey};
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
-use crate::log::action::Commit;
+use crate::log::action::{Commit, Txn};
 use crate::log::entry_path;
-use crate::log::state::{Progress, REVIEWED, SINCE, State, UPPER};
+use crate::log::state::{ACCEPTED, Progress, REVIEWED, SINCE, State, UPPER};
 use crate::replay::{Evidence, Log};
 use crate::storage::Storage;
 use crate::survey::names::OtherForm;
@@ -210,12 +210,13 @@ fn impossible(commit: &Commit, before: &Progress) -> Option<String> {
             "it moves {SINCE} to {since}, beyond the upper {upper}"
         ));
     }
-    let mut reviews = commit.txns.iter().filter(|txn| txn.app_id == REVIEWED);
+    let is_review = |txn: &&Txn| [REVIEWED, ACCEPTED].contains(&txn.app_id.as_str());
+    let mut reviews = commit.txns.iter().filter(is_review);
     let next = i64::try_from(before.version + 1).unwrap_or(i64::MAX);
     if let Some(txn) = reviews.find(|txn| txn.version > next) {
         let version = txn.version;
         return Some(format!(
-            "it answers edits up to version {version}, which is still to come"
+            "it answers or accepts edits up to version {version}, which is still to come"
         ));
     }
     let adds_rows = commit.adds.iter().any(|add| add.data_change);

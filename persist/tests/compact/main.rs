@@ -392,6 +392,34 @@ fn a_compaction_leaves_alone_what_no_view_has_looked_at() {
 }
 
 #[test]
+fn what_another_program_has_added_below_a_checkpoint_is_not_merged_unseen() {
+    run(async {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let shard = shard_on(Arc::clone(&store), 1).await;
+        fill(&shard, &single_rows(3)).await;
+        let foreign = encode(&[(Ok((77, None)), 0, 1)], false).bytes;
+        let add = format!(
+            r#"{{"add":{{"path":"foreign","partitionValues":{{}},"size":{},"modificationTime":1,"dataChange":true}}}}"#,
+            foreign.len()
+        );
+        let path = Path::from("foreign");
+        store.put(&path, foreign.into()).await.unwrap();
+        put_entry(store.as_ref(), shard.progress().version + 1, &[add]).await;
+        shard.refresh().await.unwrap();
+        shard.checkpoint().await.unwrap();
+        let shard = shard_on(Arc::clone(&store), 2).await;
+        for round in 0..2 {
+            let report = compact(&shard, &full()).await.unwrap();
+            assert_eq!(report.left_alone, 1, "after {round} appends");
+            assert!(live(&shard).contains("foreign"));
+            fill(&shard, &single_rows(1)).await;
+        }
+        let report = compact(&shard, &full()).await.unwrap();
+        assert_eq!((report.merges, report.left_alone), (1, 0));
+    });
+}
+
+#[test]
 fn a_compaction_racing_a_foreign_delete() {
     run(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
