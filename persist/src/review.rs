@@ -23,6 +23,7 @@ use crate::storage::{OnRetry, Storage};
 impl Storage {
     /// Finds out whether a log that was just read from a checkpoint has an edit that is not answered.
     pub(crate) async fn review(&self, log: &mut Log, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        log.state.forget_what_was_seen();
         let Some(reviewed) = log.state.unreviewed() else {
             return Ok(());
         };

@@ -509,11 +509,22 @@ impl State {
         self.edited = Some(Edit { version, upper }).filter(|edit| edit.upper > self.since);
         if self.edited.is_some() {
             // It may have brought any of those that no sink of ours wrote.
-            let untagged = self.files.values().filter(|file| file.sums.is_none());
-            let keys = untagged.map(|file| self.files.root().key(&file.path).into_owned());
-            let keys: Vec<_> = keys.collect();
-            self.unseen.extend(keys.into_iter().map(|key| (key, 0)));
+            self.unseen = self.untagged(0);
         }
+    }
+
+    /// This was read from a checkpoint, which does not say how many appends have followed a file. If the edit is
+    /// answered, one has.
+    pub(crate) fn forget_what_was_seen(&mut self) {
+        if self.upper != Frontier::Empty {
+            self.unseen = self.untagged(1);
+        }
+    }
+
+    fn untagged(&self, appends: u8) -> BTreeMap<String, u8> {
+        let untagged = self.files.values().filter(|file| file.sums.is_none());
+        let keys = untagged.map(|file| self.files.root().key(&file.path).into_owned());
+        keys.map(|key| (key, appends)).collect()
     }
 
     /// The same of one that nobody has accepted.

@@ -393,6 +393,14 @@ fn a_compaction_leaves_alone_what_no_view_has_looked_at() {
 
 #[test]
 fn what_another_program_has_added_below_a_checkpoint_is_not_merged_unseen() {
+    for followed in 0..2 {
+        let left = 2 - followed;
+        added_below_a_checkpoint(followed, left);
+    }
+}
+
+/// After as many appends there is a checkpoint, and after so many more it is merged.
+fn added_below_a_checkpoint(followed: usize, left: usize) {
     run(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let shard = shard_on(Arc::clone(&store), 1).await;
@@ -406,9 +414,12 @@ fn what_another_program_has_added_below_a_checkpoint_is_not_merged_unseen() {
         store.put(&path, foreign.into()).await.unwrap();
         put_entry(store.as_ref(), shard.progress().version + 1, &[add]).await;
         shard.refresh().await.unwrap();
+        for _ in 0..followed {
+            fill(&shard, &single_rows(1)).await;
+        }
         shard.checkpoint().await.unwrap();
         let shard = shard_on(Arc::clone(&store), 2).await;
-        for round in 0..2 {
+        for round in 0..left {
             let report = compact(&shard, &full()).await.unwrap();
             assert_eq!(report.left_alone, 1, "after {round} appends");
             assert!(live(&shard).contains("foreign"));
