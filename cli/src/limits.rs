@@ -12,6 +12,9 @@ use crate::stderr::say;
 /// The exit status after a panic, as Rust has it.
 pub const PANICKED: u8 = 101;
 
+/// How Timely's workers end where another one could not be started: that is told where they are started.
+const OTHER_WORKER_GONE: &str = "Failed to send buzzer";
+
 /// Has every panic of the process reported on one line, and ends the process if it is for lack of threads.
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
@@ -21,6 +24,9 @@ pub fn report_panics() {
             let error = Error::Threads(in_words(why).to_owned());
             say(error.line());
             std::process::exit(i32::from(error.exit_code()));
+        }
+        if message.starts_with(OTHER_WORKER_GONE) {
+            return;
         }
         let thread = std::thread::current();
         let thread = thread.name().unwrap_or("without a name").to_owned();

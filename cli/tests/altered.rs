@@ -72,7 +72,12 @@ fn failing(dir: &Path, events: &str) -> String {
     let output = mvsink(&nexmark(dir, events, "1"));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(output.stdout.is_empty(), "nothing is said to be well");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    // A summary has all that can still be read.
+    assert!(
+        stdout.is_empty() || stdout.contains("(unreadable)"),
+        "nothing is said to be well: {stdout}"
+    );
     stderr.trim_end().lines().last().unwrap().to_owned()
 }
 
