@@ -176,8 +176,13 @@ impl World<'_> {
     /// its data files are missing, for which the next start looks. True if that happened.
     fn let_notice(&mut self, there: &[(Path, PutPayload, i64)]) -> bool {
         self.faulty.set_percent(0);
-        let reports = self.replicas.iter().map(Replica::reports);
-        let had_it_open: Vec<Vec<_>> = reports.map(|it| it.map(has_it_open).collect()).collect();
+        // Of a cluster that has lost a worker the others may wait for it.
+        let of = |replica: &Replica| -> Vec<_> {
+            let is_whole = replica.is_whole();
+            let reports = replica.reports();
+            reports.map(|it| is_whole && has_it_open(it)).collect()
+        };
+        let had_it_open: Vec<_> = self.replicas.iter().map(of).collect();
         let maintained = self.opened[0].initialized();
         if maintained {
             self.begin(Upkeep::Compact);
