@@ -12,7 +12,7 @@ use crate::stderr::say;
 /// The exit status after a panic, as Rust has it.
 pub const PANICKED: u8 = 101;
 
-/// How Timely's workers end where another one could not be started: that is told where they are started.
+/// The panic of a Timely worker whose peer could not be started. Whoever starts the workers reports that.
 const OTHER_WORKER_GONE: &str = "Failed to send buzzer";
 
 /// Has every panic of the process reported on one line, and ends the process if it is for lack of threads.

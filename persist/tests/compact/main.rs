@@ -360,22 +360,25 @@ async fn put_entry(store: &dyn ObjectStore, version: u64, actions: &[String]) {
         .unwrap();
 }
 
+/// Another program adds a file with one row.
+async fn add_foreign(store: &dyn ObjectStore, shard: &Shard) {
+    let foreign = encode(&[(Ok((77, None)), 0, 1)], false).bytes;
+    let add = format!(
+        r#"{{"add":{{"path":"foreign","partitionValues":{{}},"size":{},"modificationTime":1,"dataChange":true}}}}"#,
+        foreign.len()
+    );
+    let path = Path::from("foreign");
+    store.put(&path, foreign.into()).await.unwrap();
+    put_entry(store, shard.progress().version + 1, &[add]).await;
+}
+
 #[test]
 fn a_compaction_leaves_alone_what_no_view_has_looked_at() {
     run(async {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let shard = shard_on(Arc::clone(&store), 1).await;
         fill(&shard, &single_rows(3)).await;
-        let foreign = encode(&[(Ok((77, None)), 0, 1)], false).bytes;
-        let add = format!(
-            r#"{{"add":{{"path":"foreign","partitionValues":{{}},"size":{},"modificationTime":1,"dataChange":true}}}}"#,
-            foreign.len()
-        );
-        store
-            .put(&Path::from("foreign"), foreign.into())
-            .await
-            .unwrap();
-        put_entry(store.as_ref(), shard.progress().version + 1, &[add]).await;
+        add_foreign(store.as_ref(), &shard).await;
         // The first append may have been on its way when the file came; whoever makes the second has read it.
         for round in 0..2 {
             let report = compact(&shard, &full()).await.unwrap();
@@ -405,14 +408,7 @@ fn added_below_a_checkpoint(followed: usize, left: usize) {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let shard = shard_on(Arc::clone(&store), 1).await;
         fill(&shard, &single_rows(3)).await;
-        let foreign = encode(&[(Ok((77, None)), 0, 1)], false).bytes;
-        let add = format!(
-            r#"{{"add":{{"path":"foreign","partitionValues":{{}},"size":{},"modificationTime":1,"dataChange":true}}}}"#,
-            foreign.len()
-        );
-        let path = Path::from("foreign");
-        store.put(&path, foreign.into()).await.unwrap();
-        put_entry(store.as_ref(), shard.progress().version + 1, &[add]).await;
+        add_foreign(store.as_ref(), &shard).await;
         shard.refresh().await.unwrap();
         for _ in 0..followed {
             fill(&shard, &single_rows(1)).await;
