@@ -137,7 +137,10 @@ impl Shard {
                 known.entry(path).or_insert(rows);
             }
         }
-        let mut removed_rows = removed
+        let rows_added = added
+            .iter()
+            .map(|add| added_rows.get(&add.path).copied().flatten());
+        let rows_removed = removed
             .iter()
             .map(|path| known.get(*path).copied().flatten());
         Ok(ForeignEdit {
@@ -145,12 +148,9 @@ impl Shard {
             operation: text("operation"),
             engine: text("engineInfo").or_else(|| text("clientVersion")),
             files_added: added.len() as u64,
-            rows_added: added
-                .iter()
-                .map(|add| added_rows.get(&add.path).copied().flatten())
-                .try_fold(0_u64, |sum, rows| Some(sum.saturating_add(rows?))),
+            rows_added: total(rows_added),
             files_removed: removed.len() as u64,
-            rows_removed: removed_rows.try_fold(0_u64, |sum, rows| Some(sum.saturating_add(rows?))),
+            rows_removed: total(rows_removed),
         })
     }
 
@@ -198,6 +198,11 @@ impl Shard {
             Outcome::Done(()) => Ok(None),
         }
     }
+}
+
+/// The sum, if all are known. Other programs may claim any number.
+fn total(mut rows: impl Iterator<Item = Option<u64>>) -> Option<u64> {
+    rows.try_fold(0, |sum: u64, rows| Some(sum.saturating_add(rows?)))
 }
 
 /// The rows of the files that a commit adds, as far as it says.
