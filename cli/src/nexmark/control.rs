@@ -37,7 +37,7 @@ pub struct Control {
     stopped: AtomicBool,
     /// What sinks and sources wait for that are stalled, by their names.
     stalls: Mutex<BTreeMap<String, String>>,
-    /// What is known of the views' tables.
+    /// The verdict on each view's table.
     checks: Mutex<[Check; VIEWS.len()]>,
     /// The input ends before its time.
     drains: AtomicBool,
@@ -118,8 +118,8 @@ impl Control {
         self.feed().limit
     }
 
-    /// True once all shards are at the limit, and it is known what the tables of the views are worth there. Who ends the
-    /// run early does not wait for the latter.
+    /// True once all shards are at the limit, and each view's table has been compared there. A run that is ended early does
+    /// not wait for the comparisons.
     pub fn is_done(&self) -> bool {
         let limit = self.limit();
         let is_known = || self.checks().iter().all(|check| check.is_known_at(limit));
@@ -132,7 +132,7 @@ impl Control {
         self.wake();
     }
 
-    /// What the tables of views differ in, by the numbers of the views.
+    /// The views whose tables differ, by number, each with its difference.
     pub fn wrong(&self) -> Vec<(usize, Wrong)> {
         let checks = self.checks().clone().into_iter().enumerate();
         let wrong = checks.filter_map(|(view, check)| match check {

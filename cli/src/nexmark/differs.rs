@@ -11,7 +11,7 @@ use super::control::SOURCES;
 use super::views::VIEWS;
 use crate::error::Error;
 
-/// What is known of a view's table.
+/// The verdict on a view's table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Check {
     /// It was not compared yet.
@@ -23,7 +23,7 @@ pub enum Check {
     Wrong(Wrong),
 }
 
-/// What a view's table differs in.
+/// How a view's table differs from the view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong {
     /// The rows, if they were counted.
