@@ -331,10 +331,11 @@ def checkpoint(path):
 @edit
 def checkpoint_and_clean(path):
     """Write a checkpoint and delete every older log entry."""
-    table_of(path).create_checkpoint()
-    last = int(entries(path)[-1].stem)
+    delta = table_of(path)
+    delta.create_checkpoint()
     for entry in entries(path):
-        if int(entry.stem) < last:
+        # Others may have gone on meanwhile: what lies beyond the checkpoint is still needed.
+        if int(entry.stem) < delta.version():
             entry.unlink()
 
 
@@ -635,6 +636,10 @@ def main():
     if len(sys.argv) != 3 or sys.argv[1] not in EDITS:
         sys.exit("usage: edits.py NAME TABLE")
     EDITS[sys.argv[1]](Path(sys.argv[2]))
+    # The edit is done. Libraries with threads of their own may abort a process that tears them down at its end.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
