@@ -331,7 +331,7 @@ fn a_clean_up_that_waits_for_the_log_says_so(driver: Driver) {
         step_until_so(worker, "nothing is being staged", || {
             handle.pressure().queued_updates == 0
         });
-        faulty.set_percent(100);
+        faulty.set_down(true);
         signal.send_replace(true);
         step_until_so(
             worker,
@@ -339,7 +339,7 @@ fn a_clean_up_that_waits_for_the_log_says_so(driver: Driver) {
             || matches!(handle.status(), Status::Stalled { on, .. } if on.starts_with("clean up: ")),
         );
         assert!(!unreferenced(&cx, URL, &*truth).is_empty());
-        faulty.set_percent(0);
+        faulty.set_down(false);
         until_all_is_deleted(worker, &handle);
         assert_eq!(unreferenced(&cx, URL, &*truth), Vec::<String>::new());
     });

@@ -438,7 +438,8 @@ fn a_panic_in_an_operator_fails_its_sink_and_no_other(driver: Driver) {
 fn the_end_of_the_runtime_fails_a_sink_that_awaits() {
     let runtime = runtime();
     // Nothing answers, so that it waits to try again.
-    let store = FaultyStore::new(Arc::new(InMemory::new()), 7, 100);
+    let store = FaultyStore::new(Arc::new(InMemory::new()), 7, 0);
+    store.set_down(true);
     let cx = Driver::Async.contexts(&runtime, 1, store.clone())[0].clone();
     let status = timely::execute_directly(move |worker| {
         let (_input, handle) = render(worker, &cx, Driver::Async);

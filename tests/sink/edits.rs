@@ -17,20 +17,28 @@ use serde_json::{Value, json};
 
 use crate::support::{self, Driver, Row, runtime};
 
-/// Puts the next entry of a local shard's log, as another program does.
+/// Puts the next entry of a local shard's log, as another program does: whoever is faster, it comes next.
 pub(crate) fn edit(shard: &Path, actions: &[Value]) {
     let log = shard.join("_delta_log");
     let entry = |version: u64| log.join(format!("{version:020}.json"));
     let is_entry = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "json");
-    let entries = std::fs::read_dir(&log).unwrap();
-    let entries = entries.map(|entry| entry.unwrap().path()).filter(is_entry);
     let number = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
-    let next = entries.map(number).max().map_or(0, |last: u64| last + 1);
+    let last = || {
+        let entries = std::fs::read_dir(&log).unwrap();
+        let entries = entries.map(|entry| entry.unwrap().path()).filter(is_entry);
+        entries.map(number).max()
+    };
     let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
     // As a whole, as every writer does.
     let staged = log.join("staged");
     std::fs::write(&staged, lines.join("\n")).unwrap();
-    std::fs::hard_link(&staged, entry(next)).unwrap();
+    loop {
+        let next = last().map_or(0, |last: u64| last + 1);
+        match std::fs::hard_link(&staged, entry(next)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            linked => break linked.unwrap(),
+        }
+    }
     std::fs::remove_file(&staged).unwrap();
 }
 

@@ -118,6 +118,7 @@ struct Shared {
 struct Faults {
     random: StdRng,
     percent: u32,
+    down: bool,
     script: VecDeque<Fault>,
     deletes: VecDeque<Fault>,
     trace: Vec<Traced>,
@@ -163,6 +164,7 @@ impl FaultyStore {
                 faults: Mutex::new(Faults {
                     random: StdRng::seed_from_u64(options.seed),
                     percent: options.percent,
+                    down: false,
                     script: VecDeque::new(),
                     deletes: VecDeque::new(),
                     trace: Vec::new(),
@@ -188,6 +190,11 @@ impl FaultyStore {
     /// From now on, faults in `percent` of a hundred calls.
     pub fn set_percent(&self, percent: u32) {
         lock(&self.shared.faults).percent = percent;
+    }
+
+    /// From now on, or until now, every call fails and nothing happens, whatever was scripted or drawn: an outage.
+    pub fn set_down(&self, down: bool) {
+        lock(&self.shared.faults).down = down;
     }
 
     /// Listings miss this object, as if it had been put while they were made.
@@ -259,6 +266,7 @@ impl Shared {
             _ => None,
         };
         let fault = match scripted.unwrap_or(drawn) {
+            _ if faults.down => Fault::NotApplied,
             Fault::AppliedLater if !matches!(call, Call::Create | Call::Delete) => {
                 Fault::NotApplied
             }
