@@ -16,13 +16,14 @@ use mvsink_persist::{
 };
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path;
 use timely::Config;
 use timely::worker::Worker;
 
 const URL: &str = "memory://shared";
 
 /// A call that puts a data file of a view, or an entry of its log after the first.
-fn writes(call: Call, path: &object_store::path::Path) -> bool {
+fn writes(call: Call, path: &Path) -> bool {
     let path = path.as_ref();
     let log = path.contains("_delta_log/");
     let entry = log && path.ends_with(".json") && !path.ends_with("00000000000000000000.json");
@@ -439,7 +440,7 @@ fn the_end_of_the_runtime_fails_a_sink_that_awaits() {
     let runtime = runtime();
     // Nothing answers, so that it waits to try again.
     let store = FaultyStore::new(Arc::new(InMemory::new()), 7, 0);
-    store.set_down(true);
+    store.set_down(Some(Path::ROOT));
     let cx = Driver::Async.contexts(&runtime, 1, store.clone())[0].clone();
     let status = timely::execute_directly(move |worker| {
         let (_input, handle) = render(worker, &cx, Driver::Async);

@@ -118,7 +118,8 @@ struct Shared {
 struct Faults {
     random: StdRng,
     percent: u32,
-    down: bool,
+    /// Under which all calls fail.
+    down: Option<Path>,
     script: VecDeque<Fault>,
     deletes: VecDeque<Fault>,
     trace: Vec<Traced>,
@@ -164,7 +165,7 @@ impl FaultyStore {
                 faults: Mutex::new(Faults {
                     random: StdRng::seed_from_u64(options.seed),
                     percent: options.percent,
-                    down: false,
+                    down: None,
                     script: VecDeque::new(),
                     deletes: VecDeque::new(),
                     trace: Vec::new(),
@@ -192,9 +193,10 @@ impl FaultyStore {
         lock(&self.shared.faults).percent = percent;
     }
 
-    /// From now on, or until now, every call fails and nothing happens, whatever was scripted or drawn: an outage.
-    pub fn set_down(&self, down: bool) {
-        lock(&self.shared.faults).down = down;
+    /// From now on every call for what lies under this path, of which the root is all, fails and nothing happens, whatever
+    /// was scripted or drawn: an outage. `None` ends it.
+    pub fn set_down(&self, under: Option<Path>) {
+        lock(&self.shared.faults).down = under;
     }
 
     /// Listings miss this object, as if it had been put while they were made.
@@ -265,8 +267,9 @@ impl Shared {
             Call::Delete => faults.deletes.pop_front(),
             _ => None,
         };
+        let down = faults.down.as_ref();
         let fault = match scripted.unwrap_or(drawn) {
-            _ if faults.down => Fault::NotApplied,
+            _ if down.is_some_and(|down| path.prefix_matches(down)) => Fault::NotApplied,
             Fault::AppliedLater if !matches!(call, Call::Create | Call::Delete) => {
                 Fault::NotApplied
             }

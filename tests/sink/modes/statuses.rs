@@ -9,6 +9,7 @@ use mvsink_persist::testing::{Call, FaultyStore, GateStore, Side};
 use mvsink_persist::{Append, CommitId, decode_file};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::path::Path;
 use timely::Config;
 
 use super::{Replica, prepare, until};
@@ -80,7 +81,7 @@ fn r12_r13_a_stalled_read_back_holds_up_neither_the_frontier_nor_the_truth(drive
 fn a_store_that_refuses_at_the_start_is_named(driver: Driver) {
     let runtime = runtime();
     let faulty = FaultyStore::new(Arc::new(InMemory::new()), 131, 0);
-    faulty.set_down(true);
+    faulty.set_down(Some(Path::ROOT));
     let cx = driver.contexts(&runtime, 1, faulty.clone()).remove(0);
     timely::execute_directly(move |worker| {
         let mut replica = Replica::new(worker, &cx, &Target::new("memory://shared"));
@@ -90,7 +91,7 @@ fn a_store_that_refuses_at_the_start_is_named(driver: Driver) {
             let status = replica.handle.status();
             matches!(status, Status::Stalled { on, .. } if refused(&on))
         });
-        faulty.set_down(false);
+        faulty.set_down(None);
         until(worker, || replica.is_at("running"));
         assert_eq!(replica.upper(), Frontier::At(1));
     });
