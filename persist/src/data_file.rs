@@ -111,7 +111,7 @@ pub(crate) const MAX_TIME_TAG: &str = "mvsink.max_time";
 /// The tag with the sums of fingerprints.
 const SUMS_TAG: &str = "mvsink.sums";
 /// The tag that says, by `true`, that a file is in the order of fingerprints.
-const SORTED_TAG: &str = "mvsink.sorted";
+pub(crate) const SORTED_TAG: &str = "mvsink.sorted";
 
 impl StagedFile {
     /// The same file, once it is known to be safe in the store.

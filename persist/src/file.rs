@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, Int64Array, RecordBatch, StringArray};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, Fields, SchemaRef};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
@@ -288,6 +288,9 @@ fn open(
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(bytes.clone(), options)
         .map_err(|error| unreadable(path, &error))?;
+    if let Some(name) = column_twice(builder.schema().fields()) {
+        return Err(corrupt(path, &format_args!("it has two columns {name}")));
+    }
     pages::check_codecs(builder.metadata()).map_err(|why| unsupported(path, why))?;
     pages::check(&bytes, builder.metadata()).map_err(|why| corrupt(path, &why))?;
     let rows = u64::try_from(builder.metadata().file_metadata().num_rows())
@@ -306,6 +309,16 @@ fn open(
         .build()
         .map_err(|error| unreadable(path, &error))?;
     Ok(FileDecoder::new(path.to_owned(), reader, rows))
+}
+
+/// The name of a column that stands twice, or of a field in a struct: nobody can tell which of them is meant.
+pub(crate) fn column_twice(fields: &Fields) -> Option<&str> {
+    let mut seen = HashSet::with_capacity(fields.len());
+    fields.iter().find_map(|field| match field.data_type() {
+        _ if !seen.insert(field.name()) => Some(field.name().as_str()),
+        DataType::Struct(fields) => column_twice(fields),
+        _ => None,
+    })
 }
 
 impl FileDecoder {

@@ -126,6 +126,8 @@ impl Inner {
         loop {
             let started = storage.env.moment();
             let tail = self.tail();
+            // Where this process commits all the time the tail is known, and what lies beyond a gap is not.
+            let now = now || lock(&self.log).is_listing_due(&storage.env);
             let Look::Found {
                 entries,
                 end,

@@ -228,7 +228,7 @@ pub use maintain::Maintenance;
 pub use pinned::{FileSet, Pinned};
 pub use read::filter::{Comparison, Filter, Literal, Predicate};
 pub use read::options::{ReadOptions, ReadProgress, ReadProgressFn};
-pub use repair::{LostFile, RepairOptions, RepairReport, RepairStep, Unrepaired};
+pub use repair::{LostFile, MisstatedFile, RepairOptions, RepairReport, RepairStep, Unrepaired};
 pub use retention::Retention;
 pub use retry::{RetryPolicy, RetryReport, report_retry, report_retry_of};
 pub use row_hash::sums_of;

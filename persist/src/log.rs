@@ -5,6 +5,7 @@
 
 pub(crate) mod action;
 pub(crate) mod checkpoint;
+pub(crate) mod frontiers;
 mod gates;
 pub(crate) mod holds;
 pub(crate) mod lenient;

@@ -9,6 +9,7 @@
 //! | a live data file is missing, does not lie in the table, cannot be read, or has other rows than were written | its reference is dropped; of an input **if that is asked for** |
 //! | a checkpoint cannot be read or contradicts the entries, and they lead to its version | it is written anew from them |
 //! | a checkpoint cannot be read, no entries lead there, but a later checkpoint stands for it | it is set aside |
+//! | a file is whole, and the log is wrong about its size, path, rows or statistics | it is added again as it is |
 //! | entries are missing, cannot be read, or say what no writer can have said, later ones are there | the table goes back to the version before, **if that is asked for** |
 //! | the pointer leads to no checkpoint | it is made to lead to the newest, or set aside if there is none |
 //! | another program has edited a table that nothing repairs | the edit is accepted, **if that is asked for** |
@@ -23,6 +24,7 @@
 //! something else.
 
 mod advice;
+mod correct;
 mod steps;
 
 use std::collections::BTreeMap;
@@ -103,11 +105,26 @@ pub enum RepairStep {
         /// The files.
         files: Vec<LostFile>,
     },
+    /// What the log says of these data files is put right: they are added again, by one commit that changes no data.
+    CorrectFiles {
+        /// The files.
+        files: Vec<MisstatedFile>,
+    },
     /// These edits are accepted.
     AcceptEdits {
         /// The edits, in the order of their versions.
         edits: Vec<ForeignEdit>,
     },
+}
+
+/// A data file that is whole, and of which the log says something wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MisstatedFile {
+    /// Its path as in the log.
+    pub path: String,
+    /// What is wrong.
+    pub why: Vec<Difference>,
 }
 
 /// A data file whose rows are lost.
@@ -144,7 +161,7 @@ pub struct RepairReport {
     pub left: Vec<Unrepaired>,
     /// What is odd, and no damage.
     pub notes: Vec<Note>,
-    /// The version of the log that drops references, if some were.
+    /// The version of the log that drops references, or puts right what it says of files, if some were: the last of them.
     pub committed: Option<u64>,
     /// The version of the log that accepts edits, if some were.
     pub accepted: Option<u64>,
@@ -164,6 +181,16 @@ impl RepairReport {
         });
         let rows = files.flatten().filter_map(|file| file.rows);
         rows.fold(0, u64::saturating_add)
+    }
+}
+
+impl fmt::Display for MisstatedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path)?;
+        for (index, why) in self.why.iter().enumerate() {
+            write!(f, "{} {why}", if index == 0 { ":" } else { ";" })?;
+        }
+        Ok(())
     }
 }
 
@@ -216,6 +243,11 @@ impl Client {
                     let shard = self.open_existing(url).await?;
                     steps::drop_files(&shard, state, &paths, &mut report.committed).await?
                 }
+                RepairStep::CorrectFiles { files } => {
+                    let state = examination.survey.end.as_ref();
+                    let shard = self.open_existing(url).await?;
+                    correct::correct_files(&shard, state, files, &mut report.committed).await?
+                }
                 RepairStep::AcceptEdits { edits } => {
                     if let Some(last) = edits.last() {
                         let shard = self.open_existing(url).await?;
@@ -264,24 +296,37 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
     // Without an end that an opener finds nothing can be committed.
     let opens = broken.is_none() || drops_entries;
     let keeps_files = survey.end.as_ref().is_some_and(State::is_input) && !options.drop_files;
-    let lost: BTreeMap<&str, LostFile> = report
-        .findings
-        .iter()
-        .filter_map(|finding| {
-            let file = survey.end.as_ref()?.file(&finding.path)?;
-            loses_rows(&finding.difference, file).then(|| {
+    let mut found: BTreeMap<&str, Vec<&Difference>> = BTreeMap::new();
+    for finding in &report.findings {
+        let differences = found.entry(finding.path.as_str()).or_default();
+        differences.push(&finding.difference);
+    }
+    let (mut lost, mut misstated) = (BTreeMap::new(), BTreeMap::new());
+    for (path, differences) in found {
+        let Some(file) = survey.end.as_ref().and_then(|end| end.file(path)) else {
+            continue;
+        };
+        match judge(&differences, file) {
+            Some(Judgement::Lost(why)) => {
                 let file = LostFile {
-                    path: finding.path.clone(),
-                    why: finding.difference.clone(),
+                    path: path.to_owned(),
+                    why,
                     rows: file.rows,
                     times: file.min_time.zip(file.max_time),
                 };
-                (finding.path.as_str(), file)
-            })
-        })
-        // Of several differences the first counts.
-        .rev()
-        .collect();
+                lost.insert(path, file);
+            }
+            Some(Judgement::Misstated(why)) => {
+                let path_in_log = path.to_owned();
+                let file = MisstatedFile {
+                    path: path_in_log,
+                    why,
+                };
+                misstated.insert(path, file);
+            }
+            None => {}
+        }
+    }
     for finding in &report.findings {
         let is_damaged = |version: &&u64| checkpoint_path(**version).as_ref() == finding.path;
         let checkpoint = survey.damaged_checkpoints.keys().find(is_damaged);
@@ -299,14 +344,20 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
                 plan.leave(finding, advice::of_input(file));
             }
             Some(_) => {}
+            None if opens && is_said(&misstated, finding) => {}
             None if drops_entries && (is_beyond || is_gap) => {}
             None if is_beyond || is_gap => {
                 plan.leave(finding, advice::to_drop(finding, broken, survey));
             }
             None if checkpoint.is_some() && survey.end.is_some() => {}
             None if is_pointer(&finding.difference) && survey.end.is_some() => {}
+            None if is_said(&misstated, finding) => plan.leave(finding, advice::LOG_FIRST.into()),
             None => plan.leave(finding, advice::on(finding, survey)),
         }
+    }
+    if opens && !misstated.is_empty() {
+        let files = misstated.into_values().collect();
+        plan.steps.push(RepairStep::CorrectFiles { files });
     }
     if opens && !keeps_files && !lost.is_empty() {
         let files = lost.into_values().collect();
@@ -331,6 +382,9 @@ impl RepairReport {
             RepairStep::SetAside { path } => vec![path.clone()],
             RepairStep::PointTo { .. } => vec![last_checkpoint_path().to_string()],
             RepairStep::DropFiles { files } => files.iter().map(|file| file.path.clone()).collect(),
+            RepairStep::CorrectFiles { files } => {
+                files.iter().map(|file| file.path.clone()).collect()
+            }
             RepairStep::AcceptEdits { edits } => edits
                 .iter()
                 .map(|edit| entry_path(edit.version).to_string())
@@ -396,16 +450,70 @@ fn is_set_aside(broken: &BreakOff, path: &str) -> bool {
     broken.beyond.iter().any(|beyond| beyond.as_ref() == path)
 }
 
-/// True if the rows that were written are not to be had any more.
-fn loses_rows(difference: &Difference, file: &DataFile) -> bool {
-    match difference {
-        Difference::Missing
-        | Difference::Outside
-        | Difference::Unreadable { .. }
-        | Difference::Size { .. }
-        | Difference::Sums { .. } => true,
-        // Statistics of other programs may be wrong where the rows are not.
-        Difference::Rows { .. } | Difference::Times { .. } => file.sums.is_some(),
-        _ => false,
+fn is_said(misstated: &BTreeMap<&str, MisstatedFile>, finding: &Finding) -> bool {
+    let file = misstated.get(finding.path.as_str());
+    file.is_some_and(|file| file.why.contains(&finding.difference))
+}
+
+/// What is to be done about a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Judgement {
+    /// The rows that were written are not to be had any more, for this first reason.
+    Lost(Difference),
+    /// It is whole, as far as can be told, and the log is wrong about it.
+    Misstated(Vec<Difference>),
+}
+
+/// What is to be done about a file that differs like that from what the log says.
+fn judge(differences: &[&Difference], file: &DataFile) -> Option<Judgement> {
+    let any = |is: fn(&Difference) -> bool| differences.iter().any(|found| is(found));
+    let is_ours = file.sums.is_some();
+    if any(|found| matches!(found, Difference::Refused { .. } | Difference::Schema { .. })) {
+        return None;
     }
+    let is_gone = any(|found| {
+        matches!(
+            found,
+            Difference::Missing
+                | Difference::Outside
+                | Difference::Unreadable { .. }
+                | Difference::Sums { .. }
+        )
+    });
+    // Sums say that rows are the right ones, and not when they are.
+    let is_moved = is_ours && any(|found| matches!(found, Difference::Times { .. }));
+    // Of a file of another program nothing tells which it was, but for that.
+    let is_another = !is_ours
+        && any(|found| matches!(found, Difference::Size { expected: 1.., .. }))
+        && any(|found| matches!(found, Difference::Rows { .. }));
+    let is_size = |found: &Difference| matches!(found, Difference::Size { .. });
+    let loses = |found: &Difference| {
+        is_size(found)
+            || matches!(
+                found,
+                Difference::Missing
+                    | Difference::Outside
+                    | Difference::Unreadable { .. }
+                    | Difference::Sums { .. }
+            )
+            || is_ours && matches!(found, Difference::Rows { .. } | Difference::Times { .. })
+    };
+    if is_gone || is_moved || is_another {
+        let mut reasons = differences.iter().filter(|found| loses(found));
+        return Some(Judgement::Lost((**reasons.next()?).clone()));
+    }
+    let is_wrong = |found: &&&Difference| {
+        is_size(found)
+            || matches!(
+                found,
+                Difference::Rows { .. }
+                    | Difference::Times { .. }
+                    | Difference::Statistics { .. }
+                    | Difference::Path { .. }
+                    | Difference::Order
+            )
+    };
+    let wrong = differences.iter().filter(is_wrong);
+    let wrong: Vec<_> = wrong.map(|found| (*found).clone()).collect();
+    (!wrong.is_empty()).then_some(Judgement::Misstated(wrong))
 }

@@ -14,6 +14,7 @@
 //! that this crate writes may be. The JSON form is that of the Delta protocol specification, section "Schema
 //! Serialization Format".
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
@@ -166,6 +167,16 @@ fn check_inner_order(table: &DataType, wanted: &DataType, path: &str) -> Result<
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a table of this schema can hold updates: it says when each is, and how often.
+///
+/// # Errors
+///
+/// In words, if a column of that is not there, or is of another type.
+pub(crate) fn check_own_columns(table: &Schema) -> Result<(), String> {
+    let own = [TIME_COLUMN, DIFF_COLUMN].map(|name| Field::new(name, DataType::Int64, true));
+    check_fields(table.fields(), &own.into_iter().collect(), "")
 }
 
 /// A schema in the form of the log with more columns at its end. The rest of it is left as it is: others may have
@@ -533,6 +544,7 @@ fn struct_from_delta(object: &Map<String, Value>, path: &str) -> Result<DataType
         .as_array()
         .ok_or_else(|| format!("the fields of {} are no list", place(path)))?;
     let mut fields = Vec::with_capacity(columns.len());
+    let mut seen = BTreeMap::new();
     for column in columns {
         let column = column
             .as_object()
@@ -540,6 +552,12 @@ fn struct_from_delta(object: &Map<String, Value>, path: &str) -> Result<DataType
         let name = member(column, "name", path)?
             .as_str()
             .ok_or_else(|| format!("a field of {} has no name", place(path)))?;
+        if let Some(first) = seen.insert(name.to_lowercase(), name) {
+            let (first, second) = (child_path(path, first), child_path(path, name));
+            return Err(format!(
+                "it has two columns {first} and {second}, which differ by case at most: no reader can tell which is meant"
+            ));
+        }
         let path = child_path(path, name);
         if let Some(Value::Object(metadata)) = column.get("metadata") {
             check_metadata(metadata, &path)?;

@@ -39,6 +39,8 @@ use walk::Walk;
 const READ_AT_ONCE: usize = 32;
 /// How often a log with findings is surveyed again: what was cleaned up meanwhile looks as if it were missing.
 const SURVEYS_AGAIN_MAX: u32 = 3;
+/// No log has grown to this version: with a commit a millisecond that takes 35,000 years.
+const VERSION_BOUND: u64 = 1 << 50;
 /// An object that is so much younger than this machine's clock says has a time of the future.
 const FUTURE_MS_MIN: i64 = 60 * 60 * 1000;
 
@@ -157,10 +159,9 @@ impl Storage {
         };
         let no_files = listing.no_files.iter().map(|(file, _)| file.version());
         let versions = objects.iter().map(|(file, _)| file.version());
-        survey.next = versions
-            .chain(no_files)
-            .max()
-            .map_or(0, |last| last.saturating_add(1));
+        // What lies further ahead nobody has got to, and nobody goes on from there.
+        let reached = versions.chain(no_files).filter(|version| *version < VERSION_BOUND);
+        survey.next = reached.max().map_or(0, |last| last + 1);
         self.note_future_times(objects, &mut survey);
         let mut checkpoints = self
             .survey_checkpoints(
@@ -209,6 +210,7 @@ impl Storage {
             }
         }
         let end = log.map(|log| log.state);
+        survey.next = survey.next.max(end.as_ref().map_or(0, |end| end.version + 1));
         survey.is_edited = end.as_ref().is_some_and(|end| end.edited().is_some());
         for (entry, file, why) in suspects {
             if end.as_ref().is_some_and(|end| end.is_live(&file)) {

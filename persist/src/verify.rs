@@ -3,7 +3,7 @@
 //! ```text
 //!   for the log:          every entry and checkpoint is there and can be used ([`crate::survey`])
 //!   for each live file:   it is there, of its size · it can be read · its rows are as many as said
-//!                         min ≤ mv_time ≤ max · Σ hash(row) × diff = its sums
+//!                         min ≤ mv_time ≤ max · Σ hash(row) × diff = its sums · its statistics are true
 //!   for each row:         |Σ diff| fits in 64 bits ([`crate::multiplicity`])
 //! ```
 //!
@@ -14,39 +14,35 @@
 //!
 //! A few files are in memory at a time; reading and hashing is done on the pool.
 
+mod difference;
+mod examine;
+mod statistics;
+
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
-use arrow_array::{Array, RecordBatch, new_null_array};
-use arrow_schema::{DataType, Schema};
-use bytes::Bytes;
+use arrow_schema::Schema;
 use futures::StreamExt;
 use futures::stream;
 
 use crate::client::Client;
-use crate::codec::{NO_TIME, Unfit, unfit_for_any_type};
-use crate::conform::conform;
-use crate::damage::{Damage, differs};
 use crate::data_file::DataFile;
 use crate::error::Error;
-use crate::file::decode_file;
 use crate::lock;
 use crate::log::folder;
 use crate::log::state::State;
 use crate::multiplicity::Multiplicities;
-use crate::row_hash::Fingerprints;
-use crate::schema::{DIFF_COLUMN, TIME_COLUMN};
 use crate::shard::Shard;
 use crate::storage::Storage;
 use crate::sums::Sums;
 use crate::survey::Survey;
 
+pub use difference::Difference;
+pub(crate) use examine::Examined;
+use examine::{bounds, examine};
+
 /// Files in memory at once.
 const FILES_AT_ONCE: usize = 4;
-/// Rows decoded at once.
-const BATCH_ROWS: usize = 8192;
 
 /// How far a verification is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,210 +134,6 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.path, self.difference)
     }
-}
-
-/// How a file differs from what it must be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Difference {
-    /// It is not there.
-    Missing,
-    /// It does not lie among the data files of the table, and is not read.
-    Outside,
-    /// It cannot be read, or its rows are none of the table.
-    Unreadable {
-        /// Why.
-        why: String,
-    },
-    /// It has rows that no sink can read, whatever its types.
-    Unfit {
-        /// How many.
-        rows: u64,
-        /// What is wrong with the first of them.
-        why: String,
-    },
-    /// It has another size, in bytes.
-    Size {
-        /// As in the log.
-        expected: u64,
-        /// As it is.
-        found: u64,
-    },
-    /// It has another number of rows.
-    Rows {
-        /// As in the log.
-        expected: u64,
-        /// As it is.
-        found: u64,
-    },
-    /// It has times outside of its bounds.
-    Times {
-        /// The least and greatest time in the log.
-        expected: (i64, i64),
-        /// The least and greatest time in it.
-        found: (i64, i64),
-    },
-    /// Its rows have other fingerprints.
-    Sums {
-        /// The buckets whose sums differ, in order.
-        buckets: Vec<u8>,
-    },
-    /// It is said to be in the order of its fingerprints, and is not.
-    Order,
-    /// It cannot be had, or needs what this version does not understand: it may be as it should.
-    Refused {
-        /// Why.
-        why: String,
-    },
-    /// Entries of the log are missing before it.
-    EntriesMissing {
-        /// The first.
-        first: u64,
-        /// The last.
-        last: u64,
-    },
-    /// A directory is in its place.
-    Folder,
-    /// Something that is neither a file nor a directory is in its place.
-    NoFile {
-        /// What, in words.
-        found: &'static str,
-    },
-    /// It is a checkpoint that holds other things than the entries lead to.
-    Contradicts {
-        /// The first of them, in words.
-        why: String,
-    },
-    /// It is the pointer to the newest checkpoint, and leads to none. The log is read without it; other readers may refuse
-    /// the table.
-    Pointer {
-        /// The version that it leads to, if it can be read.
-        to: Option<u64>,
-    },
-    /// It says of frontiers what no writer can have said.
-    Frontier {
-        /// What, in words.
-        why: String,
-    },
-    /// It has rows without a time or without a multiplicity.
-    Nulls {
-        /// The rows without a time.
-        times: u64,
-        /// The rows without a multiplicity.
-        diffs: u64,
-    },
-    /// It changed while a repair was under way, which left it alone.
-    Changed,
-    /// Rows, of which some are in this file, are there more often than 64 bits can say.
-    Multiplicity {
-        /// How many different ones.
-        rows: usize,
-    },
-}
-
-impl Difference {
-    /// A word for the kind of damage, which scripts may depend on.
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Difference::Missing => "missing",
-            Difference::Outside => "outside",
-            Difference::Unreadable { .. } => "unreadable",
-            Difference::Unfit { .. } => "unfit",
-            Difference::Size { .. } => "size",
-            Difference::Rows { .. } => "rows",
-            Difference::Times { .. } => "times",
-            Difference::Sums { .. } => "sums",
-            Difference::Order => "order",
-            Difference::Refused { .. } => "refused",
-            Difference::EntriesMissing { .. } => "entries missing",
-            Difference::Folder => "folder",
-            Difference::NoFile { .. } => "no file",
-            Difference::Contradicts { .. } => "contradicts",
-            Difference::Pointer { .. } => "pointer",
-            Difference::Frontier { .. } => "frontier",
-            Difference::Nulls { .. } => "nulls",
-            Difference::Changed => "changed",
-            Difference::Multiplicity { .. } => "multiplicity",
-        }
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Difference::Missing => write!(f, "it is missing"),
-            Difference::Outside => {
-                write!(f, "it does not lie among the data files of the table")
-            }
-            Difference::Unreadable { why } => write!(f, "it cannot be read: {why}"),
-            Difference::Unfit { rows, why } => {
-                write!(f, "no sink can read {rows} of its rows: {why}")
-            }
-            Difference::Size { expected, found } => {
-                write!(f, "it has {found} bytes where the log says {expected}")
-            }
-            Difference::Rows { expected, found } => {
-                write!(f, "it has {found} rows where the log says {expected}")
-            }
-            Difference::Times { expected, found } => write!(
-                f,
-                "it has times {} to {} where the log says {} to {}",
-                found.0, found.1, expected.0, expected.1
-            ),
-            Difference::Sums { buckets } => write!(
-                f,
-                "its rows are not those that were written: fingerprints differ in {} of 256 buckets",
-                buckets.len()
-            ),
-            Difference::Order => write!(f, "it is not in the order that the log says"),
-            Difference::Refused { why } => write!(f, "it is refused: {why}"),
-            Difference::EntriesMissing { first, last } if first == last => {
-                write!(f, "entry {first} is missing from the log")
-            }
-            Difference::EntriesMissing { first, last } => {
-                write!(f, "entries {first} to {last} are missing from the log")
-            }
-            Difference::Folder => write!(f, "a directory is in its place"),
-            Difference::NoFile { found } => write!(f, "{found} is in its place"),
-            Difference::Contradicts { why } => write!(f, "it contradicts the log's entries: {why}"),
-            Difference::Pointer { to: Some(version) } => write!(
-                f,
-                "it leads to version {version}, which has no checkpoint that can be read"
-            ),
-            Difference::Pointer { to: None } => {
-                write!(f, "it leads to no checkpoint: it cannot be read")
-            }
-            Difference::Frontier { why } => write!(f, "no writer can have put it: {why}"),
-            Difference::Nulls { times, diffs } => {
-                let of = [(times, "mv_time"), (diffs, "mv_diff")];
-                let of = of.iter().filter(|(rows, _)| **rows > 0);
-                let of: Vec<_> = of
-                    .map(|(rows, name)| format!("{rows} of its rows have no {name}"))
-                    .collect();
-                write!(f, "{}", of.join(", and "))
-            }
-            Difference::Changed => write!(f, "it changed while the repair was under way"),
-            Difference::Multiplicity { rows } => {
-                write!(
-                    f,
-                    "{rows} different rows are there more often than 64 bits can say"
-                )
-            }
-        }
-    }
-}
-
-/// What one file is.
-#[derive(Debug, Default)]
-struct Examined {
-    rows: u64,
-    bytes: u64,
-    /// The least and the greatest.
-    times: Option<(i64, i64)>,
-    sums: Sums,
-    /// Rows of another program without a time, and without a multiplicity.
-    nulls: (u64, u64),
-    differences: Vec<Difference>,
 }
 
 /// All that is known of a table: its log and its files.
@@ -515,14 +307,14 @@ impl Storage {
         Ok(report)
     }
 
-    /// How the file differs from what the log says of it, now.
-    pub(crate) async fn differences(
+    /// What the file is now, and how it differs from what the log says of it.
+    pub(crate) async fn examine_file(
         &self,
         file: &Arc<DataFile>,
         state: &State,
-    ) -> Result<Vec<Difference>, Error> {
-        let examined = self.examine(Arc::clone(file), state.schema(), Arc::default());
-        Ok(examined.await?.differences)
+    ) -> Result<Examined, Error> {
+        self.examine(Arc::clone(file), state.schema(), Arc::default())
+            .await
     }
 
     async fn examine(
@@ -552,148 +344,14 @@ impl Storage {
                 });
             }
         };
-        self.env
+        let plain = self.root.plain(&file.path);
+        let mut examined = self
+            .env
             .cpu
             .run(move || examine(&file, bytes, &schema, &multiplicities))
-            .await
+            .await?;
+        let differs = plain.map(|plain| Difference::Path { plain });
+        examined.differences.extend(differs);
+        Ok(examined)
     }
-}
-
-impl Examined {
-    /// Rows of another program without a time are rows at the upper at which they were seen, and those without a
-    /// multiplicity are there once. Other readers see that otherwise; once a sink has answered the edit, nobody does.
-    fn judge_nulls(&mut self, file: &DataFile, is_edited: bool, notes: &mut Vec<Note>) {
-        let (times, diffs) = self.nulls;
-        if times == 0 && diffs == 0 {
-            return;
-        }
-        let nulls = Difference::Nulls { times, diffs };
-        if is_edited || file.sums.is_some() {
-            self.differences.push(nulls);
-            return;
-        }
-        notes.push(Note {
-            path: file.path.clone(),
-            text: format!("{nulls}; a sink has answered that"),
-        });
-    }
-}
-
-fn bounds(file: &DataFile) -> Option<(i64, i64)> {
-    file.min_time.zip(file.max_time)
-}
-
-fn examine(
-    file: &DataFile,
-    bytes: Bytes,
-    schema: &Schema,
-    multiplicities: &Mutex<Multiplicities>,
-) -> Examined {
-    let mut examined = Examined {
-        bytes: bytes.len() as u64,
-        ..Examined::default()
-    };
-    if let Some(Damage::Size { expected, found }) = differs(file, examined.bytes) {
-        examined
-            .differences
-            .push(Difference::Size { expected, found });
-    }
-    if let Err(error) = compare(file, bytes, schema, multiplicities, &mut examined) {
-        examined.differences.push(match error {
-            // The finding names the file already.
-            Error::Corrupt { why, .. } | Error::Row { why, .. } => Difference::Unreadable { why },
-            Error::UnsupportedFile { why, .. } => Difference::Refused { why },
-            error => Difference::Unreadable {
-                why: error.to_string(),
-            },
-        });
-    }
-    examined
-}
-
-fn compare(
-    file: &DataFile,
-    bytes: Bytes,
-    schema: &Schema,
-    multiplicities: &Mutex<Multiplicities>,
-    examined: &mut Examined,
-) -> Result<(), Error> {
-    let mut fingerprints = Fingerprints::new(schema)?;
-    let mut rows = Vec::new();
-    let mut times: Option<(i64, i64)> = None;
-    let mut unfit = Unfit::default();
-    for batch in decode_file(&file.path, bytes, None, BATCH_ROWS)? {
-        let batch = batch?;
-        examined.rows += batch.num_rows() as u64;
-        examined.nulls.0 += nulls(&batch, TIME_COLUMN);
-        examined.nulls.1 += nulls(&batch, DIFF_COLUMN);
-        rows.clear();
-        fingerprints.add_each(&batch, |hash, diff| rows.push((hash, diff)))?;
-        lock(multiplicities).add(&file.path, &rows);
-        if file.sums.is_none() {
-            unfit.merge(unfit_for_any_type(&batch)?);
-        }
-        times = match (times, range(&batch, file.sums.is_some())?) {
-            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-            (a, b) => a.or(b),
-        };
-    }
-    examined.times = times;
-    examined.sums = fingerprints.sums();
-    let found = &mut examined.differences;
-    if let Some(why) = unfit.why {
-        let rows = unfit.rows;
-        found.push(Difference::Unfit { rows, why });
-    }
-    if let Some(expected) = file.rows.filter(|expected| *expected != examined.rows) {
-        found.push(Difference::Rows {
-            expected,
-            found: examined.rows,
-        });
-    }
-    if let (Some(expected), Some(times)) = (bounds(file), times)
-        && (times.0 < expected.0 || expected.1 < times.1)
-    {
-        found.push(Difference::Times {
-            expected,
-            found: times,
-        });
-    }
-    if let Some(expected) = &file.sums {
-        let mut difference = examined.sums.clone();
-        difference.subtract(expected);
-        if !difference.is_zero() {
-            found.push(Difference::Sums {
-                buckets: difference.buckets().map(|(bucket, _)| bucket).collect(),
-            });
-        }
-    }
-    if file.sorted && !fingerprints.sorted {
-        found.push(Difference::Order);
-    }
-    Ok(())
-}
-
-/// The rows that have nothing in this column.
-fn nulls(batch: &RecordBatch, column: &str) -> u64 {
-    let column = batch.column_by_name(column);
-    column.map_or(batch.num_rows(), |column| column.null_count()) as u64
-}
-
-/// The least and greatest time of a batch. Others may write nulls, which have no time; in a file of ours one is a
-/// time below all.
-fn range(batch: &RecordBatch, nulls_count: bool) -> Result<Option<(i64, i64)>, Error> {
-    let times = match batch.column_by_name(TIME_COLUMN) {
-        Some(times) => conform(times, &DataType::Int64),
-        None => Ok(new_null_array(&DataType::Int64, batch.num_rows())),
-    };
-    let times = times.map_err(|why| Error::Row {
-        type_name: "a row of data".into(),
-        why: format!("the column {TIME_COLUMN}: {why}"),
-    })?;
-    let times = times.as_primitive::<Int64Type>();
-    let nulls = nulls_count && times.null_count() > 0;
-    let there = || times.iter().flatten();
-    let least = nulls.then_some(NO_TIME).or_else(|| there().min());
-    Ok(least.zip(there().max().or(least)))
 }

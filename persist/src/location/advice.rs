@@ -17,7 +17,7 @@ pub(crate) fn make_room(url: &str) -> String {
 }
 
 /// A path as a shell takes it for one word.
-fn for_shell(path: &str) -> String {
+pub(crate) fn for_shell(path: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     match path.chars().all(is_plain) {
         true => path.to_owned(),

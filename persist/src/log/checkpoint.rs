@@ -81,7 +81,8 @@ impl LogFile {
         if version.len() != 20 {
             return None;
         }
-        let version = version.parse().ok()?;
+        // Versions are signed to others: there is none beyond.
+        let version = version.parse().ok().filter(|version| *version <= i64::MAX as u64)?;
         match kind {
             "json" => Some(LogFile::Entry(version)),
             "checkpoint.parquet" => Some(LogFile::Checkpoint(version)),

@@ -4,6 +4,7 @@
 //! checkpoint. Invariants, checked before anything is changed, so that a refused entry leaves the state as it was:
 //!
 //! - *progress*: upper and since never go back;
+//! - *possible frontiers*: they move as sinks move them, and not otherwise ([`super::frontiers`]);
 //! - *one table*: a commit of ours names the table that it was made for;
 //! - *lower is the upper*: a commit of ours starts where the shard's upper was;
 //! - *one schema*: no column goes or changes its type or place; some that allow nulls may come at the end;
@@ -23,7 +24,10 @@ use crate::frontier::Frontier;
 use crate::location::make_room;
 use crate::log::action::{Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
-use crate::log::gates::{check_adds, check_metadata, check_protocol, check_txn};
+use crate::log::frontiers::impossible;
+use crate::log::gates::{
+    Refusal, check_adds, check_metadata, check_protocol, check_txn, to_give_up,
+};
 use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
 use crate::log::table_root::TableRoot;
@@ -169,10 +173,11 @@ impl State {
             .ok_or_else(|| corrupt("it has no metadata"))?;
         if !metadata.configuration.contains_key(FORMAT_PROPERTY) {
             // That it is another program's says more than what it needs.
-            check_metadata(url, &metadata)?;
+            check_metadata(url, &metadata).map_err(|refused| refused.at_first(url))?;
         }
-        check_protocol(url, &protocol)?;
-        let schema = check_metadata(url, &metadata)?;
+        let schema = check_protocol(&protocol)
+            .and_then(|()| check_metadata(url, &metadata))
+            .map_err(|refused| refused.at_first(url))?;
         let mut txns = BTreeMap::new();
         for txn in &commit.txns {
             check_txn(|| path.to_owned(), txn)?;
@@ -206,7 +211,7 @@ impl State {
             holds: Holds::default(),
             uppers: upper.time().into_iter().collect(),
         };
-        check_adds(url, commit)?;
+        check_adds(commit).map_err(|refused| refused.at_first(url))?;
         state.holds.update(&state.txns, commit.txns.iter());
         state.change_files(commit);
         // Of a checkpoint.
@@ -252,21 +257,28 @@ impl State {
                 ),
             });
         }
+        let refuse = |refused: Refusal| refused.in_version(url, version);
         if let Some(protocol) = &commit.protocol {
-            check_protocol(url, protocol)?;
+            check_protocol(protocol).map_err(refuse)?;
         }
         let mut schema = None;
         if let Some(metadata) = &commit.metadata {
-            let changed = check_metadata(url, metadata)?;
+            let changed = check_metadata(url, metadata).map_err(refuse)?;
             let unfit = check_schema(&changed, &self.schema)
                 .and_then(|()| check_order(&changed, &self.schema));
             unfit.map_err(|why| Error::SchemaMismatch {
                 url: url.to_owned(),
-                why: format!("{why}, since another program changed it in version {version}"),
+                why: format!(
+                    "{why}, since another program changed it in version {version}: {}",
+                    to_give_up(url, version)
+                ),
             })?;
             schema = Some(changed);
         }
-        check_adds(url, commit)?;
+        check_adds(commit).map_err(refuse)?;
+        if let Some(why) = impossible(commit, &self.progress()) {
+            return Err(Error::Corrupt { path: path(), why });
+        }
         let (mut upper, mut since) = (self.upper, self.since);
         for txn in &commit.txns {
             check_txn(path, txn)?;

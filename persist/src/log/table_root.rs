@@ -77,6 +77,20 @@ impl TableRoot {
         self.relative(path).unwrap_or(Cow::Borrowed(path))
     }
 
+    /// The path that others can follow, percent-encoded, in the place of one in the table with an empty segment, `.` or `..`,
+    /// which not all of them resolve; `None` if it is as it should be.
+    pub(crate) fn plain(&self, path: &str) -> Option<String> {
+        let below = match scheme(path) {
+            Some(scheme) => path[scheme.len() + 1..].trim_start_matches('/'),
+            None => path.strip_prefix('/').unwrap_or(path),
+        };
+        let is_odd = |segment: &str| ["", ".", ".."].contains(&segment);
+        if is_plain(path) || !decoded(below).split('/').any(is_odd) {
+            return None;
+        }
+        Some(encoded(&self.relative(path)?))
+    }
+
     fn below_folder(&self, path: &str) -> Option<String> {
         let path = normal(&decoded(path));
         let mut folders = self.folders.iter();
@@ -166,6 +180,21 @@ fn decoded(path: &str) -> Cow<'_, str> {
         at += 1;
     }
     String::from_utf8(plain).map_or(Cow::Borrowed(path), Cow::Owned)
+}
+
+/// A path, percent-encoded where it must be.
+fn encoded(path: &str) -> String {
+    let mut text = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' | b'~' | b'=' | b'+' | b',' | b'@' => {
+                text.push(char::from(byte));
+            }
+            byte if byte.is_ascii_alphanumeric() => text.push(char::from(byte)),
+            byte => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ use parquet::file::statistics::Statistics;
 use crate::damage;
 use crate::data_file::{DataFile, MAX_TIME_TAG, MIN_TIME_TAG};
 use crate::error::Error;
-use crate::file::{FileDecoder, corrupt, guard, unreadable, unsupported};
+use crate::file::{FileDecoder, column_twice, corrupt, guard, unreadable, unsupported};
 use crate::pages;
 use crate::read::filter::BoundFilter;
 use crate::read::window::Window;
@@ -353,6 +353,9 @@ fn plan(
     pages::check_codecs(&metadata).map_err(|why| unsupported(shown, why))?;
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let metadata = ArrowReaderMetadata::try_new(Arc::new(metadata), options).map_err(failed)?;
+    if let Some(name) = column_twice(metadata.schema().fields()) {
+        return Err(corrupt(shown, &format_args!("it has two columns {name}")));
+    }
 
     let fields = metadata.schema().fields().iter().enumerate();
     let roots = fields.filter(|(_, field)| request.columns.contains(field.name()));

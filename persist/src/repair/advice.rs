@@ -41,8 +41,9 @@ pub(super) fn on(finding: &Finding, survey: &Survey) -> String {
         Difference::Refused { .. } => {
             "it may be as it should: read it with a version that understands it, or with permission to"
         }
-        Difference::Rows { .. } | Difference::Times { .. } => {
-            "the program that wrote it counted wrongly: a view reads the rows as they are"
+        Difference::Schema { .. } => {
+            "no file is dropped for that: put the columns back that the table had, in the `metaData` of its log or by a copy \
+             of that; a view can be written anew, to another address or here once the table is deleted"
         }
         Difference::Missing if is_log => return without_end("put it back from a copy"),
         Difference::Unreadable { .. } if is_log && survey.end.is_none() => {

@@ -7,6 +7,7 @@
 //!   a file of the log is set aside    it has the size, time and tag with which it was listed
 //!   a checkpoint is written anew      the same, and entries still lead to it
 //!   a reference is dropped            reading the file again finds it lost; the commit is a conditional put
+//!   or is put right                   reading the file again finds it whole, and the log wrong in the same way
 //!   entries are dropped               the log is as it was listed, before the fence and after it
 //! ```
 //!
@@ -24,7 +25,7 @@ use object_store::ObjectMeta;
 use object_store::path::Path;
 use serde_json::json;
 
-use super::RepairStep;
+use super::{Judgement, RepairStep};
 use crate::commit::{Outcome, Plan, removal};
 use crate::data_file::DataFile;
 use crate::error::Error;
@@ -109,7 +110,9 @@ impl Storage {
                 Ok(Taken::Done)
             }
             // That is a commit.
-            RepairStep::DropFiles { .. } | RepairStep::AcceptEdits { .. } => Ok(Taken::Changed),
+            RepairStep::DropFiles { .. }
+            | RepairStep::CorrectFiles { .. }
+            | RepairStep::AcceptEdits { .. } => Ok(Taken::Changed),
         }
     }
 
@@ -286,10 +289,7 @@ pub(super) async fn drop_files(
 ) -> Result<Taken, Error> {
     let storage = &shard.inner().storage;
     shard.refresh().await?;
-    let Some(state) = state.filter(|state| {
-        let id = shard.inner().with_state(|now| now.metadata().id.clone());
-        state.metadata().id == id
-    }) else {
+    let Some(state) = state.filter(|state| is_of_this_table(shard, state)) else {
         return Ok(Taken::Changed);
     };
     let mut lost = Vec::new();
@@ -301,15 +301,20 @@ pub(super) async fn drop_files(
         if !shard.has_live_file(path) {
             continue;
         }
-        let differences = storage.differences(file, state).await?;
-        let mut differences = differences.iter();
-        if !differences.any(|found| super::loses_rows(found, file)) {
+        let differences = storage.examine_file(file, state).await?.differences;
+        let differences: Vec<_> = differences.iter().collect();
+        if !matches!(super::judge(&differences, file), Some(Judgement::Lost(_))) {
             return Ok(Taken::Changed);
         }
         lost.push(Arc::clone(file));
     }
     *committed = shard.drop_references(lost).await?;
     Ok(Taken::Done)
+}
+
+pub(super) fn is_of_this_table(shard: &Shard, state: &State) -> bool {
+    let id = shard.inner().with_state(|now| now.metadata().id.clone());
+    state.metadata().id == id
 }
 
 impl Shard {

@@ -1,13 +1,7 @@
 //! A reading of all entries, one after the other, that goes on after each thing that is wrong.
 //!
-//! An entry can be read, be applied, and still say what no writer could have said. Invariants of frontiers:
-//!
-//! - *moved by sinks*: the upper and the since move in commits with an identity, and in no others;
-//! - *since below upper*: a commit takes the since to the upper at most;
-//! - *rows move the upper*: a commit with an identity that adds rows takes the upper on, so that none follows the
-//!   empty one, and the times of the rows lie between the uppers before and after it;
-//! - *reviewed is past*: a commit answers edits up to its own version at most.
-//!
+//! An entry can be read and still say what no writer could have said ([`crate::log::frontiers`]). One more invariant is
+//! looked at here alone: the times of the rows that a commit of a sink adds lie between the uppers before and after it.
 //! The log is taken to break off at an entry that violates one: with what it says, so is everything after it.
 
 use std::collections::BTreeMap;
@@ -18,9 +12,10 @@ use super::{BreakOff, Survey};
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::frontier::Frontier;
-use crate::log::action::{Commit, Txn};
+use crate::log::action::Commit;
 use crate::log::entry_path;
-use crate::log::state::{ACCEPTED, Progress, REVIEWED, SINCE, State, UPPER};
+use crate::log::frontiers::impossible;
+use crate::log::state::{State, UPPER};
 use crate::replay::{Evidence, Log};
 use crate::storage::Storage;
 use crate::survey::names::OtherForm;
@@ -100,7 +95,10 @@ impl<'s> Walk<'s> {
         };
         if self.broken.is_none() {
             let progress = self.log.as_ref().map(|log| log.state.progress());
-            if let Some(why) = progress.and_then(|progress| impossible(&commit, &progress)) {
+            let why = progress.and_then(|progress| {
+                impossible(&commit, &progress).or_else(|| Some(outside(&commit).next()?.1))
+            });
+            if let Some(why) = why {
                 survey.find(&path, Difference::Frontier { why });
                 self.break_off(version);
             }
@@ -185,51 +183,6 @@ impl BreakOff {
             self.rows = self.rows.saturating_add(file.rows.unwrap_or(0));
         }
     }
-}
-
-/// Why no writer can have put this entry where the table was so far, if none can.
-fn impossible(commit: &Commit, before: &Progress) -> Option<String> {
-    let moved = |name: &str, from: Frontier<i64>| {
-        let txns = commit.txns.iter().filter(|txn| txn.app_id == name);
-        txns.map(|txn| Frontier::from_version(txn.version))
-            .fold(from, Frontier::max)
-    };
-    let (upper, since) = (moved(UPPER, before.upper), moved(SINCE, before.since));
-    let id = commit.info.as_ref().and_then(|info| info.id);
-    if id.is_none() && (upper, since) != (before.upper, before.since) {
-        let (name, from, to) = match upper == before.upper {
-            true => (SINCE, before.since, since),
-            false => (UPPER, before.upper, upper),
-        };
-        return Some(format!(
-            "it moves {name} from {from} to {to}, and no sink made it"
-        ));
-    }
-    if since > before.since && since > upper {
-        return Some(format!(
-            "it moves {SINCE} to {since}, beyond the upper {upper}"
-        ));
-    }
-    let is_review = |txn: &&Txn| [REVIEWED, ACCEPTED].contains(&txn.app_id.as_str());
-    let mut reviews = commit.txns.iter().filter(is_review);
-    let next = i64::try_from(before.version + 1).unwrap_or(i64::MAX);
-    if let Some(txn) = reviews.find(|txn| txn.version > next) {
-        let version = txn.version;
-        return Some(format!(
-            "it answers or accepts edits up to version {version}, which is still to come"
-        ));
-    }
-    let adds_rows = commit.adds.iter().any(|add| add.data_change);
-    // One that starts elsewhere is refused by the state.
-    let lower = commit.info.as_ref().and_then(|info| info.lower);
-    let starts_here = lower.is_none_or(|lower| Frontier::from_version(lower) == before.upper);
-    if starts_here && id.is_some() && adds_rows && upper == before.upper {
-        return Some(match upper {
-            Frontier::Empty => "it adds rows to a table that is finished".into(),
-            upper => format!("it adds rows, and leaves the upper at {upper}"),
-        });
-    }
-    outside(commit).next().map(|(_, why)| why)
 }
 
 /// The files that a commit of a sink adds with times outside of those that it is for, and why.

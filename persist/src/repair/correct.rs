@@ -1,0 +1,122 @@
+//! Putting right what the log says of files that are whole: the path, the size, the rows, statistics.
+//!
+//! They are added again by one commit that changes no data, with the identity of a commit of ours: it is no edit, and
+//! followers go on. What another program said of them beyond the number of rows is left out where some of it was wrong.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::steps::{Taken, is_of_this_table};
+use super::{Judgement, MisstatedFile};
+use crate::commit::{Outcome, Plan, our_info, removal};
+use crate::data_file::{DataFile, MAX_TIME_TAG, MIN_TIME_TAG, SORTED_TAG};
+use crate::error::Error;
+use crate::log::action::{Add, Commit, CommitInfo};
+use crate::log::state::State;
+use crate::shard::Shard;
+use crate::storage::Storage;
+use crate::verify::{Difference, Examined};
+
+/// Puts right what the log says of these files, which was wrong in this state, if they are whole now.
+pub(super) async fn correct_files(
+    shard: &Shard,
+    state: Option<&State>,
+    files: &[MisstatedFile],
+    committed: &mut Option<u64>,
+) -> Result<Taken, Error> {
+    let storage = &shard.inner().storage;
+    shard.refresh().await?;
+    let Some(state) = state.filter(|state| is_of_this_table(shard, state)) else {
+        return Ok(Taken::Changed);
+    };
+    let mut right = Vec::new();
+    for misstated in files {
+        let Some(file) = state.file(&misstated.path) else {
+            return Ok(Taken::Changed);
+        };
+        // What somebody else has removed meanwhile needs no step.
+        if !shard.has_live_file(&misstated.path) {
+            continue;
+        }
+        let found = storage.examine_file(file, state).await?;
+        let differences: Vec<_> = found.differences.iter().collect();
+        match super::judge(&differences, file) {
+            Some(Judgement::Misstated(why)) if why == misstated.why => {}
+            _ => return Ok(Taken::Changed),
+        }
+        let plain = storage.root.plain(&file.path);
+        right.push((Arc::clone(file), corrected(file, plain, &found)));
+    }
+    let version = shard.correct_references(right).await?;
+    *committed = version.or(*committed);
+    Ok(Taken::Done)
+}
+
+/// The action that puts right what the log says of the file, which was examined: statistics of other programs beyond
+/// the number of rows go. `plain` is its path, if that is to be another.
+fn corrected(file: &DataFile, plain: Option<String>, found: &Examined) -> Add {
+    let add = file.to_add();
+    let mut tags = add.tags.unwrap_or_default();
+    let is_wrong = |is: fn(&Difference) -> bool| found.differences.iter().any(is);
+    if is_wrong(|found| matches!(found, Difference::Order)) {
+        tags.remove(SORTED_TAG);
+    }
+    if is_wrong(|found| matches!(found, Difference::Times { .. })) {
+        tags.remove(MIN_TIME_TAG);
+        tags.remove(MAX_TIME_TAG);
+    }
+    let is_right = !is_wrong(|found| {
+        matches!(
+            found,
+            Difference::Rows { .. } | Difference::Times { .. } | Difference::Statistics { .. }
+        )
+    });
+    Add {
+        path: plain.unwrap_or(add.path),
+        size: i64::try_from(found.bytes).unwrap_or(i64::MAX),
+        stats: match is_right {
+            true => add.stats,
+            false => Some(json!({"numRecords": found.rows}).to_string()),
+        },
+        tags: Some(tags),
+        ..add
+    }
+}
+
+impl Shard {
+    /// Adds these files again, where they are what was examined, in one commit that changes no data. Returns its version, or
+    /// `None` if none of them is there any more.
+    async fn correct_references(
+        &self,
+        files: Vec<(Arc<DataFile>, Add)>,
+    ) -> Result<Option<u64>, Error> {
+        let storage = &self.inner().storage;
+        let id = self.fresh_id();
+        let plan = |state: &State| {
+            let is_live = |(file, _): &&(Arc<DataFile>, Add)| state.file(&file.path) == Some(file);
+            let right: Vec<_> = files.iter().filter(is_live).collect();
+            if right.is_empty() {
+                return Plan::Done(());
+            }
+            let upper = state.progress().upper;
+            let renamed = right.iter().filter(|(file, add)| file.path != add.path);
+            Plan::Put(Box::new(Commit {
+                info: Some(CommitInfo {
+                    operation: "REPAIR".into(),
+                    operation_parameters: json!({"files": right.len()}),
+                    ..our_info(storage, id, upper, upper)
+                }),
+                removes: renamed
+                    .map(|(file, _)| removal(storage, file, false))
+                    .collect(),
+                adds: right.iter().map(|(_, add)| add.clone()).collect(),
+                ..Commit::default()
+            }))
+        };
+        match self.commit(id, plan, &Storage::warn_of_retry).await? {
+            Outcome::Committed(version) => Ok(Some(version)),
+            Outcome::Done(()) => Ok(None),
+        }
+    }
+}
