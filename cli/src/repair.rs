@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use mvsink::mvsink_persist::{
-    Client, Error as ShardError, Finding, ForeignEdit, Frontier, LostFile, Note, RepairOptions,
+    Client, Error as ShardError, Finding, ForeignEdit, Frontier, LostFile, MisstatedFile, Note, RepairOptions,
     RepairReport, RepairStep, VerifyProgress,
 };
 use serde_json::{Value, json};
@@ -105,7 +105,7 @@ pub fn repair(options: &Repair) -> Result<ExitCode, Error> {
             "left": left,
             "notes": notes(&report.notes),
         });
-        print(options.json, &object, || text(&report, options.dry_run))?;
+        print(options.json, &object, || text(&report, options))?;
         match report.left.first() {
             None => Ok(()),
             Some(first) => Err(Error::Unrepaired {
@@ -167,6 +167,12 @@ fn lost(file: &LostFile) -> Value {
     })
 }
 
+fn misstated(file: &MisstatedFile) -> Value {
+    let why = file.why.iter();
+    let why = why.map(|why| json!({"kind": why.kind(), "why": why.to_string()}));
+    json!({"file": file.path, "differences": why.collect::<Vec<_>>()})
+}
+
 fn edit(edit: &ForeignEdit) -> Value {
     json!({
         "version": edit.version,
@@ -189,9 +195,12 @@ fn step_object(step: &RepairStep) -> Value {
             upper_before,
             data_files,
             rows,
+            holds,
+            accepted,
         } => json!({
             "step": "drop entries", "from": from, "goes_on_as": goes_on_as, "files": files, "upper": upper.time(),
             "upper_before": upper_before.and_then(Frontier::time), "data_files": data_files, "rows": rows,
+            "holds": holds, "accepted": accepted,
         }),
         RepairStep::RewriteCheckpoint { version } => {
             json!({"step": "rewrite checkpoint", "version": version})
@@ -200,6 +209,9 @@ fn step_object(step: &RepairStep) -> Value {
         RepairStep::PointTo { version } => json!({"step": "point to", "version": version}),
         RepairStep::DropFiles { files } => {
             json!({"step": "drop files", "files": files.iter().map(lost).collect::<Vec<_>>()})
+        }
+        RepairStep::CorrectFiles { files } => {
+            json!({"step": "correct files", "files": files.iter().map(misstated).collect::<Vec<_>>()})
         }
         RepairStep::AcceptEdits { edits } => {
             json!({"step": "accept edits", "edits": edits.iter().map(edit).collect::<Vec<_>>()})
@@ -222,6 +234,8 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
             upper_before,
             data_files,
             rows,
+            holds,
+            accepted,
         } => {
             let was = match upper_before {
                 Some(was) if was > upper => format!(" instead of {was}"),
@@ -234,6 +248,18 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
             );
             let mut lines = vec![did("set aside", "set aside", what)];
             lines.extend(files.iter().map(|file| format!("  {file}")));
+            let version = from.saturating_sub(1);
+            if !holds.is_empty() {
+                let holds = holds.join(", ");
+                lines.push(format!(
+                    "  these holds are as they were in version {version}: {holds}"
+                ));
+            }
+            if let Some(accepted) = accepted {
+                lines.push(format!(
+                    "  that edits up to version {accepted} were accepted is given up as well"
+                ));
+            }
             lines
         }
         RepairStep::RewriteCheckpoint { version } => vec![did(
@@ -264,6 +290,15 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
             lines.extend(files.iter().map(|file| format!("  {file}")));
             lines
         }
+        RepairStep::CorrectFiles { files } => {
+            let what = format!(
+                "what the log says of {} data files, whose rows are as they were",
+                files.len()
+            );
+            let mut lines = vec![did("put right", "put right", what)];
+            lines.extend(files.iter().map(|file| format!("  {file}")));
+            lines
+        }
         RepairStep::AcceptEdits { edits } => {
             let what =
                 "these edits of other programs; an ingest sink goes on after them".to_owned();
@@ -275,15 +310,45 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
     }
 }
 
-fn text(report: &RepairReport, dry_run: bool) -> String {
+fn text(report: &RepairReport, options: &Repair) -> String {
     let steps = report.steps.iter();
-    let mut lines: Vec<_> = steps.flat_map(|step| step_lines(step, dry_run)).collect();
+    let mut lines: Vec<_> = steps
+        .flat_map(|step| step_lines(step, options.dry_run))
+        .collect();
     if report.is_sound() {
         lines.push("nothing to repair".into());
     }
+    lines.extend(needless(report, options).into_iter().map(str::to_owned));
     for left in &report.left {
         lines.push(format!("left: {}: {}", left.finding, left.advice));
     }
     lines.extend(report.notes.iter().map(|note| format!("note: {note}")));
     lines.join("\n") + "\n"
+}
+
+/// What was asked for and is needless, where nothing is left to be done.
+fn needless(report: &RepairReport, options: &Repair) -> Vec<&'static str> {
+    type Asked = (bool, fn(&RepairStep) -> bool, &'static str);
+    let asked: [Asked; 3] = [
+        (
+            options.drop_entries.is_some(),
+            |step| matches!(step, RepairStep::DropEntries { .. }),
+            "there are no entries to drop: the log can be read to its end",
+        ),
+        (
+            options.drop_files,
+            |step| matches!(step, RepairStep::DropFiles { .. }),
+            "there are no references to drop: every data file is there",
+        ),
+        (
+            options.accept_edits,
+            |step| matches!(step, RepairStep::AcceptEdits { .. }),
+            "there are no edits to accept",
+        ),
+    ];
+    let needless = |(is_asked, is_step, _): &&Asked| {
+        *is_asked && report.left.is_empty() && !report.steps.iter().any(is_step)
+    };
+    let needless = asked.iter().filter(needless);
+    needless.map(|(_, _, line)| *line).collect()
 }

@@ -86,9 +86,48 @@ impl Shard {
     /// Permanent ones of the store and the log.
     pub(crate) async fn unaccepted_edits(&self) -> Result<Vec<ForeignEdit>, Error> {
         self.refresh().await?;
-        let (last, begin) = self
-            .inner()
-            .with_state(|state| (state.unaccepted(), state.first_unaccepted()));
+        let state = self.inner().with_state(State::clone);
+        self.inner().storage.unaccepted_edits(&state).await
+    }
+
+    /// Accepts the edits up to this version, in one commit. Returns its version, or `None` if there are none, or were
+    /// accepted already.
+    pub(crate) async fn accept_edits(&self, through: u64) -> Result<Option<u64>, Error> {
+        let storage = &self.inner().storage;
+        let id = self.fresh_id();
+        let plan = |state: &State| {
+            if state.unaccepted().is_none() || state.accepted() >= Some(through) {
+                return Plan::Done(());
+            }
+            let upper = state.progress().upper;
+            Plan::Put(Box::new(Commit {
+                info: Some(CommitInfo {
+                    operation: "ACCEPT EDITS".into(),
+                    operation_parameters: serde_json::json!({"through": through}),
+                    ..our_info(storage, id, upper, upper)
+                }),
+                txns: vec![Txn {
+                    app_id: ACCEPTED.to_owned(),
+                    version: i64::try_from(through).unwrap_or(i64::MAX - 1),
+                    last_updated: Some(storage.env.now_ms()),
+                }],
+                ..Commit::default()
+            }))
+        };
+        match self.commit(id, plan, &Storage::warn_of_retry).await? {
+            Outcome::Committed(version) => Ok(Some(version)),
+            Outcome::Done(()) => Ok(None),
+        }
+    }
+}
+
+impl Storage {
+    /// The edits that nobody has accepted in this state, in the order of their versions; those whose entries are cleaned up are not known.
+    ///
+    /// # Errors
+    /// Permanent ones of the store and the log.
+    pub(crate) async fn unaccepted_edits(&self, state: &State) -> Result<Vec<ForeignEdit>, Error> {
+        let (last, begin) = (state.unaccepted(), state.first_unaccepted());
         let mut edits = Vec::new();
         let Some(last) = last else {
             return Ok(edits);
@@ -155,48 +194,17 @@ impl Shard {
     }
 
     /// An entry, with all that its writer tells of it; `None` if it is cleaned up.
-    async fn entry_with_info(&self, version: u64) -> Result<Option<(Commit, Value)>, Error> {
-        let storage = &self.inner().storage;
+    pub(crate) async fn entry_with_info(&self, version: u64) -> Result<Option<(Commit, Value)>, Error> {
         let on_retry = &Storage::warn_of_retry;
-        let Some(bytes) = storage.get_retrying(&entry_path(version), on_retry).await? else {
+        let Some(bytes) = self.get_retrying(&entry_path(version), on_retry).await? else {
             return Ok(None);
         };
         let told = bytes
             .split(|byte| *byte == b'\n')
             .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
             .find_map(|mut line| Some(line.get_mut("commitInfo")?.take()));
-        let commit = storage.parse(version, bytes).await?;
+        let commit = self.parse(version, bytes).await?;
         Ok(Some((commit, told.unwrap_or_default())))
-    }
-
-    /// Accepts the edits up to this version, in one commit. Returns its version, or `None` if there are none, or were
-    /// accepted already.
-    pub(crate) async fn accept_edits(&self, through: u64) -> Result<Option<u64>, Error> {
-        let storage = &self.inner().storage;
-        let id = self.fresh_id();
-        let plan = |state: &State| {
-            if state.unaccepted().is_none() || state.accepted() >= Some(through) {
-                return Plan::Done(());
-            }
-            let upper = state.progress().upper;
-            Plan::Put(Box::new(Commit {
-                info: Some(CommitInfo {
-                    operation: "ACCEPT EDITS".into(),
-                    operation_parameters: serde_json::json!({"through": through}),
-                    ..our_info(storage, id, upper, upper)
-                }),
-                txns: vec![Txn {
-                    app_id: ACCEPTED.to_owned(),
-                    version: i64::try_from(through).unwrap_or(i64::MAX - 1),
-                    last_updated: Some(storage.env.now_ms()),
-                }],
-                ..Commit::default()
-            }))
-        };
-        match self.commit(id, plan, &Storage::warn_of_retry).await? {
-            Outcome::Committed(version) => Ok(Some(version)),
-            Outcome::Done(()) => Ok(None),
-        }
     }
 }
 

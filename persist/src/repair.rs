@@ -10,6 +10,7 @@
 //! | a checkpoint cannot be read or contradicts the entries, and they lead to its version | it is written anew from them |
 //! | a checkpoint cannot be read, no entries lead there, but a later checkpoint stands for it | it is set aside |
 //! | a file is whole, and the log is wrong about its size, path, rows or statistics | it is added again as it is |
+//! | a repair that was to go back was cut off, and what was missing is there again | its fence is set aside |
 //! | entries are missing, cannot be read, or say what no writer can have said, later ones are there | the table goes back to the version before, **if that is asked for** |
 //! | the pointer leads to no checkpoint | it is made to lead to the newest, or set aside if there is none |
 //! | another program has edited a table that nothing repairs | the edit is accepted, **if that is asked for** |
@@ -84,6 +85,10 @@ pub enum RepairStep {
         data_files: u64,
         /// The rows of these, as far as the log says.
         rows: u64,
+        /// The holds that were taken, moved or released in them, and are as they were before.
+        holds: Vec<String>,
+        /// The last version up to which edits were accepted in them, which are not accepted any more.
+        accepted: Option<u64>,
     },
     /// A checkpoint is written anew from the entries that it stands for.
     RewriteCheckpoint {
@@ -225,8 +230,15 @@ impl Client {
         let storage = self.storage(url)?;
         let examination = storage.examine_table(progress).await?;
         let mut report = plan(&examination, options);
-        if options.accept_edits && examination.survey.break_off.is_none() {
-            let edits = self.open_existing(url).await?.unaccepted_edits().await?;
+        let is_drop = |step: &RepairStep| matches!(step, RepairStep::DropEntries { .. });
+        let goes_back = report.steps.iter().any(is_drop);
+        if options.accept_edits {
+            let edits = match &examination.survey.end {
+                // Those of the version that the table goes back to.
+                Some(end) if goes_back => storage.unaccepted_edits(end).await?,
+                _ if examination.survey.break_off.is_some() => Vec::new(),
+                _ => self.open_existing(url).await?.unaccepted_edits().await?,
+            };
             if !edits.is_empty() {
                 report.steps.push(RepairStep::AcceptEdits { edits });
             }
@@ -251,7 +263,12 @@ impl Client {
                 RepairStep::AcceptEdits { edits } => {
                     if let Some(last) = edits.last() {
                         let shard = self.open_existing(url).await?;
-                        report.accepted = shard.accept_edits(last.version).await?;
+                        // What is known of an edit below entries that were given up is that it is below them.
+                        let through = match goes_back {
+                            true => shard.unaccepted_edit().max(Some(last.version)),
+                            false => Some(last.version),
+                        };
+                        report.accepted = shard.accept_edits(through.unwrap_or(0)).await?;
                     }
                     Taken::Done
                 }
@@ -279,6 +296,10 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
     let broken = survey.break_off.as_ref();
     let drops_entries = survey.end.is_some()
         && broken.is_some_and(|broken| {
+            // That gives up nothing.
+            if broken.is_of_fences() {
+                return true;
+            }
             // What is not understood may be as it should, and is given up only by its name.
             let is_refused = |finding: &Finding| {
                 matches!(finding.difference, Difference::Refused { .. })
@@ -406,6 +427,8 @@ fn drop_entries(survey: &Survey, broken: &BreakOff, end: &State) -> RepairStep {
         upper_before: broken.upper,
         data_files: broken.files,
         rows: broken.rows,
+        holds: broken.holds.iter().cloned().collect(),
+        accepted: broken.accepted.filter(|accepted| end.accepted() < Some(*accepted)),
     }
 }
 

@@ -33,6 +33,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::beyond::{Beyond, Bridge};
 use crate::client::{Environment, Moment};
 use crate::error::Error;
+use crate::location::for_shell;
 use crate::log::action::Commit;
 use crate::log::checkpoint::LogFile;
 use crate::log::entry_path;
@@ -557,12 +558,31 @@ impl Storage {
             for (version, bytes) in entries {
                 let evidence = Evidence::of_entry(&bytes);
                 let commit = self.parse(version, bytes).await?;
-                log.apply(self, &commit, evidence)?;
+                let applied = log.apply(self, &commit, evidence);
+                applied.map_err(|error| self.at_fence(version, &commit, error))?;
             }
             if end {
                 return Ok(());
             }
             ahead = next_ahead(ahead);
+        }
+    }
+}
+
+impl Storage {
+    /// The error of an opener, which found nothing to go on from beyond the fence of a repair, if it is one.
+    fn at_fence(&self, version: u64, commit: &Commit, error: Error) -> Error {
+        let restored = commit.info.as_ref().and_then(|info| info.restored);
+        match (restored, &error) {
+            (Some(to), Error::Replaced { .. }) => Error::Unsupported {
+                url: self.url.to_string(),
+                why: format!(
+                    "a repair that was to go back to version {to} was cut off at entry {version}: make it again with \
+                     `mvsink repair {}`",
+                    for_shell(&self.url)
+                ),
+            },
+            _ => error,
         }
     }
 }

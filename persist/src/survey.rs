@@ -62,6 +62,8 @@ pub(crate) struct Survey {
     pub(crate) wrong_pointer: Option<Option<u64>>,
     pub(crate) findings: Vec<Finding>,
     pub(crate) notes: Vec<Note>,
+    /// The address of the table.
+    pub(crate) url: String,
     /// The files of the log as they were listed, by their paths.
     pub(crate) objects: BTreeMap<Path, ObjectMeta>,
     /// The first version beyond all that is there.
@@ -85,6 +87,20 @@ pub(crate) struct BreakOff {
     pub(crate) rows: u64,
     /// Some of them could not be had, and may be as they should.
     pub(crate) is_unknown: bool,
+    /// The holds that they set.
+    pub(crate) holds: BTreeSet<String>,
+    /// The last version up to which they accept edits.
+    pub(crate) accepted: Option<u64>,
+    /// Those that say nothing but that a repair was to go back.
+    pub(crate) fences: BTreeSet<Path>,
+}
+
+impl BreakOff {
+    /// True if nothing lies beyond but what repairs have left that were cut off: what they were to give up has been put
+    /// back since.
+    pub(crate) fn is_of_fences(&self) -> bool {
+        !self.beyond.is_empty() && self.beyond.iter().all(|path| self.fences.contains(path))
+    }
 }
 
 impl Survey {
@@ -149,6 +165,7 @@ impl Storage {
             return Ok(None);
         }
         let mut survey = Survey {
+            url: self.url.to_string(),
             objects: objects
                 .iter()
                 .map(|(_, object)| object)

@@ -4,13 +4,15 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Path as Local, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mvsink_persist::testing::{Call, GateStore, Side};
 use mvsink_persist::{Appended, Client, CompactOptions, Error, Frontier, GcOptions, Open, Shard};
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
+use object_store::path::Path;
 use support::damage::{checkpoint, contents, entry, in_log};
 use support::{append, client, grow, options, run, schema, stage};
 
@@ -22,7 +24,7 @@ fn plain(seed: u64) -> Client {
     client(options)
 }
 
-fn hint(dir: &Path) -> PathBuf {
+fn hint(dir: &Local) -> PathBuf {
     in_log(dir, "_last_checkpoint")
 }
 
@@ -44,7 +46,7 @@ fn names_gap(error: &Error, missing: &str, next: u64) {
 }
 
 /// Both ways of opening find the gap, and nothing is changed by it.
-async fn refused(dir: &Path, missing: &str, next: u64) {
+async fn refused(dir: &Local, missing: &str, next: u64) {
     let before = contents(dir);
     let url = dir.to_str().unwrap();
     let error = plain(7).open_existing(url).await.unwrap_err();
@@ -54,7 +56,7 @@ async fn refused(dir: &Path, missing: &str, next: u64) {
     assert_eq!(contents(dir), before);
 }
 
-async fn opens_at(dir: &Path, upper: i64) -> Shard {
+async fn opens_at(dir: &Local, upper: i64) -> Shard {
     let shard = plain(8).open_existing(dir.to_str().unwrap()).await.unwrap();
     assert_eq!(shard.progress().upper, Frontier::At(upper));
     shard
@@ -294,6 +296,36 @@ fn a_follower_notices_a_wide_gap_within_half_a_minute() {
         let late = reader.append(append(44, 3, 4, Vec::new()), &quiet).await;
         names_gap(&late.unwrap_err(), "entries 4 to 6 are", 7);
         assert_eq!(contents(dir), before);
+    });
+}
+
+/// Its own commits tell a sink that its tail is there, and not what lies far beyond.
+#[test]
+fn a_sink_that_commits_all_the_time_notices_an_entry_far_ahead_within_half_a_minute() {
+    run(async {
+        let store = Arc::new(InMemory::new());
+        let client = plain(1);
+        client.mount("store", Arc::clone(&store) as _);
+        let shard = filled(&client, URL, 3).await;
+        let mut watcher = shard.watch();
+        let path = Path::from(format!("shard/_delta_log/{:020}.json", 900_000));
+        store.put(&path, "{\"commitInfo\":{}}".into()).await.unwrap();
+        let mut refused = None;
+        for second in 0..40 {
+            if let Err(error) = watcher.changed().await {
+                refused = Some(error);
+                break;
+            }
+            let append = append(1000 + second, 3 + second as i64, 4 + second as i64, Vec::new());
+            if let Err(error) = shard.append(append, &quiet).await {
+                refused = Some(error);
+                break;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        let error = refused.expect("it is noticed");
+        assert!(matches!(error, Error::LogGap { .. } | Error::Shared(_)), "{error}");
+        assert!(error.to_string().contains("entry 900000 is there"), "{error}");
     });
 }
 

@@ -580,3 +580,142 @@ fn a_file_with_other_rows_in_another_order_is_given_up_whole() {
         assert_eq!((files.len(), &files[0].path), (1, &replaced));
     });
 }
+
+/// Nobody has got that far, and nobody goes on from there.
+#[test]
+fn an_entry_far_ahead_is_set_aside_and_the_versions_go_on_where_they_were() {
+    for (far, next) in [
+        (900_000, 900_001),
+        (1 << 50, 13),
+        (i64::MAX as u64 - 1, 13),
+        (i64::MAX as u64, 13),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            drop(table(dir).await);
+            fs::copy(entry(dir, 12), entry(dir, far)).unwrap();
+            let stray = fs::read(entry(dir, far)).unwrap();
+            assert!(matches!(open(dir).await, Err(Error::LogGap { .. })), "{far}");
+            let report = repaired(dir, true).await;
+            let [RepairStep::DropEntries { from, goes_on_as, .. }] = report.steps[..] else {
+                panic!("{report:?}");
+            };
+            assert_eq!((from, goes_on_as), (13, next), "{far}");
+            let kept = in_log(dir, &format!("_set_aside_{far}.json.bak"));
+            assert_eq!(fs::read(kept).unwrap(), stray, "{far}");
+            let shard = open(dir).await.unwrap();
+            assert_eq!(shard.progress().upper, at(12), "{far}");
+            grow(&shard, 14).await;
+            assert!(verify(dir).await.is_clean(), "{far}");
+        });
+    }
+}
+
+#[test]
+fn a_name_beyond_all_versions_is_no_entry() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(table(dir).await);
+        for far in [1 << 63, u64::MAX] {
+            fs::copy(entry(dir, 12), entry(dir, far)).unwrap();
+            fs::copy(checkpoint(dir, 6), checkpoint(dir, far)).unwrap();
+        }
+        let before = contents(dir);
+        assert!(repair_with(dir, false, true).await.is_sound());
+        assert!(contents(dir) == before);
+        let shard = open(dir).await.unwrap();
+        grow(&shard, 14).await;
+        assert!(verify(dir).await.is_clean());
+    });
+}
+
+#[test]
+fn holds_and_acceptances_that_go_with_entries_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = table(dir).await;
+        let hour = std::time::Duration::from_secs(3600);
+        shard.hold("before", at(3), hour).await.unwrap().leave();
+        drop(shard);
+        // An edit that takes a file away.
+        let shard = open(dir).await.unwrap();
+        let gone = data_file(&shard, 5).path;
+        let remove = json!({"remove": {"path": gone, "deletionTimestamp": 1, "dataChange": true}});
+        put_entry(dir, 14, &[remove]);
+        let accepted = repair_by(dir, |options| options.accept_edits = true).await;
+        assert_eq!(accepted.accepted, Some(15));
+        shard.refresh().await.unwrap();
+        shard.hold("after", at(4), hour).await.unwrap().leave();
+        drop(shard);
+        remove_entries(dir, [14]);
+        let report = repaired(dir, true).await;
+        let RepairStep::DropEntries { holds, accepted, .. } = &report.steps[0] else {
+            panic!("{report:?}");
+        };
+        assert_eq!(holds, &["after"]);
+        assert!(*accepted >= Some(14), "{report:?}");
+        let shard = open(dir).await.unwrap();
+        let names: Vec<_> = shard.holds().into_iter().map(|hold| hold.name).collect();
+        assert_eq!(names, ["before"]);
+    });
+}
+
+#[test]
+fn entries_are_given_up_and_edits_before_them_accepted_in_one_repair() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let input = Open::new(codec().schema()).as_input();
+        let shard = plain().open_or_create(url(dir), input).await.unwrap();
+        grow(&shard, 6).await;
+        let gone = data_file(&shard, 2).path;
+        drop(shard);
+        let remove = json!({"remove": {"path": gone, "deletionTimestamp": 1, "dataChange": true}});
+        put_entry(dir, 7, &[remove]);
+        fs::write(entry(dir, 8), "{").unwrap();
+        let both = |options: &mut RepairOptions| {
+            (options.drop_entries, options.accept_edits) = (true, true);
+        };
+        let planned = repair_by(dir, |options| {
+            both(options);
+            options.dry_run = true;
+        })
+        .await;
+        let report = repair_by(dir, both).await;
+        assert_eq!(report.steps, planned.steps);
+        let [RepairStep::DropEntries { .. }, RepairStep::AcceptEdits { edits }] = &report.steps[..]
+        else {
+            panic!("{report:?}");
+        };
+        assert_eq!((edits.len(), edits[0].version), (1, 7));
+        assert!(report.accepted.is_some() && report.left.is_empty(), "{report:?}");
+        let shard = open(dir).await.unwrap();
+        assert_eq!(shard.unaccepted_edit(), None);
+        let version = shard.checkpoint().await.unwrap();
+        drop(shard);
+        remove_entries(dir, (0..=version).filter(|version| entry(dir, *version).exists()));
+        assert_eq!(open(dir).await.unwrap().unaccepted_edit(), None);
+        assert!(repair_by(dir, both).await.is_sound());
+    });
+}
+
+#[test]
+fn what_a_deletion_left_that_raced_with_a_sink_is_named_and_the_directory_is_to_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(table(dir).await);
+        let late = fs::read(entry(dir, 12)).unwrap();
+        fs::remove_dir_all(dir).unwrap();
+        fs::create_dir_all(dir.join("_delta_log")).unwrap();
+        fs::write(entry(dir, 12), late).unwrap();
+        let found = named(&verify(dir).await);
+        assert_eq!(found, [("12.json".to_owned(), "entries missing")]);
+        for drop_entries in [false, true] {
+            refused(dir, drop_entries, &format!("`rm -r {}`", url(dir))).await;
+        }
+    });
+}

@@ -7,8 +7,10 @@ use std::fs;
 use std::path::Path as Local;
 use std::sync::Arc;
 
-use mvsink_persist::testing::{Call, GateStore, Hold, Side};
-use mvsink_persist::{Appended, Client, Error, RepairOptions, RepairReport, Shard};
+use mvsink_persist::testing::{Call, Fault, FaultyStore, GateStore, Hold, Side};
+use mvsink_persist::{
+    Appended, Client, Error, RepairOptions, RepairReport, RepairStep, Shard,
+};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -356,5 +358,124 @@ fn another_table_in_its_place_is_left_alone() {
             "{report:?}"
         );
         fixture.expect_sound(3).await;
+    });
+}
+
+impl Fixture {
+    /// Begins a repair that drops entries, and kills it at the gate.
+    async fn killed_at(&self, hold: Hold) {
+        let repair = std::pin::pin!(self.repair(true));
+        let reached = std::pin::pin!(hold.reached());
+        let ended = futures::future::select(repair, reached).await;
+        assert!(matches!(ended, futures::future::Either::Right(_)), "it was not reached");
+    }
+
+    /// It was missing from the beginning.
+    async fn without_entry(version: u64) -> (Self, String) {
+        let fixture = Fixture::new(None, |dir| remove_entries(dir, [version])).await;
+        let lost = name(&entry(fixture.sound.path(), version));
+        (fixture, lost)
+    }
+}
+
+#[test]
+fn a_repair_that_is_killed_after_any_call_ends_well_when_it_is_made_again() {
+    let writes = |call: Call| matches!(call, Call::Create | Call::Put | Call::Delete);
+    // The fence, the checkpoint, the pointer, and each copy and each deletion of four entries.
+    for nth in 1..=9 {
+        for side in [Side::Before, Side::After] {
+            run(async {
+                let (fixture, _) = Fixture::without_entry(9).await;
+                let hold = fixture.gates.hold(nth, side, move |call, _| writes(call));
+                fixture.killed_at(hold).await;
+                let report = fixture.repair(true).await;
+                assert!(report.left.is_empty(), "{nth} {side:?}: {report:?}");
+                let shard = fixture.expect_sound(8).await;
+                append_at(&shard, 8).await.unwrap();
+                assert!(fixture.repair(true).await.is_sound(), "{nth} {side:?}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_repair_that_was_killed_at_its_fence_is_told_as_that_where_nothing_is_missing_any_more() {
+    for times in 1..=2 {
+        run(async {
+            let (fixture, lost) = Fixture::without_entry(9).await;
+            for _ in 0..times {
+                fixture.killed_at(fixture.gates.hold_commit(1, Side::After)).await;
+            }
+            fixture.bring(&lost).await;
+            let error = fixture.other().open_existing(URL).await.unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            let line = error.to_string();
+            assert!(line.contains("cut off") && line.contains("mvsink repair"), "{line}");
+            let found = fixture.other().verify(URL, &|_| ()).await.unwrap();
+            assert_eq!(named(&found), [("13.json".to_owned(), "cut off")]);
+            // What was to be given up is there, so nothing is.
+            let report = fixture.repair(false).await;
+            assert!(report.left.is_empty(), "{report:?}");
+            let [RepairStep::DropEntries { from, data_files, upper, .. }] = &report.steps[..] else {
+                panic!("{report:?}");
+            };
+            assert_eq!((*from, *data_files, *upper), (13, 0, at(12)));
+            let shard = fixture.expect_sound(12).await;
+            append_at(&shard, 12).await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn what_a_copy_brings_into_the_slot_of_the_fence_stays() {
+    run(async {
+        let (fixture, _) = Fixture::without_entry(9).await;
+        let slot = Path::from(format!("shard/{}", name(&entry(fixture.sound.path(), 13))));
+        let hold = fixture.gates.hold_commit(1, Side::After);
+        let bring = async || {
+            fixture.store.put(&slot, "{\"commitInfo\":{}}".into()).await.unwrap();
+        };
+        let report = fixture.repair_while(true, hold, bring).await;
+        expect_changed(&report);
+        let kept = fixture.store.get(&slot).await.unwrap().bytes().await.unwrap();
+        assert_eq!(kept, "{\"commitInfo\":{}}");
+    });
+}
+
+#[test]
+fn a_commit_of_another_program_is_not_told_as_the_repair() {
+    run(async {
+        let fixture = Fixture::new(None, |dir| {
+            fs::remove_file(dir.join(entry_file(dir, 3))).unwrap();
+        })
+        .await;
+        let lost = entry_file(fixture.sound.path(), 3);
+        let slot = Path::from(format!("shard/{}", name(&entry(fixture.sound.path(), 13))));
+        let hold = fixture.gates.hold_commit(1, Side::Before);
+        let remove = async || {
+            let remove = format!(
+                r#"{{"remove":{{"path":"{lost}","deletionTimestamp":1,"dataChange":true}}}}"#
+            );
+            fixture.store.put(&slot, remove.into()).await.unwrap();
+        };
+        let report = fixture.repair_while(false, hold, remove).await;
+        assert_eq!(report.committed, None, "{report:?}");
+    });
+}
+
+#[test]
+fn a_repair_whose_commit_seemed_to_fail_is_told_with_its_version() {
+    run(async {
+        let dir = tempfile::tempdir().unwrap();
+        let shard = filled(dir.path(), 6).await;
+        fs::remove_file(dir.path().join(data_file(&shard, 2).path)).unwrap();
+        let store = in_memory(dir.path()).await;
+        let faulty = FaultyStore::new(store, 1, 0);
+        faulty.script(&[Fault::Applied]);
+        let client = plain();
+        client.mount("store", faulty as _);
+        let options = RepairOptions::default();
+        let report = client.repair(URL, &options, &|_| ()).await.unwrap();
+        assert_eq!(report.committed, Some(7), "{report:?}");
     });
 }

@@ -126,16 +126,24 @@ pub fn failure(mut wrong: Vec<(&'static str, String, Wrong)>) -> Option<Error> {
 }
 
 fn in_words(wrong: &Wrong) -> String {
-    let mut words = match wrong.rows {
+    let words = match wrong.rows {
         Some(1) => "1 row".to_owned(),
         Some(rows) => format!("{rows} rows"),
         None => "many rows".to_owned(),
     };
-    if !wrong.files.is_empty() {
-        words.push_str("; lost or unusable: ");
-        words.push_str(&wrong.files.join(", "));
+    if wrong.files.is_empty() {
+        return words;
     }
-    words
+    let count = wrong.files.len();
+    let files = wrong.files.join(", ");
+    let damaged = match count {
+        1 => format!("1 file that is lost or cannot be read ({files})"),
+        _ => format!("{count} files that are lost or cannot be read ({files})"),
+    };
+    match wrong.rows {
+        Some(0) => damaged,
+        _ => format!("{words}, and {damaged}"),
+    }
 }
 
 #[cfg(test)]
@@ -149,7 +157,15 @@ mod tests {
             files: vec!["a".to_owned(), "b".to_owned()],
             upper: 5,
         };
-        assert_eq!(in_words(&wrong), "2 rows; lost or unusable: a, b");
+        let both = "2 rows, and 2 files that are lost or cannot be read (a, b)";
+        assert_eq!(in_words(&wrong), both);
+        let lost = Wrong {
+            rows: Some(0),
+            files: vec!["a".to_owned()],
+            upper: 5,
+        };
+        let lost = in_words(&lost);
+        assert_eq!(lost, "1 file that is lost or cannot be read (a)");
         let check = Check::Wrong(wrong);
         assert!(check.is_known_at(5) && !check.is_known_at(6));
         assert!(!Check::Unknown.is_known_at(5));

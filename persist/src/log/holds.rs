@@ -29,6 +29,11 @@ const OWNER: &str = "mvsink.owner.";
 /// The lease of a hold that another program left without one, in milliseconds.
 const LEASE_DEFAULT_MS: i64 = 60 * 60 * 1000;
 
+/// The name of the hold whose frontier this `txn` action sets, if it does.
+pub(crate) fn held(app_id: &str) -> Option<&str> {
+    app_id.strip_prefix(HOLD)
+}
+
 /// What a slot says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Slot {

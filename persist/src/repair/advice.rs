@@ -1,6 +1,9 @@
 //! What a person can do about damage for which a repair has no step.
 
+use object_store::path::Path;
+
 use super::LostFile;
+use crate::location::{for_shell, local_directory};
 use crate::survey::{BreakOff, Survey};
 use crate::verify::{Difference, Finding};
 
@@ -45,9 +48,9 @@ pub(super) fn on(finding: &Finding, survey: &Survey) -> String {
             "no file is dropped for that: put the columns back that the table had, in the `metaData` of its log or by a copy \
              of that; a view can be written anew, to another address or here once the table is deleted"
         }
-        Difference::Missing if is_log => return without_end("put it back from a copy"),
+        Difference::Missing if is_log => return without_end("put it back from a copy", survey),
         Difference::Unreadable { .. } if is_log && survey.end.is_none() => {
-            return without_end("replace it by that of a copy");
+            return without_end("replace it by that of a copy", survey);
         }
         _ => "nothing that is there stands for it",
     };
@@ -63,7 +66,7 @@ pub(super) fn to_drop(finding: &Finding, broken: Option<&BreakOff>, survey: &Sur
     let (Some(broken), Some(end)) = (broken, &survey.end) else {
         return match &finding.difference {
             Difference::Refused { .. } => on(finding, survey),
-            _ => without_end(from_copy),
+            _ => without_end(from_copy, survey),
         };
     };
     let upper = end.progress().upper;
@@ -87,7 +90,9 @@ pub(super) fn to_drop(finding: &Finding, broken: Option<&BreakOff>, survey: &Sur
             "it may be as it should: switch off what is not supported with the program that switched it on, or read the \
              table with that; if nothing from there on is needed, `mvsink repair --drop-entries={from}` {back}"
         ),
-        Difference::Frontier { .. } => format!("`mvsink repair --drop-entries` {back}"),
+        Difference::Frontier { .. } | Difference::CutOff { .. } => {
+            format!("`mvsink repair --drop-entries` {back}")
+        }
         _ => format!(
             "{from_copy}, or wait for a copy that is under way; `mvsink repair --drop-entries` {back}"
         ),
@@ -95,11 +100,21 @@ pub(super) fn to_drop(finding: &Finding, broken: Option<&BreakOff>, survey: &Sur
 }
 
 /// What to do where no state of the table can be read.
-fn without_end(from_copy: &str) -> String {
-    format!(
-        "the columns and the frontiers of the table are lost with it: {from_copy}; a view can be written anew, to \
-         another address or here once the table is deleted"
-    )
+fn without_end(from_copy: &str, survey: &Survey) -> String {
+    let again = "a view can be written anew, to another address or here once the table is deleted";
+    let is_entry = |path: &&Path| path.as_ref().ends_with(".json");
+    if survey.objects.keys().all(|path| is_entry(&path)) {
+        let entries = survey.objects.len();
+        let remove = match local_directory(&survey.url) {
+            Ok(Some(folder)) => format!(" with `rm -r {}`", for_shell(&folder.display().to_string())),
+            _ => String::new(),
+        };
+        return format!(
+            "{from_copy}; where the table was deleted while somebody wrote to it, nothing is left of it but the {entries} \
+             later entries of its log: remove the directory{remove}; {again}"
+        );
+    }
+    format!("the columns and the frontiers of the table are lost with it: {from_copy}; {again}")
 }
 
 /// What to do about a file of an input.

@@ -38,6 +38,9 @@ use crate::shard::Shard;
 use crate::storage::{Occupied, Storage};
 use crate::survey::Survey;
 
+/// What tells an entry of one repair from those of others, in the parameters of its operation.
+const REPAIR_PARAMETER: &str = "mvsink.repair";
+
 /// How a step went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -163,6 +166,11 @@ impl Storage {
             })
             .map(|(_, object)| object)
             .collect();
+        // Into the fence's own slot, too: then that is not ours to write to any more.
+        let own = self.get_retrying(&entry_path(fence), on_retry).await?;
+        if own.as_ref() != Some(&body) {
+            return Ok(Taken::Changed);
+        }
         if !is_same_list(&there, &listed(found)) {
             let (path, nothing) = (entry_path(fence), entry(None).to_bytes());
             let withdraw = || self.put(&path, nothing.clone());
@@ -323,6 +331,7 @@ impl Shard {
     async fn drop_references(&self, files: Vec<Arc<DataFile>>) -> Result<Option<u64>, Error> {
         let storage = &self.inner().storage;
         let on_retry = &Storage::warn_of_retry;
+        let id = self.fresh_id();
         let plan = |state: &State| {
             let is_live = |file: &&Arc<DataFile>| state.file(&file.path) == Some(*file);
             let dropped: Vec<_> = files.iter().filter(is_live).collect();
@@ -335,7 +344,9 @@ impl Shard {
                 // Without the identity of a sink it is an edit, to all who read the log.
                 info: Some(CommitInfo {
                     operation: "REPAIR".into(),
-                    operation_parameters: json!({"files": dropped.len(), "rows": rows}),
+                    operation_parameters: json!({
+                        "files": dropped.len(), "rows": rows, REPAIR_PARAMETER: id.to_string(),
+                    }),
                     ..storage.commit_info()
                 }),
                 removes: removes.collect(),
@@ -343,10 +354,23 @@ impl Shard {
             }))
         };
         let before = self.progress().version;
-        match self.commit(self.fresh_id(), plan, on_retry).await? {
+        match self.commit(id, plan, on_retry).await? {
             Outcome::Committed(version) => Ok(Some(version)),
             // What was put by an attempt that seemed to fail is met as another's.
-            Outcome::Done(()) => Ok(self.edited().filter(|version| *version > before)),
+            Outcome::Done(()) => self.find_repair(&id.to_string(), before).await,
         }
+    }
+
+    /// The version beyond `before` that this repair has put.
+    async fn find_repair(&self, id: &str, before: u64) -> Result<Option<u64>, Error> {
+        let storage = &self.inner().storage;
+        for version in before + 1..=self.progress().version {
+            let entry = storage.entry_with_info(version).await?;
+            let told = entry.map(|(_, told)| told["operationParameters"][REPAIR_PARAMETER] == id);
+            if told == Some(true) {
+                return Ok(Some(version));
+            }
+        }
+        Ok(None)
     }
 }

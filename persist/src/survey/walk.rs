@@ -15,7 +15,8 @@ use crate::frontier::Frontier;
 use crate::log::action::Commit;
 use crate::log::entry_path;
 use crate::log::frontiers::impossible;
-use crate::log::state::{State, UPPER};
+use crate::log::holds::held;
+use crate::log::state::{ACCEPTED, State, UPPER};
 use crate::replay::{Evidence, Log};
 use crate::storage::Storage;
 use crate::survey::names::OtherForm;
@@ -93,6 +94,14 @@ impl<'s> Walk<'s> {
                 return;
             }
         };
+        let restored = commit.info.as_ref().and_then(|info| info.restored);
+        if let (Some(to), None, Some(log)) = (restored, &self.broken, &self.log)
+            && commit.info.as_ref().and_then(|info| info.table.as_ref())
+                == Some(&log.state.metadata().id)
+        {
+            survey.find(&path, Difference::CutOff { to });
+            self.break_off(version);
+        }
         if self.broken.is_none() {
             let progress = self.log.as_ref().map(|log| log.state.progress());
             let why = progress.and_then(|progress| {
@@ -119,6 +128,9 @@ impl<'s> Walk<'s> {
         }
         if let Some(broken) = &mut self.broken {
             broken.count(&commit);
+            if restored.is_some() {
+                broken.fences.insert(path);
+            }
         }
     }
 
@@ -177,6 +189,11 @@ impl BreakOff {
         for txn in uppers {
             self.upper = self.upper.max(Some(Frontier::from_version(txn.version)));
         }
+        let holds = commit.txns.iter().filter_map(|txn| held(&txn.app_id));
+        self.holds.extend(holds.map(str::to_owned));
+        let accepted = commit.txns.iter().filter(|txn| txn.app_id == ACCEPTED);
+        let accepted = accepted.filter_map(|txn| u64::try_from(txn.version).ok());
+        self.accepted = accepted.max().max(self.accepted);
         for add in commit.adds.iter().filter(|add| add.data_change) {
             let file = DataFile::from_add(add);
             self.files += 1;
