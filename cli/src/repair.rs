@@ -6,8 +6,8 @@
 use std::process::ExitCode;
 
 use mvsink::mvsink_persist::{
-    Client, Error as ShardError, Finding, ForeignEdit, Frontier, LostFile, MisstatedFile, Note, RepairOptions,
-    RepairReport, RepairStep, VerifyProgress,
+    Client, Error as ShardError, Finding, ForeignEdit, Frontier, LostFile, MisstatedFile, Note,
+    RepairOptions, RepairReport, RepairStep, VerifyProgress,
 };
 use serde_json::{Value, json};
 

@@ -116,6 +116,14 @@ impl Table<'_> {
         fs::write(self.entry(self.last() + 1), lines.join("\n") + "\n").unwrap();
     }
 
+    /// Changes the file that the last entry adds.
+    fn edit_last(&self, edit: impl Fn(&mut Value)) {
+        let path = self.entry(self.last());
+        let mut action: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        edit(&mut action["add"]);
+        fs::write(path, action.to_string()).unwrap();
+    }
+
     /// Puts rows of another program, null where nothing else is said.
     fn put_rows(&self, path: &str, columns: &[(&str, Vec<i64>)], rows: usize) {
         let schema = self.base.open(&self.dir).schema();
@@ -358,6 +366,116 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
+        what: "the size of a file is none",
+        edit: |table| {
+            table.put_rows(
+                "theirs.parquet",
+                &[("id", vec![1]), ("mv_time", vec![1]), ("mv_diff", vec![1])],
+                1,
+            );
+            table.edit_last(|add| add["size"] = 0.into());
+        },
+        kinds: &["size"],
+        steps: &["correct files"],
+        ..CASE
+    },
+    Case {
+        what: "the size of a file of an input is below none",
+        shard: "bid",
+        edit: |table| {
+            table.put_rows(
+                "theirs.parquet",
+                &[("mv_time", vec![1]), ("mv_diff", vec![1])],
+                1,
+            );
+            table.edit_last(|add| add["size"] = (-1).into());
+        },
+        kinds: &["size"],
+        steps: &["correct files"],
+        ..CASE
+    },
+    Case {
+        what: "the statistics of a file are wrong",
+        edit: |table| {
+            table.put_rows(
+                "theirs.parquet",
+                &[("id", vec![7]), ("mv_time", vec![1]), ("mv_diff", vec![1])],
+                1,
+            );
+            let stats = json!({
+                "numRecords": 9, "minValues": {"id": 8, "mv_time": 2}, "maxValues": {"id": 8, "mv_time": 2},
+            });
+            table.edit_last(|add| add["stats"] = stats.to_string().into());
+        },
+        kinds: &["rows", "times", "statistics"],
+        steps: &["correct files"],
+        ..CASE
+    },
+    Case {
+        what: "a path that others cannot follow",
+        edit: |table| {
+            table.put_rows(
+                "theirs.parquet",
+                &[("id", vec![7]), ("mv_time", vec![1]), ("mv_diff", vec![1])],
+                1,
+            );
+            table.edit_last(|add| add["path"] = "k/../theirs.parquet".into());
+        },
+        kinds: &["path"],
+        steps: &["correct files"],
+        ..CASE
+    },
+    Case {
+        what: "a column stands twice in the schema",
+        edit: put_column_twice,
+        kinds: &["refused"],
+        options: &["--drop-entries", "--drop-files"],
+        left: "--drop-entries=",
+        ..CASE
+    },
+    Case {
+        what: "a column stands twice in the schema, and that is given up",
+        edit: put_column_twice,
+        kinds: &["refused"],
+        options: &["--drop-entries={}"],
+        steps: &["drop entries"],
+        ..CASE
+    },
+    Case {
+        what: "a since of nobody",
+        edit: |table| {
+            table.put(&[json!({"txn": {"appId": "mvsink.since", "version": 1_i64 << 50}})])
+        },
+        kinds: &["frontier"],
+        options: &["--drop-entries"],
+        steps: &["drop entries"],
+        ..CASE
+    },
+    Case {
+        what: "an entry that is as far ahead as can be",
+        edit: |table| {
+            let far = table.entry(i64::MAX as u64);
+            fs::copy(table.entry(table.last()), far).unwrap();
+        },
+        kinds: &["entries missing"],
+        options: &["--drop-entries"],
+        steps: &["drop entries"],
+        ..CASE
+    },
+    Case {
+        what: "a late entry is all that is left",
+        edit: |table| {
+            let (last, late) = (table.last(), fs::read(table.entry(table.last())).unwrap());
+            fs::remove_dir_all(&table.dir).unwrap();
+            fs::create_dir_all(table.dir.join("_delta_log")).unwrap();
+            fs::write(table.entry(last), late).unwrap();
+        },
+        kinds: &["entries missing"],
+        options: &["--drop-entries"],
+        left: "rm -r ",
+        ..CASE
+    },
+    Case {
         what: "files of the future",
         edit: |table| {
             let future = SystemTime::now() + Duration::from_secs(90_000);
@@ -532,6 +650,24 @@ fn part(table: &Table<'_>, number: u64, of: u64) -> PathBuf {
     ))
 }
 
+fn put_column_twice(table: &Table<'_>) {
+    let text = fs::read_to_string(table.entry(0)).unwrap();
+    let mut actions = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut metadata = actions
+        .find(|action| action.get("metaData").is_some())
+        .unwrap();
+    let schema = &mut metadata["metaData"]["schemaString"];
+    let mut columns: Value = serde_json::from_str(schema.as_str().unwrap()).unwrap();
+    let fields = columns["fields"].as_array_mut().unwrap();
+    let mut again = fields[0].clone();
+    again["name"] = again["name"].as_str().unwrap().to_uppercase().into();
+    fields.push(again);
+    *schema = columns.to_string().into();
+    table.put(&[metadata]);
+}
+
 fn put_feature(table: &Table<'_>) {
     table.put(&[json!({"protocol": {
         "minReaderVersion": 3, "minWriterVersion": 7,
@@ -645,6 +781,30 @@ fn verify_names_every_kind_of_damage_and_repair_does_as_it_says() {
     for case in CASES {
         try_case(&base, case);
     }
+}
+
+#[test]
+fn options_that_a_sound_table_does_not_need_are_told_to_be_needless() {
+    let base = Base::new();
+    let copy = base.copy("bid");
+    let url = text(copy.path());
+    let before = contents(copy.path());
+    for (option, line) in [
+        ("--drop-entries", "there are no entries to drop"),
+        ("--drop-entries=99", "there are no entries to drop"),
+        ("--drop-files", "there are no references to drop"),
+        ("--accept-edits", "there are no edits to accept"),
+    ] {
+        for dry in [&["--dry-run"][..], &[]] {
+            let arguments: Vec<_> = ["repair", url, option].iter().chain(dry).copied().collect();
+            let output = mvsink(&arguments);
+            let stdout = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(output.status.code(), Some(0), "{option}: {stdout}");
+            assert!(stdout.contains("nothing to repair"), "{option}: {stdout}");
+            assert!(stdout.contains(line), "{option}: {stdout}");
+        }
+    }
+    assert_eq!(contents(copy.path()), before);
 }
 
 /// A view does not read its own files, and the summary does.

@@ -194,7 +194,10 @@ impl Storage {
     }
 
     /// An entry, with all that its writer tells of it; `None` if it is cleaned up.
-    pub(crate) async fn entry_with_info(&self, version: u64) -> Result<Option<(Commit, Value)>, Error> {
+    pub(crate) async fn entry_with_info(
+        &self,
+        version: u64,
+    ) -> Result<Option<(Commit, Value)>, Error> {
         let on_retry = &Storage::warn_of_retry;
         let Some(bytes) = self.get_retrying(&entry_path(version), on_retry).await? else {
             return Ok(None);

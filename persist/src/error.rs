@@ -304,6 +304,16 @@ pub enum Error {
         /// What is there.
         found: &'static str,
     },
+    /// Something that is no directory is in the place of a directory of the shard.
+    #[error(
+        "{path} is {found} where a directory of a shard belongs: move it away, or give another address"
+    )]
+    NoFolder {
+        /// The directory that belongs there.
+        path: String,
+        /// What is there.
+        found: &'static str,
+    },
     /// The store asks for credentials, and none are set.
     #[error("cannot {action} {path}: no credentials were found: {advice} ({source})")]
     NoCredentials {

@@ -89,6 +89,11 @@ impl Storage {
         let Some(folder) = &self.local else {
             return Ok(());
         };
+        for place in [ObjectPath::default(), log_folder()] {
+            if let Some(other) = self.in_place_of_folder(&place) {
+                return Err(other);
+            }
+        }
         let (folder, fsync) = (folder.join(log_folder().as_ref()), self.env.options.fsync);
         let looked = folder.clone();
         // Looked for once: what an attempt has created and could not sync is there at the next one.

@@ -140,8 +140,8 @@ impl Stores {
     }
 
     fn local(&self, url: String, path: &FsPath) -> Result<Location, String> {
-        let path = canonical(path).map_err(|error| error.to_string())?;
-        let prefix = Path::from_absolute_path(&path).map_err(|error| error.to_string())?;
+        let path = canonical(path).map_err(|error| unnameable(path, &error))?;
+        let prefix = Path::from_absolute_path(&path).map_err(|error| unnameable(&path, &error))?;
         Ok(Location {
             url,
             key: format!("file:///{prefix}"),
@@ -152,6 +152,29 @@ impl Stores {
 }
 
 /// The absolute path with the links of its existing part followed; the rest may not exist yet.
+/// Why there can be no table at this path, in words.
+fn unnameable(path: &FsPath, error: &dyn std::fmt::Display) -> String {
+    /// Of a part of a path, on the file systems that are in use.
+    const NAME_BYTES_MAX: usize = 255;
+    let is_long = |part: std::path::Component<'_>| part.as_os_str().len() > NAME_BYTES_MAX;
+    let odd = path
+        .to_str()
+        .map(|path| path.chars().find(|c| c.is_control()));
+    match odd {
+        None => "its path is no text in UTF-8: give the directory another name".to_owned(),
+        Some(Some(odd)) => {
+            format!("its path has the character {odd:?}: give the directory a name without it")
+        }
+        _ if path.components().any(is_long) => format!(
+            "a part of its path is longer than the {NAME_BYTES_MAX} bytes that a name may have"
+        ),
+        _ if path.ancestors().skip(1).any(FsPath::is_file) => {
+            "a part of its path is a file: move it away, or give another address".to_owned()
+        }
+        _ => error.to_string(),
+    }
+}
+
 fn canonical(path: &FsPath) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     for ancestor in path.ancestors() {

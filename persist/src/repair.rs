@@ -428,7 +428,9 @@ fn drop_entries(survey: &Survey, broken: &BreakOff, end: &State) -> RepairStep {
         data_files: broken.files,
         rows: broken.rows,
         holds: broken.holds.iter().cloned().collect(),
-        accepted: broken.accepted.filter(|accepted| end.accepted() < Some(*accepted)),
+        accepted: broken
+            .accepted
+            .filter(|accepted| end.accepted() < Some(*accepted)),
     }
 }
 
@@ -491,7 +493,12 @@ enum Judgement {
 fn judge(differences: &[&Difference], file: &DataFile) -> Option<Judgement> {
     let any = |is: fn(&Difference) -> bool| differences.iter().any(|found| is(found));
     let is_ours = file.sums.is_some();
-    if any(|found| matches!(found, Difference::Refused { .. } | Difference::Schema { .. })) {
+    if any(|found| {
+        matches!(
+            found,
+            Difference::Refused { .. } | Difference::Schema { .. }
+        )
+    }) {
         return None;
     }
     let is_gone = any(|found| {

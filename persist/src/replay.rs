@@ -487,7 +487,7 @@ impl Storage {
                         _ => None,
                     }
                 }
-                Ok(None) => return Ok(None),
+                Ok(None) => return self.in_place_of_log().map_or(Ok(None), Err),
                 // Maybe cleaned up between being found and being read.
                 Err(
                     error @ (Error::MissingFile { .. }

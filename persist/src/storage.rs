@@ -14,8 +14,8 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
 use crate::client::Environment;
 use crate::error::{Error, bucket_is_missing, credentials_advice, is_below_a_file};
 use crate::local::{LogSync, Prepared, Published};
-use crate::log::entry_path;
 use crate::log::table_root::TableRoot;
+use crate::log::{entry_path, folder};
 use crate::replay::Tail;
 use crate::retry::warn_of_retry;
 
@@ -90,6 +90,28 @@ impl Storage {
             path: self.show(path),
             found,
         })
+    }
+
+    /// What is no directory and is in the place of the log's, if the objects are files.
+    pub(crate) fn in_place_of_log(&self) -> Option<Error> {
+        self.in_place_of_folder(&folder())
+    }
+
+    /// What is no directory and is in the place of the table's or of one in it, if the objects are files.
+    pub(crate) fn in_place_of_folder(&self, path: &Path) -> Option<Error> {
+        let local = self.local.as_ref()?;
+        let (local, path) = match path.as_ref() {
+            "" => (local.clone(), self.url.to_string()),
+            relative => (local.join(relative), self.show(path)),
+        };
+        let found = std::fs::symlink_metadata(&local).ok()?;
+        let found = match no_file(&local) {
+            Some("a directory") => return None,
+            Some(found) => found,
+            None if found.is_symlink() => "a link to a file",
+            None => "a file",
+        };
+        Some(Error::NoFolder { path, found })
     }
 
     /// Tells `tracing` of an error that is followed by another attempt, for callers that have nobody else to tell: of

@@ -177,7 +177,9 @@ impl Storage {
         let no_files = listing.no_files.iter().map(|(file, _)| file.version());
         let versions = objects.iter().map(|(file, _)| file.version());
         // What lies further ahead nobody has got to, and nobody goes on from there.
-        let reached = versions.chain(no_files).filter(|version| *version < VERSION_BOUND);
+        let reached = versions
+            .chain(no_files)
+            .filter(|version| *version < VERSION_BOUND);
         survey.next = reached.max().map_or(0, |last| last + 1);
         self.note_future_times(objects, &mut survey);
         let mut checkpoints = self
@@ -227,7 +229,9 @@ impl Storage {
             }
         }
         let end = log.map(|log| log.state);
-        survey.next = survey.next.max(end.as_ref().map_or(0, |end| end.version + 1));
+        survey.next = survey
+            .next
+            .max(end.as_ref().map_or(0, |end| end.version + 1));
         survey.is_edited = end.as_ref().is_some_and(|end| end.edited().is_some());
         for (entry, file, why) in suspects {
             if end.as_ref().is_some_and(|end| end.is_live(&file)) {

@@ -189,7 +189,8 @@ impl Storage {
         let no_shard = || Error::NoShard {
             url: self.url.to_string(),
         };
-        let mut survey = self.survey(on_retry).await?.ok_or_else(no_shard)?;
+        let none = || self.in_place_of_log().unwrap_or_else(no_shard);
+        let mut survey = self.survey(on_retry).await?.ok_or_else(none)?;
         if survey.findings.is_empty()
             && let Err(error) = self.replay(on_retry).await
         {

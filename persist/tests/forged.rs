@@ -34,16 +34,37 @@ fn whoever_opens_or_follows_refuses_forged_frontiers_by_the_name_of_their_entry(
         ("an upper below 0", vec![txn("upper", -1)]),
         ("an upper that goes back", vec![info(6, 6), txn("upper", 3)]),
         ("a since of nobody", vec![txn("since", 3)]),
-        ("a since beyond the upper", vec![info(6, 7), txn("upper", 7), txn("since", 8)]),
-        ("a since at the end", vec![info(6, 7), txn("upper", 7), txn("since", i64::MAX)]),
-        ("a since that goes back", vec![info(6, 7), txn("upper", 7), txn("since", -2)]),
-        ("an upper beside what is said", vec![info(6, 7), txn("upper", 107)]),
-        ("the end beside what is said", vec![info(6, 7), txn("upper", i64::MAX)]),
+        (
+            "a since beyond the upper",
+            vec![info(6, 7), txn("upper", 7), txn("since", 8)],
+        ),
+        (
+            "a since at the end",
+            vec![info(6, 7), txn("upper", 7), txn("since", i64::MAX)],
+        ),
+        (
+            "a since that goes back",
+            vec![info(6, 7), txn("upper", 7), txn("since", -2)],
+        ),
+        (
+            "an upper beside what is said",
+            vec![info(6, 7), txn("upper", 107)],
+        ),
+        (
+            "the end beside what is said",
+            vec![info(6, 7), txn("upper", i64::MAX)],
+        ),
         ("no upper where one is said", vec![info(6, 7)]),
         ("a lower elsewhere", vec![info(5, 7), txn("upper", 7)]),
         ("rows and no upper", vec![info(6, 6), row()]),
-        ("reviews to come", vec![info(6, 7), txn("upper", 7), txn("reviewed", 99)]),
-        ("acceptance to come", vec![info(6, 6), txn("accepted", i64::MAX - 1)]),
+        (
+            "reviews to come",
+            vec![info(6, 7), txn("upper", 7), txn("reviewed", 99)],
+        ),
+        (
+            "acceptance to come",
+            vec![info(6, 6), txn("accepted", i64::MAX - 1)],
+        ),
     ];
     for (what, actions) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -62,7 +83,14 @@ fn whoever_opens_or_follows_refuses_forged_frontiers_by_the_name_of_their_entry(
 
 #[test]
 fn numbers_that_no_frontier_has_are_refused() {
-    for number in ["9223372036854775907", "1e30", "3.5", "\"many\"", "null", "[6]"] {
+    for number in [
+        "9223372036854775907",
+        "1e30",
+        "3.5",
+        "\"many\"",
+        "null",
+        "[6]",
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         run(async {
@@ -85,12 +113,21 @@ fn refused(error: &Error, what: &str) {
 
 async fn expect_given_up(dir: &Path, what: &str) {
     let damaged = contents(dir);
-    refused(&open(dir).await.err().unwrap_or_else(|| panic!("{what}")), what);
+    refused(
+        &open(dir).await.err().unwrap_or_else(|| panic!("{what}")),
+        what,
+    );
     let found = verify(dir).await;
-    assert!(found.findings[0].path.contains("00007.json"), "{what}: {found:?}");
+    assert!(
+        found.findings[0].path.contains("00007.json"),
+        "{what}: {found:?}"
+    );
     let mut options = RepairOptions::default();
     let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();
-    assert!(report.left[0].advice.contains("--drop-entries"), "{what}: {report:?}");
+    assert!(
+        report.left[0].advice.contains("--drop-entries"),
+        "{what}: {report:?}"
+    );
     assert!(contents(dir) == damaged, "{what}");
     options.drop_entries = true;
     let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();

@@ -309,23 +309,39 @@ fn a_sink_that_commits_all_the_time_notices_an_entry_far_ahead_within_half_a_min
         let shard = filled(&client, URL, 3).await;
         let mut watcher = shard.watch();
         let path = Path::from(format!("shard/_delta_log/{:020}.json", 900_000));
-        store.put(&path, "{\"commitInfo\":{}}".into()).await.unwrap();
+        store
+            .put(&path, "{\"commitInfo\":{}}".into())
+            .await
+            .unwrap();
         let mut refused = None;
-        for second in 0..40 {
-            if let Err(error) = watcher.changed().await {
-                refused = Some(error);
-                break;
-            }
-            let append = append(1000 + second, 3 + second as i64, 4 + second as i64, Vec::new());
+        for time in 3..43 {
+            let seq = u64::try_from(time).unwrap();
+            let append = append(seq, time, time + 1, Vec::new());
             if let Err(error) = shard.append(append, &quiet).await {
                 refused = Some(error);
                 break;
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            let failed = async {
+                loop {
+                    if let Err(error) = watcher.changed().await {
+                        break error;
+                    }
+                }
+            };
+            if let Ok(error) = tokio::time::timeout(Duration::from_secs(1), failed).await {
+                refused = Some(error);
+                break;
+            }
         }
         let error = refused.expect("it is noticed");
-        assert!(matches!(error, Error::LogGap { .. } | Error::Shared(_)), "{error}");
-        assert!(error.to_string().contains("entry 900000 is there"), "{error}");
+        assert!(
+            matches!(error, Error::LogGap { .. } | Error::Shared(_)),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains("entry 900000 is there"),
+            "{error}"
+        );
     });
 }
 

@@ -49,7 +49,9 @@ fn added(dir: &Path, version: u64) -> Value {
 fn live(shard: &Shard, name: &str) -> Option<DataFile> {
     let pinned = shard.pin();
     let mut files = pinned.files();
-    files.find(|file| file.path == name).map(|file| file.as_ref().clone())
+    files
+        .find(|file| file.path == name)
+        .map(|file| file.as_ref().clone())
 }
 
 /// Verification names these kinds, and repair puts it right without a loss: for good, and for an input too.
@@ -73,7 +75,11 @@ async fn mended(dir: &Path, what: &str, kinds: &[&str]) -> Shard {
     assert!(repair(dir).await.is_sound(), "{what}");
     let after = open(dir).await.unwrap();
     assert_eq!(after.progress().upper, progress.upper, "{what}");
-    assert_eq!(after.unaccepted_edit(), edited, "{what}: it changes no data");
+    assert_eq!(
+        after.unaccepted_edit(),
+        edited,
+        "{what}: it changes no data"
+    );
     assert_eq!(after.pin().files().count(), files, "{what}");
     after
 }
@@ -234,7 +240,10 @@ fn paths_that_others_cannot_follow_are_named_and_put_right() {
             let shard = mended(dir, spelled, &["path"]).await;
             assert!(live(&shard, plain).is_some(), "{spelled}");
             let entry = shard.entry(8).await.unwrap();
-            assert!(!entry.foreign && entry.adds.is_empty(), "{spelled}: {entry:?}");
+            assert!(
+                !entry.foreign && entry.adds.is_empty(),
+                "{spelled}: {entry:?}"
+            );
             let text = fs::read_to_string(support::damage::entry(dir, 8)).unwrap();
             let removed = json!({"path": spelled}).to_string();
             assert!(text.contains(&removed[1..removed.len() - 1]), "{text}");

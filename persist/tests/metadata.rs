@@ -39,20 +39,28 @@ const REFUSED: &[Edit] = &[
     }),
     ("a field of a struct twice", |metadata| {
         let inner = json!({"type": "struct", "fields": [column("a", "long"), column("A", "long")]});
-        fields(metadata, |fields| fields.push(column("more", inner.clone())));
+        fields(metadata, |fields| {
+            fields.push(column("more", inner.clone()))
+        });
     }),
     ("an unknown type", |metadata| {
         fields(metadata, |fields| fields.push(column("more", "variant")));
     }),
     ("a timestamp without zone", |metadata| {
-        fields(metadata, |fields| fields.push(column("more", "timestamp_ntz")));
+        fields(metadata, |fields| {
+            fields.push(column("more", "timestamp_ntz"))
+        });
     }),
-    ("partitions", |metadata| metadata["partitionColumns"] = json!(["c0"])),
+    ("partitions", |metadata| {
+        metadata["partitionColumns"] = json!(["c0"])
+    }),
     ("column mapping", |metadata| {
         metadata["configuration"]["delta.columnMapping.mode"] = "name".into();
     }),
     ("no multiplicity", |metadata| {
-        fields(metadata, |fields| fields.retain(|field| field["name"] != "mv_diff"));
+        fields(metadata, |fields| {
+            fields.retain(|field| field["name"] != "mv_diff")
+        });
     }),
     ("a time of another type", |metadata| {
         fields(metadata, |fields| {
@@ -74,14 +82,17 @@ const UNFIT: &[Edit] = &[
     ("a column has another name", |metadata| {
         fields(metadata, |fields| fields[1]["name"] = "other".into());
     }),
-    ("columns have changed places", |metadata| fields(metadata, |fields| fields.swap(0, 1))),
+    ("columns have changed places", |metadata| {
+        fields(metadata, |fields| fields.swap(0, 1))
+    }),
 ];
 
 /// The metadata that the first entry has.
 fn metadata(dir: &Path) -> Value {
     let text = fs::read_to_string(entry(dir, 0)).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-    let mut actions = lines.filter_map(|mut action: Value| Some(action.get_mut("metaData")?.take()));
+    let mut actions =
+        lines.filter_map(|mut action: Value| Some(action.get_mut("metaData")?.take()));
     actions.next().unwrap()
 }
 
@@ -113,7 +124,11 @@ async fn left_alone(dir: &Path, what: &str) -> String {
     let mut advice = String::new();
     for all in [false, true] {
         let set = |options: &mut RepairOptions| {
-            (options.drop_entries, options.drop_files, options.accept_edits) = (all, all, all);
+            (
+                options.drop_entries,
+                options.drop_files,
+                options.accept_edits,
+            ) = (all, all, all);
         };
         let report = repair(dir, set).await;
         assert!(report.steps.is_empty(), "{what}: {report:?}");
@@ -130,7 +145,10 @@ fn expect_named(error: &Error, what: &str) {
         Error::Unsupported { .. } | Error::SchemaMismatch { .. }
     );
     assert!(refused, "{what}: {line}");
-    assert!(line.contains("repair") && !line.contains('\n'), "{what}: {line}");
+    assert!(
+        line.contains("repair") && !line.contains('\n'),
+        "{what}: {line}"
+    );
 }
 
 #[test]
@@ -166,7 +184,10 @@ fn a_table_whose_first_metadata_is_refused_is_left_alone() {
             drop(filled(dir, 6).await);
             edit_first(dir, *edit);
             let error = open(dir).await.err().unwrap_or_else(|| panic!("{what}"));
-            assert!(matches!(error, Error::Unsupported { .. }), "{what}: {error}");
+            assert!(
+                matches!(error, Error::Unsupported { .. }),
+                "{what}: {error}"
+            );
             left_alone(dir, what).await;
         });
     }

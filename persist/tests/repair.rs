@@ -596,9 +596,17 @@ fn an_entry_far_ahead_is_set_aside_and_the_versions_go_on_where_they_were() {
             drop(table(dir).await);
             fs::copy(entry(dir, 12), entry(dir, far)).unwrap();
             let stray = fs::read(entry(dir, far)).unwrap();
-            assert!(matches!(open(dir).await, Err(Error::LogGap { .. })), "{far}");
+            assert!(
+                matches!(open(dir).await, Err(Error::LogGap { .. })),
+                "{far}"
+            );
             let report = repaired(dir, true).await;
-            let [RepairStep::DropEntries { from, goes_on_as, .. }] = report.steps[..] else {
+            let [
+                RepairStep::DropEntries {
+                    from, goes_on_as, ..
+                },
+            ] = report.steps[..]
+            else {
                 panic!("{report:?}");
             };
             assert_eq!((from, goes_on_as), (13, next), "{far}");
@@ -652,7 +660,10 @@ fn holds_and_acceptances_that_go_with_entries_are_named() {
         drop(shard);
         remove_entries(dir, [14]);
         let report = repaired(dir, true).await;
-        let RepairStep::DropEntries { holds, accepted, .. } = &report.steps[0] else {
+        let RepairStep::DropEntries {
+            holds, accepted, ..
+        } = &report.steps[0]
+        else {
             panic!("{report:?}");
         };
         assert_eq!(holds, &["after"]);
@@ -686,17 +697,26 @@ fn entries_are_given_up_and_edits_before_them_accepted_in_one_repair() {
         .await;
         let report = repair_by(dir, both).await;
         assert_eq!(report.steps, planned.steps);
-        let [RepairStep::DropEntries { .. }, RepairStep::AcceptEdits { edits }] = &report.steps[..]
+        let [
+            RepairStep::DropEntries { .. },
+            RepairStep::AcceptEdits { edits },
+        ] = &report.steps[..]
         else {
             panic!("{report:?}");
         };
         assert_eq!((edits.len(), edits[0].version), (1, 7));
-        assert!(report.accepted.is_some() && report.left.is_empty(), "{report:?}");
+        assert!(
+            report.accepted.is_some() && report.left.is_empty(),
+            "{report:?}"
+        );
         let shard = open(dir).await.unwrap();
         assert_eq!(shard.unaccepted_edit(), None);
         let version = shard.checkpoint().await.unwrap();
         drop(shard);
-        remove_entries(dir, (0..=version).filter(|version| entry(dir, *version).exists()));
+        remove_entries(
+            dir,
+            (0..=version).filter(|version| entry(dir, *version).exists()),
+        );
         assert_eq!(open(dir).await.unwrap().unaccepted_edit(), None);
         assert!(repair_by(dir, both).await.is_sound());
     });

@@ -8,9 +8,7 @@ use std::path::Path as Local;
 use std::sync::Arc;
 
 use mvsink_persist::testing::{Call, Fault, FaultyStore, GateStore, Hold, Side};
-use mvsink_persist::{
-    Appended, Client, Error, RepairOptions, RepairReport, RepairStep, Shard,
-};
+use mvsink_persist::{Appended, Client, Error, RepairOptions, RepairReport, RepairStep, Shard};
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -367,7 +365,10 @@ impl Fixture {
         let repair = std::pin::pin!(self.repair(true));
         let reached = std::pin::pin!(hold.reached());
         let ended = futures::future::select(repair, reached).await;
-        assert!(matches!(ended, futures::future::Either::Right(_)), "it was not reached");
+        assert!(
+            matches!(ended, futures::future::Either::Right(_)),
+            "it was not reached"
+        );
     }
 
     /// It was missing from the beginning.
@@ -404,19 +405,32 @@ fn a_repair_that_was_killed_at_its_fence_is_told_as_that_where_nothing_is_missin
         run(async {
             let (fixture, lost) = Fixture::without_entry(9).await;
             for _ in 0..times {
-                fixture.killed_at(fixture.gates.hold_commit(1, Side::After)).await;
+                fixture
+                    .killed_at(fixture.gates.hold_commit(1, Side::After))
+                    .await;
             }
             fixture.bring(&lost).await;
             let error = fixture.other().open_existing(URL).await.unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");
             let line = error.to_string();
-            assert!(line.contains("cut off") && line.contains("mvsink repair"), "{line}");
+            assert!(
+                line.contains("cut off") && line.contains("mvsink repair"),
+                "{line}"
+            );
             let found = fixture.other().verify(URL, &|_| ()).await.unwrap();
             assert_eq!(named(&found), [("13.json".to_owned(), "cut off")]);
             // What was to be given up is there, so nothing is.
             let report = fixture.repair(false).await;
             assert!(report.left.is_empty(), "{report:?}");
-            let [RepairStep::DropEntries { from, data_files, upper, .. }] = &report.steps[..] else {
+            let [
+                RepairStep::DropEntries {
+                    from,
+                    data_files,
+                    upper,
+                    ..
+                },
+            ] = &report.steps[..]
+            else {
                 panic!("{report:?}");
             };
             assert_eq!((*from, *data_files, *upper), (13, 0, at(12)));
@@ -433,11 +447,22 @@ fn what_a_copy_brings_into_the_slot_of_the_fence_stays() {
         let slot = Path::from(format!("shard/{}", name(&entry(fixture.sound.path(), 13))));
         let hold = fixture.gates.hold_commit(1, Side::After);
         let bring = async || {
-            fixture.store.put(&slot, "{\"commitInfo\":{}}".into()).await.unwrap();
+            fixture
+                .store
+                .put(&slot, "{\"commitInfo\":{}}".into())
+                .await
+                .unwrap();
         };
         let report = fixture.repair_while(true, hold, bring).await;
         expect_changed(&report);
-        let kept = fixture.store.get(&slot).await.unwrap().bytes().await.unwrap();
+        let kept = fixture
+            .store
+            .get(&slot)
+            .await
+            .unwrap()
+            .bytes()
+            .await
+            .unwrap();
         assert_eq!(kept, "{\"commitInfo\":{}}");
     });
 }

@@ -82,7 +82,10 @@ impl LogFile {
             return None;
         }
         // Versions are signed to others: there is none beyond.
-        let version = version.parse().ok().filter(|version| *version <= i64::MAX as u64)?;
+        let version = version
+            .parse()
+            .ok()
+            .filter(|version| *version <= i64::MAX as u64)?;
         match kind {
             "json" => Some(LogFile::Entry(version)),
             "checkpoint.parquet" => Some(LogFile::Checkpoint(version)),

@@ -38,12 +38,15 @@ pub(crate) fn impossible(commit: &Commit, before: &Progress) -> Option<String> {
         ));
     }
     let said = info.and_then(|info| info.lower.zip(info.upper));
-    let said = said.map(|(lower, upper)| (Frontier::from_version(lower), Frontier::from_version(upper)));
+    let said =
+        said.map(|(lower, upper)| (Frontier::from_version(lower), Frontier::from_version(upper)));
     let starts_here = said.is_none_or(|(lower, _)| lower == before.upper);
     if let Some((_, said)) = said.filter(|_| starts_here)
         && upper != said.max(before.upper)
     {
-        return Some(format!("it moves {UPPER} to {upper}, and says that it is for times below {said}"));
+        return Some(format!(
+            "it moves {UPPER} to {upper}, and says that it is for times below {said}"
+        ));
     }
     let is_review = |txn: &&Txn| [REVIEWED, ACCEPTED].contains(&txn.app_id.as_str());
     let mut reviews = commit.txns.iter().filter(is_review);

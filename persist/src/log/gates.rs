@@ -113,7 +113,8 @@ pub(super) fn check_protocol(protocol: &Protocol) -> Result<(), Refusal> {
 
 /// The gate of the metadata; returns the columns.
 pub(super) fn check_metadata(url: &str, metadata: &Metadata) -> Result<SchemaRef, Refusal> {
-    const PUT_BACK: &str = "have the program that changed it put back what was there and write a checkpoint";
+    const PUT_BACK: &str =
+        "have the program that changed it put back what was there and write a checkpoint";
     let property = |name: &str| metadata.configuration.get(name).and_then(Option::as_deref);
     match property(FORMAT_PROPERTY).map(str::parse::<u64>) {
         Some(Ok(1..=FORMAT)) => {}

@@ -106,7 +106,9 @@ fn without_end(from_copy: &str, survey: &Survey) -> String {
     if survey.objects.keys().all(|path| is_entry(&path)) {
         let entries = survey.objects.len();
         let remove = match local_directory(&survey.url) {
-            Ok(Some(folder)) => format!(" with `rm -r {}`", for_shell(&folder.display().to_string())),
+            Ok(Some(folder)) => {
+                format!(" with `rm -r {}`", for_shell(&folder.display().to_string()))
+            }
             _ => String::new(),
         };
         return format!(

@@ -96,9 +96,8 @@ impl Statistics {
         self.wrong.or_else(|| {
             self.found.iter().find_map(|(name, found)| {
                 let said = self.nulls.get(name)?.as_u64()?;
-                (said != *found).then(|| {
-                    format!("{name} is to be null in {said} rows, and is in {found}")
-                })
+                (said != *found)
+                    .then(|| format!("{name} is to be null in {said} rows, and is in {found}"))
             })
         })
     }
