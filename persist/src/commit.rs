@@ -58,7 +58,7 @@ pub struct Append {
     pub upper: Frontier<i64>,
     /// Files with times in `[lower, upper)` only. None: the commit moves the upper alone.
     pub files: Vec<StagedFile>,
-    /// The since becomes at least this, as far as the live holds permit.
+    /// The since becomes at least this, as far as the live holds permit, and `upper` at most.
     pub since: Option<Frontier<i64>>,
 }
 
@@ -610,7 +610,7 @@ fn append_commit(
     let mut txns = vec![txn(storage, UPPER, append.upper)];
     let since = append
         .since
-        .map(|since| since.min(state.holds().least_frontier()))
+        .map(|since| since.min(state.holds().least_frontier()).min(append.upper))
         .max(state.edited().map(|edit| edit.upper))
         .max((!removes.is_empty()).then_some(append.lower));
     if let Some(since) = since.filter(|since| *since > state.progress().since) {

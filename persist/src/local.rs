@@ -38,7 +38,7 @@ use crate::error::Error;
 use crate::log::checkpoint::{checkpoint_path, last_checkpoint_path};
 use crate::log::{entry_path, folder as log_folder};
 use crate::replay::{Evidence, Tail};
-use crate::storage::{OnRetry, Storage};
+use crate::storage::{OnRetry, Storage, no_folder};
 
 /// As the local store calls itself in errors.
 const STORE: &str = "LocalFileSystem";
@@ -89,12 +89,10 @@ impl Storage {
         let Some(folder) = &self.local else {
             return Ok(());
         };
-        for place in [ObjectPath::default(), log_folder()] {
-            if let Some(other) = self.in_place_of_folder(&place) {
-                return Err(other);
-            }
-        }
         let (folder, fsync) = (folder.join(log_folder().as_ref()), self.env.options.fsync);
+        if let Some(other) = folder.ancestors().find_map(no_folder) {
+            return Err(other);
+        }
         let looked = folder.clone();
         // Looked for once: what an attempt has created and could not sync is there at the next one.
         let shown = log_folder();

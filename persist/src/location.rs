@@ -168,9 +168,6 @@ fn unnameable(path: &FsPath, error: &dyn std::fmt::Display) -> String {
         _ if path.components().any(is_long) => format!(
             "a part of its path is longer than the {NAME_BYTES_MAX} bytes that a name may have"
         ),
-        _ if path.ancestors().skip(1).any(FsPath::is_file) => {
-            "a part of its path is a file: move it away, or give another address".to_owned()
-        }
         _ => error.to_string(),
     }
 }

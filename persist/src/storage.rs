@@ -94,24 +94,8 @@ impl Storage {
 
     /// What is no directory and is in the place of the log's, if the objects are files.
     pub(crate) fn in_place_of_log(&self) -> Option<Error> {
-        self.in_place_of_folder(&folder())
-    }
-
-    /// What is no directory and is in the place of the table's or of one in it, if the objects are files.
-    pub(crate) fn in_place_of_folder(&self, path: &Path) -> Option<Error> {
-        let local = self.local.as_ref()?;
-        let (local, path) = match path.as_ref() {
-            "" => (local.clone(), self.url.to_string()),
-            relative => (local.join(relative), self.show(path)),
-        };
-        let found = std::fs::symlink_metadata(&local).ok()?;
-        let found = match no_file(&local) {
-            Some("a directory") => return None,
-            Some(found) => found,
-            None if found.is_symlink() => "a link to a file",
-            None => "a file",
-        };
-        Some(Error::NoFolder { path, found })
+        let path = self.local.as_ref()?.join(folder().as_ref());
+        no_folder(&path)
     }
 
     /// Tells `tracing` of an error that is followed by another attempt, for callers that have nobody else to tell: of
@@ -316,6 +300,21 @@ pub(crate) fn no_file(path: &std::path::Path) -> Option<&'static str> {
         _ if path.is_dir() => "a directory",
         _ if found.is_symlink() => "a link to nothing",
         _ => "no regular file",
+    })
+}
+
+/// The error for what lies there, if something does that is no directory.
+pub(crate) fn no_folder(path: &std::path::Path) -> Option<Error> {
+    let link = std::fs::symlink_metadata(path).ok()?;
+    let found = match no_file(path) {
+        Some("a directory") => return None,
+        Some(found) => found,
+        None if link.is_symlink() => "a link to a file",
+        None => "a file",
+    };
+    Some(Error::NoFolder {
+        path: path.display().to_string(),
+        found,
     })
 }
 

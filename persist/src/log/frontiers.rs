@@ -3,7 +3,7 @@
 //! An entry can be read and still say what no writer can have said. Invariants:
 //!
 //! - *moved by sinks*: the upper and the since move in commits with an identity, and in no others;
-//! - *since below upper*: a commit takes the since to the upper at most;
+//! - *since below upper*: a commit that moves the upper takes the since to there at most;
 //! - *as said*: a commit of a sink moves the upper to where it says that it does;
 //! - *rows move the upper*: a commit with an identity that adds rows takes the upper on, so that none follows the empty one;
 //! - *reviewed is past*: a commit answers edits up to its own version at most.
@@ -32,7 +32,9 @@ pub(crate) fn impossible(commit: &Commit, before: &Progress) -> Option<String> {
             "it moves {name} from {from} to {to}, and no sink made it"
         ));
     }
-    if since > before.since && since > upper {
+    // Who only sets the since may give up times that are still to come.
+    let is_append = upper > before.upper;
+    if is_append && since > before.since && since > upper {
         return Some(format!(
             "it moves {SINCE} to {since}, beyond the upper {upper}"
         ));
