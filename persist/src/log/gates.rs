@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
+use arrow_schema::{Schema, SchemaRef};
 
 use crate::error::Error;
 use crate::location::{for_shell, make_room};
@@ -154,14 +154,23 @@ pub(super) fn check_metadata(url: &str, metadata: &Metadata) -> Result<SchemaRef
     if !metadata.partition_columns.is_empty() {
         return Err(Refusal::new("it is partitioned", PUT_BACK));
     }
-    let schema = from_delta(&metadata.schema_string)
-        .and_then(|schema| check_own_columns(&schema).map(|()| Arc::new(schema)));
+    let schema = from_delta(&metadata.schema_string).map(Arc::new);
     schema.map_err(|refused| {
         let why = format!("its schema is not understood: {refused}");
         match refused.contains("timestamp_ntz") {
             true => Refusal::of_feature(why, "timestampNtz"),
             false => Refusal::new(why, PUT_BACK),
         }
+    })
+}
+
+/// The gate of a table's first columns: with them it can hold updates. Later ones have the same and more.
+pub(super) fn check_columns(schema: &Schema) -> Result<(), Refusal> {
+    check_own_columns(schema).map_err(|why| {
+        Refusal::new(
+            format!("its schema is none of a shard: {why}"),
+            "have the program that changed it put back what was there, or take the log from a copy",
+        )
     })
 }
 

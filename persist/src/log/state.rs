@@ -26,7 +26,7 @@ use crate::log::action::{Commit, CommitId, Metadata, Protocol, Remove, Txn};
 use crate::log::entry_path;
 use crate::log::frontiers::impossible;
 use crate::log::gates::{
-    Refusal, check_adds, check_metadata, check_protocol, check_txn, to_give_up,
+    Refusal, check_adds, check_columns, check_metadata, check_protocol, check_txn, to_give_up,
 };
 use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
@@ -177,6 +177,7 @@ impl State {
         }
         let schema = check_protocol(&protocol)
             .and_then(|()| check_metadata(url, &metadata))
+            .and_then(|schema| check_columns(&schema).map(|()| schema))
             .map_err(|refused| refused.at_first(url))?;
         let mut txns = BTreeMap::new();
         for txn in &commit.txns {
