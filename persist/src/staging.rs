@@ -6,6 +6,9 @@
 //!                        └── dropped, or failed ──> known no more: left to the sweeper
 //! ```
 //!
+//! Whoever is done with a file that is still being written does not end its writing: the file is known until then, so that
+//! nobody takes it for one that can be deleted.
+//!
 //! A file may be given to [`Shard::append`] while it is still being written: its entry is written beside it, and is put
 //! into the log when both are safe.
 
@@ -36,7 +39,17 @@ pub(crate) struct Staging {
 #[derive(Clone, Copy, Debug)]
 struct Staged {
     written: bool,
+    /// Nobody needs it any more.
+    given_up: bool,
     scope: u64,
+}
+
+impl Staged {
+    /// True if it is known no longer, now that nobody needs it.
+    fn give_up(&mut self) -> bool {
+        self.given_up = true;
+        self.written
+    }
 }
 
 /// The files that were staged with one handle and its clones; they are nobody's once these are gone.
@@ -48,7 +61,7 @@ pub(crate) struct StagingScope {
 
 impl Drop for StagingScope {
     fn drop(&mut self) {
-        lock(&self.staging.paths).retain(|_, file| file.scope != self.number);
+        lock(&self.staging.paths).retain(|_, file| file.scope != self.number || !file.give_up());
         self.staging.settled.notify_waiters();
     }
 }
@@ -88,12 +101,14 @@ impl Staging {
     fn begin(self: &Arc<Self>, path: &str, scope: &StagingScope) -> Writing {
         let file = Staged {
             written: false,
+            given_up: false,
             scope: scope.number,
         };
         lock(&self.paths).insert(path.to_owned(), file);
         Writing {
             staging: Arc::clone(self),
-            path: Some(path.to_owned()),
+            path: path.to_owned(),
+            done: false,
         }
     }
 
@@ -120,37 +135,38 @@ impl Staging {
         }
     }
 
-    /// The file is committed, or deleted, or given up.
+    /// The file is committed, or deleted, or given up. If it is still being written, it is known until that has ended.
     pub(crate) fn forget(&self, path: &str) {
-        lock(&self.paths).remove(path);
-        self.settled.notify_waiters();
+        let mut paths = lock(&self.paths);
+        if paths.get_mut(path).is_some_and(Staged::give_up) {
+            paths.remove(path);
+            self.settled.notify_waiters();
+        }
     }
 }
 
-/// A file that is being written; forgotten unless it is [`done`](Writing::done).
+/// A file that is being written; known no more unless it is [`done`](Writing::done).
 struct Writing {
     staging: Arc<Staging>,
-    path: Option<String>,
+    path: String,
+    done: bool,
 }
 
 impl Writing {
     /// The file is written.
     fn done(mut self) {
-        if let Some(path) = self.path.take() {
-            // Nobody has deleted it: who deletes waits for this. Its append may have been given up.
-            if let Some(file) = lock(&self.staging.paths).get_mut(&path) {
-                file.written = true;
-            }
-            self.staging.settled.notify_waiters();
-        }
+        self.done = true;
     }
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        if let Some(path) = &self.path {
-            self.staging.forget(path);
+        let mut paths = lock(&self.staging.paths);
+        match paths.get_mut(&self.path) {
+            Some(file) if self.done && !file.given_up => file.written = true,
+            _ => drop(paths.remove(&self.path)),
         }
+        self.staging.settled.notify_waiters();
     }
 }
 

@@ -86,31 +86,43 @@ fn another_process_does_not_commit_what_is_still_being_written() {
 }
 
 /// Deleted before it was written, it would be there again afterwards.
+async fn deletes_once_it_is_written(meanwhile: impl AsyncFn(&Shard, &StagedFile)) {
+    let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let gate = GateStore::new(Arc::clone(&memory));
+    let shard = shard_on(gate.clone(), 1).await;
+    let (file, put) = begin(&shard, 0);
+    let path = object_store::path::Path::from(format!("shard/{}", file.path));
+    gate.hold(Held::PutsAfter);
+    let writing = tokio::spawn(async move { put.finish(&quiet).await });
+    gate.reached().await;
+    meanwhile(&shard, &file).await;
+    let deleting = tokio::spawn({
+        let (shard, files) = (shard.clone(), [file]);
+        async move { shard.delete_files(&files).await }
+    });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!deleting.is_finished(), "it is still being written");
+    assert!(memory.head(&path).await.is_ok());
+    gate.hold(Held::Nothing);
+    writing.await.unwrap().unwrap();
+    deleting.await.unwrap().unwrap();
+    assert!(memory.head(&path).await.is_err());
+}
+
 #[test]
 fn what_is_deleted_while_it_is_written_is_gone() {
-    run(async {
-        let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let gate = GateStore::new(Arc::clone(&memory));
-        let shard = shard_on(gate.clone(), 1).await;
-        let (file, put) = begin(&shard, 0);
-        let path = object_store::path::Path::from(format!("shard/{}", file.path));
-        gate.hold(Held::PutsAfter);
-        let writing = tokio::spawn(async move { put.finish(&quiet).await });
-        gate.reached().await;
-        let deleting = tokio::spawn({
-            let (shard, files) = (shard.clone(), [file]);
-            async move { shard.delete_files(&files).await }
-        });
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
-        assert!(!deleting.is_finished(), "it is still being written");
-        assert!(memory.head(&path).await.is_ok());
-        gate.hold(Held::Nothing);
-        writing.await.unwrap().unwrap();
-        deleting.await.unwrap().unwrap();
-        assert!(memory.head(&path).await.is_err());
-    });
+    run(deletes_once_it_is_written(async |_, _| ()));
+}
+
+#[test]
+fn what_is_deleted_while_it_is_written_is_gone_though_its_append_was_given_up() {
+    run(deletes_once_it_is_written(async |shard, file| {
+        let append = append(0, 0, 1, vec![file.clone()]);
+        let mut appending = Box::pin(shard.append(append, &quiet));
+        assert!(futures::poll!(&mut appending).is_pending());
+    }));
 }
 
 /// The names in a directory, sorted.
