@@ -154,11 +154,6 @@ pub(crate) fn fingerprint_error<E: Serialize>(error: &E) -> u128 {
     mvsink_persist::hash_error(error).unwrap_or(0)
 }
 
-/// 64 bits of the fingerprint of an error.
-pub(crate) fn hash_error<E: Serialize>(error: &E) -> u64 {
-    high_bits(fingerprint_error(error))
-}
-
 /// The 64 bits of a fingerprint that hashes are.
 pub(crate) fn high_bits(hash: u128) -> u64 {
     (hash >> 64) as u64

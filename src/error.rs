@@ -61,6 +61,20 @@ pub enum Error {
         /// The difference.
         diff: i64,
     },
+    /// Rows are there so often that a dataflow could not add up their differences.
+    #[error(
+        "{path}, in version {version} of the shard, has a row with the difference {diff} (mv_diff): with those of other rows that is more \
+         than a dataflow can add up. Another program must delete it; an ingest sink goes on after that edit once somebody \
+         accepts it with `mvsink repair --accept-edits`"
+    )]
+    Multiplicity {
+        /// The file.
+        path: String,
+        /// The version of the log in which it was met.
+        version: u64,
+        /// The largest difference of the rows that were too many.
+        diff: i128,
+    },
     /// A source that a sink's dataflow reads has failed, so the sink's input will never be complete.
     #[error("the sink {name} cannot go on, since its source {source_name} failed: {error}")]
     Source {

@@ -21,6 +21,7 @@
 mod condemned;
 mod files;
 mod first;
+mod multiplicity;
 mod read;
 mod seen;
 mod start;

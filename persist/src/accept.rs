@@ -10,21 +10,24 @@
 //! The since and the upper stay. The next append moves the since to where the upper was, as after any edit, since contents
 //! before that are not what they were.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::acceptable::{Required, unacceptable};
 use crate::commit::{Outcome, Plan, our_info};
+use crate::data_file::{Adder, DataFile};
 use crate::error::Error;
+use crate::frontier::Frontier;
 use crate::log::action::{Commit, CommitInfo, Txn};
 use crate::log::entry_path;
 use crate::log::state::{ACCEPTED, State, is_foreign};
-use crate::shard::Shard;
+use crate::rewrite::Rewrite;
+use crate::shard::{Inner, Shard};
 use crate::storage::Storage;
-
-/// How many entries before an edit are searched for what it removes.
-const ENTRIES_BEFORE_MAX: u64 = 1000;
+use crate::verify::{Difference, Finding};
 
 /// An edit of the data by another program.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +47,17 @@ pub struct ForeignEdit {
     pub files_removed: u64,
     /// Their rows, if the log says.
     pub rows_removed: Option<u64>,
+}
+
+/// The edits of a table that nobody has accepted.
+#[derive(Debug, Default)]
+pub(crate) struct Unaccepted {
+    /// In the order of their versions.
+    pub(crate) edits: Vec<ForeignEdit>,
+    /// The versions in which other programs have added files, by the keys of these.
+    added_in: BTreeMap<String, u64>,
+    /// The last version that holds an edit.
+    last: u64,
 }
 
 impl fmt::Display for ForeignEdit {
@@ -80,14 +94,18 @@ impl Shard {
             .with_state(|state| state.accepted() >= Some(version))
     }
 
-    /// The edits that nobody has accepted, in the order of their versions; those whose entries are cleaned up are not known.
+    /// The edits that nobody has accepted, in the order of their versions, with the state that they are of; those whose
+    /// entries are cleaned up are not known. Each entry is read once.
     ///
     /// # Errors
     /// Permanent ones of the store and the log.
-    pub(crate) async fn unaccepted_edits(&self) -> Result<Vec<ForeignEdit>, Error> {
+    pub(crate) async fn unaccepted_edits(&self) -> Result<(State, Unaccepted), Error> {
         self.refresh().await?;
+        self.check_rewrites().await?;
         let state = self.inner().with_state(State::clone);
-        self.inner().storage.unaccepted_edits(&state).await
+        let storage = &self.inner().storage;
+        let found = storage.find_unaccepted(&state, Some(self.inner())).await?;
+        Ok((state, found))
     }
 
     /// Accepts the edits up to this version, in one commit. Returns its version, or `None` if there are none, or were
@@ -122,75 +140,136 @@ impl Shard {
 }
 
 impl Storage {
-    /// The edits that nobody has accepted in this state, in the order of their versions; those whose entries are cleaned up are not known.
+    /// The edits that nobody has accepted in this state, in the order of their versions; those whose entries are cleaned up
+    /// are not known, nor are those that say they change no data. Each entry is read once.
     ///
     /// # Errors
     /// Permanent ones of the store and the log.
-    pub(crate) async fn unaccepted_edits(&self, state: &State) -> Result<Vec<ForeignEdit>, Error> {
+    pub(crate) async fn unaccepted_edits(&self, state: &State) -> Result<Unaccepted, Error> {
+        self.find_unaccepted(state, None).await
+    }
+
+    /// The same; `inner` tells of those that say they change no data.
+    async fn find_unaccepted(
+        &self,
+        state: &State,
+        inner: Option<&Inner>,
+    ) -> Result<Unaccepted, Error> {
         let (last, begin) = (state.unaccepted(), state.first_unaccepted());
-        let mut edits = Vec::new();
+        let mut found = Unaccepted::default();
         let Some(last) = last else {
-            return Ok(edits);
+            return Ok(found);
         };
-        let mut rows = BTreeMap::new();
+        let root = &self.root;
+        let key = |path: &str| root.key(path).into_owned();
+        // Of the files that these entries have added.
+        let mut rows: BTreeMap<String, Option<u64>> = BTreeMap::new();
+        // Of each edit the files that it removes which were added before.
+        let mut removed_before: Vec<(usize, Vec<String>)> = Vec::new();
         for version in begin..=last {
             let Some((commit, told)) = self.entry_with_info(version).await? else {
                 continue;
             };
-            if is_foreign(&commit) {
-                edits.push(self.describe(version, &commit, &told, &rows).await?);
+            let adder = Adder::of(&commit);
+            let files = commit.adds.iter();
+            let files: Vec<_> = files.map(|add| DataFile::from_add(add, adder)).collect();
+            let is_edit = match inner {
+                _ if is_foreign(&commit) => true,
+                Some(inner) if Rewrite::of_entry(version, Frontier::Empty, &commit).is_some() => {
+                    inner.entry(version).await?.foreign
+                }
+                _ => false,
+            };
+            if is_edit {
+                let removed = commit.removes.iter().map(|remove| key(&remove.path));
+                let removed: BTreeSet<_> = removed.collect();
+                let (known, unknown): (Vec<_>, Vec<_>) =
+                    removed.iter().partition(|path| rows.contains_key(*path));
+                let text = |key: &str| told.get(key).and_then(Value::as_str).map(str::to_owned);
+                removed_before.push((found.edits.len(), unknown.into_iter().cloned().collect()));
+                found.edits.push(ForeignEdit {
+                    version,
+                    operation: text("operation"),
+                    engine: text("engineInfo").or_else(|| text("clientVersion")),
+                    files_added: files.len() as u64,
+                    rows_added: total(files.iter().map(|file| file.rows)),
+                    files_removed: removed.len() as u64,
+                    rows_removed: total(known.iter().map(|path| rows[*path])),
+                });
             }
-            rows.extend(rows_of(&commit));
+            for file in files {
+                let key = key(&file.path);
+                if adder == Adder::Other {
+                    found.added_in.insert(key.clone(), version);
+                }
+                rows.insert(key, file.rows);
+            }
         }
-        if edits.is_empty() {
-            edits.push(ForeignEdit {
+        let wanted = removed_before.iter().flat_map(|(_, paths)| paths.clone());
+        let before = self.find_files(begin, wanted.collect()).await?;
+        for (edit, paths) in removed_before {
+            let rows = paths
+                .iter()
+                .map(|path| before.files.get(path)?.as_ref()?.rows);
+            let edit = &mut found.edits[edit];
+            edit.rows_removed = total([edit.rows_removed, total(rows)].into_iter());
+        }
+        found.last = last;
+        if found.edits.is_empty() {
+            found.edits.push(ForeignEdit {
                 version: last,
                 ..ForeignEdit::default()
             });
         }
-        Ok(edits)
+        Ok(found)
     }
 
-    async fn describe(
+    /// The live files that no sink wrote and that sources cannot read, but for `lost` ones; with what is wrong with them.
+    ///
+    /// # Errors
+    /// [`Error::Shutdown`], and permanent ones of the store.
+    pub(crate) async fn unacceptable(
         &self,
-        version: u64,
-        commit: &Commit,
-        told: &Value,
-        known: &BTreeMap<String, Option<u64>>,
-    ) -> Result<ForeignEdit, Error> {
-        let text = |key: &str| told.get(key).and_then(Value::as_str).map(str::to_owned);
-        let added: Vec<_> = commit.adds.iter().filter(|add| add.data_change).collect();
-        let added_rows = rows_of(commit);
-        let removed = commit.removes.iter().filter(|remove| remove.data_change);
-        let removed: Vec<_> = removed.map(|remove| remove.path.as_str()).collect();
-        let mut known = known.clone();
-        let mut before = version;
-        while removed.iter().any(|path| !known.contains_key(*path))
-            && before > version.saturating_sub(ENTRIES_BEFORE_MAX)
+        state: &State,
+        unaccepted: &Unaccepted,
+        lost: &BTreeSet<&str>,
+    ) -> Result<Vec<Finding>, Error> {
+        let (table, required) = (state.schema(), Arc::new(Required::of_table(state)));
+        let mut found = Vec::new();
+        let files = state.files();
+        let mut of_others: Vec<_> = files.values().filter(|file| file.sums.is_none()).collect();
+        of_others.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        for file in of_others
+            .into_iter()
+            .filter(|file| !lost.contains(file.path.as_str()))
         {
-            before -= 1;
-            let Some((commit, _)) = self.entry_with_info(before).await? else {
-                break;
+            let read = async || {
+                let location = self.data_location(&file.path)?;
+                self.get_existing(&location, &Storage::warn_of_retry).await
             };
-            for (path, rows) in rows_of(&commit) {
-                known.entry(path).or_insert(rows);
-            }
+            let difference = match read().await {
+                Err(Error::Shutdown) => return Err(Error::Shutdown),
+                Err(Error::MissingFile { .. }) => Some(Difference::Missing),
+                Err(Error::OutsideFile { .. }) => Some(Difference::Outside),
+                Err(error) => Some(Difference::Refused {
+                    why: error.to_string(),
+                }),
+                Ok(bytes) => {
+                    let key = self.root.key(&file.path);
+                    let version = unaccepted.added_in.get(&*key).copied();
+                    let version = version.unwrap_or(unaccepted.last);
+                    let (path, table) = (file.path.clone(), Arc::clone(&table));
+                    let required = Arc::clone(&required);
+                    let look = move || unacceptable(&path, bytes, version, &table, &required);
+                    self.env.cpu.run(look).await?
+                }
+            };
+            found.extend(difference.map(|difference| Finding {
+                path: file.path.clone(),
+                difference,
+            }));
         }
-        let rows_added = added
-            .iter()
-            .map(|add| added_rows.get(&add.path).copied().flatten());
-        let rows_removed = removed
-            .iter()
-            .map(|path| known.get(*path).copied().flatten());
-        Ok(ForeignEdit {
-            version,
-            operation: text("operation"),
-            engine: text("engineInfo").or_else(|| text("clientVersion")),
-            files_added: added.len() as u64,
-            rows_added: total(rows_added),
-            files_removed: removed.len() as u64,
-            rows_removed: total(rows_removed),
-        })
+        Ok(found)
     }
 
     /// An entry, with all that its writer tells of it; `None` if it is cleaned up.
@@ -214,15 +293,4 @@ impl Storage {
 /// The sum, if all are known. Other programs may claim any number.
 fn total(mut rows: impl Iterator<Item = Option<u64>>) -> Option<u64> {
     rows.try_fold(0, |sum: u64, rows| Some(sum.saturating_add(rows?)))
-}
-
-/// The rows of the files that a commit adds, as far as it says.
-fn rows_of(commit: &Commit) -> BTreeMap<String, Option<u64>> {
-    let rows = |stats: &str| {
-        let stats: Value = serde_json::from_str(stats).ok()?;
-        stats.get("numRecords")?.as_u64()
-    };
-    let adds = commit.adds.iter();
-    adds.map(|add| (add.path.clone(), add.stats.as_deref().and_then(rows)))
-        .collect()
 }

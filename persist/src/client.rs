@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
+use crate::acceptable::Required;
 use crate::codec::Codec;
 use crate::cpu::CpuPool;
 use crate::error::Error;
@@ -129,6 +130,8 @@ pub struct Open {
     pub since: Frontier<i64>,
     /// Whether a table that is created says that it holds an input.
     pub(crate) input: bool,
+    /// What is null in no row, as a table says that is created for an input.
+    pub(crate) required: Required,
     /// The columns of the type, null where it can be, if those that the table lacks are to be added to it.
     pub(crate) adding: Option<Vec<FieldRef>>,
     /// What a table may be instead that an earlier version made.
@@ -151,6 +154,7 @@ impl Open {
             properties: BTreeMap::new(),
             since: Frontier::At(0),
             input: false,
+            required: Required::default(),
             adding: None,
             former: None,
         }
@@ -169,12 +173,14 @@ impl Open {
         });
         Open {
             former,
+            required: Required::of(codec.columns()),
             ..Open::new(codec.schema())
         }
     }
 
     /// A table that is created says in its property `mvsink.mode` that it holds an input: nobody writes its rows again if
-    /// they are lost, so that a [repair](Client::repair) gives none up unless told to.
+    /// they are lost, so that a [repair](Client::repair) gives none up unless told to. In `mvsink.required` it says which of
+    /// the columns of a codec's type are null in no row, so that a repair accepts no rows of other programs that lack them.
     #[must_use]
     pub fn as_input(mut self) -> Self {
         self.input = true;

@@ -607,7 +607,11 @@ fn too_large(value: &serde_json::Value, path: &str) -> Option<(String, u64)> {
 }
 
 /// The column of this name in the type wanted; null if there is none.
-fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<ArrayRef, String> {
+pub(crate) fn column(
+    batch: &RecordBatch,
+    name: &str,
+    wanted: &DataType,
+) -> Result<ArrayRef, String> {
     match batch.column_by_name(name) {
         Some(array) => conform(array, wanted).map_err(|why| format!("the column {name}: {why}")),
         None => Ok(new_null_array(wanted, batch.num_rows())),

@@ -158,6 +158,7 @@ impl Shard {
                 why,
             });
         }
+        self.check_rewrites().await?;
         if inner.progress().upper < append.lower {
             // Others know of commits that we have not seen yet.
             inner.catch_up(on_retry).await?;
@@ -532,11 +533,15 @@ impl Shard {
 }
 
 impl Inner {
-    /// True if a put of this commit may be in the log beyond what is known of it, or get there.
+    /// True if a put of this commit is in the log, for all that is known, or may get there.
     fn may_land(&self, id: CommitId) -> bool {
-        let known = lock(&self.log).tail().version;
-        let attempt = self.attempts.get(id);
-        attempt.is_some_and(|attempt| attempt.slot > known)
+        let Some(attempt) = self.attempts.get(id) else {
+            return false;
+        };
+        let log = lock(&self.log);
+        let found = log.recent(attempt.slot);
+        // What has left memory may have been it.
+        found.is_none_or(|entry| entry.id == Some(id))
     }
 
     /// Deletes an entry that was put where the log had been cleaned up already.

@@ -168,6 +168,8 @@ impl Shard {
     ) -> Result<CompactReport, Error> {
         let mut report = CompactReport::default();
         self.refresh().await?;
+        // What other programs have merged with the same rows may be merged again.
+        self.check_rewrites().await?;
         'rounds: loop {
             let pinned = self.pin();
             // What a view cannot decode it removes: that must not hide in what it can.

@@ -2,6 +2,17 @@
 //!
 //! A [`StagedFile`] lies in the store and no commit refers to it yet; a [`DataFile`] is one that a commit added.
 //! Of the statistics that other readers skip files by there is the number of rows; Parquet has those of chunks.
+//!
+//! Tags say more, and readers rely on them. Other programs may copy them to a file with other rows, so they count only
+//! where they are known to be about this very file:
+//!
+//! ```text
+//!   `mvsink.file` is there   ⇒   it names this file, with this size
+//!   it is not there          ⇒   a sink's entry adds the file; or a checkpoint does, which does not say whose the entry
+//!                                was, and the file has a name as sinks draw them
+//! ```
+//!
+//! The second line is for files that earlier versions wrote.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::file::EncodedFile;
-use crate::log::action::{Add, Remove};
+use crate::log::action::{Add, Commit, NullableMap, Remove};
 use crate::schema::TIME_COLUMN;
 use crate::sums::Sums;
 
@@ -112,6 +123,67 @@ pub(crate) const MAX_TIME_TAG: &str = "mvsink.max_time";
 const SUMS_TAG: &str = "mvsink.sums";
 /// The tag that says, by `true`, that a file is in the order of fingerprints.
 pub(crate) const SORTED_TAG: &str = "mvsink.sorted";
+/// The tag with the name and the size of the file that all of these are about.
+pub(crate) const FILE_TAG: &str = "mvsink.file";
+/// What the names of tags begin with that say something of a file's rows.
+const OWN_TAGS: &str = "mvsink.";
+
+/// Who has put an `add` where it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Adder {
+    /// A commit with the identity of a sink.
+    Sink,
+    /// A checkpoint, which does not say whose commit it was.
+    Checkpoint,
+    /// Another program.
+    Other,
+}
+
+impl Adder {
+    /// Of the `add`s of a log entry.
+    pub(crate) fn of(commit: &Commit) -> Self {
+        match commit.info.as_ref().and_then(|info| info.id) {
+            Some(_) => Adder::Sink,
+            None => Adder::Other,
+        }
+    }
+
+    /// True if the tags are about this very file.
+    fn vouches_for(self, add: &Add) -> bool {
+        let name = add.path.rsplit('/').next().unwrap_or_default();
+        let tag = add.tags.as_ref().and_then(|tags| tags.get(FILE_TAG));
+        match (tag, self) {
+            (Some(tag), _) => tag.as_deref() == Some(&file_tag(name, add.size)),
+            (None, Adder::Sink) => true,
+            (None, Adder::Checkpoint) => is_drawn(name),
+            (None, Adder::Other) => false,
+        }
+    }
+}
+
+fn file_tag(name: &str, size: i64) -> String {
+    format!("{name}:{size}")
+}
+
+/// True of the names that sinks draw for their files.
+fn is_drawn(name: &str) -> bool {
+    let Some(name) = name.strip_suffix(".parquet") else {
+        return false;
+    };
+    let parts: Vec<&str> = name.split('-').collect();
+    let lengths = parts.iter().map(|part| part.len());
+    let is_hex = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    lengths.eq([8, 4, 4, 4, 12]) && parts.iter().all(|part| part.bytes().all(is_hex))
+}
+
+/// Says which file the tags are about, if they say anything of its rows.
+fn with_file_tag(mut tags: NullableMap, path: &str, size: i64) -> NullableMap {
+    if tags.keys().any(|name| name.starts_with(OWN_TAGS)) {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        tags.insert(FILE_TAG.to_owned(), Some(file_tag(name, size)));
+    }
+    tags
+}
 
 impl StagedFile {
     /// The same file, once it is known to be safe in the store.
@@ -139,7 +211,7 @@ impl StagedFile {
         }
     }
 
-    fn tags(&self) -> BTreeMap<String, Option<String>> {
+    fn tags(&self) -> NullableMap {
         let tags = self.meta.tags.iter();
         let mut tags: BTreeMap<_, _> = tags
             .map(|(name, value)| (name.clone(), Some(value.clone())))
@@ -154,19 +226,29 @@ impl StagedFile {
         if self.meta.sorted {
             tags.insert(SORTED_TAG.to_owned(), Some("true".to_owned()));
         }
-        tags
+        let size = i64::try_from(self.size).unwrap_or(i64::MAX);
+        with_file_tag(tags, &self.path, size)
     }
 }
 
 impl DataFile {
-    pub(crate) fn from_add(add: &Add) -> Self {
+    /// A file as an `add` describes it that was put there by `adder`.
+    pub(crate) fn from_add(add: &Add, adder: Adder) -> Self {
+        let is_vouched_for = adder.vouches_for(add);
         // Statistics are a hint, and their form is free: what cannot be read is as good as absent.
         let stats: Value = add
             .stats
             .as_deref()
             .and_then(|stats| serde_json::from_str(stats).ok())
             .unwrap_or(Value::Null);
-        let text = |name| add.tags.as_ref()?.get(name)?.as_deref();
+        let counts = |name: &str| is_vouched_for || !name.starts_with(OWN_TAGS);
+        let text = |name| {
+            add.tags
+                .as_ref()?
+                .get(name)?
+                .as_deref()
+                .filter(|_| counts(name))
+        };
         let time = |name| text(name)?.parse().ok();
         let sums = text(SUMS_TAG).and_then(Sums::from_tag);
         DataFile {
@@ -181,6 +263,7 @@ impl DataFile {
                 .flatten()
                 // Thousands of characters, which the sums tell again.
                 .filter(|(name, _)| *name != SUMS_TAG || sums.is_none())
+                .filter(|(name, _)| *name != FILE_TAG && counts(name))
                 .filter_map(|(name, value)| Some((name.clone(), value.clone()?)))
                 .collect(),
             sums,
@@ -188,6 +271,16 @@ impl DataFile {
             stats: add.stats.clone(),
             modification_time: add.modification_time,
         }
+    }
+
+    /// True if `add` names this very file, and says of its rows what is known of them.
+    pub(crate) fn is_repeated_by(&self, add: &Add) -> bool {
+        let tag = add
+            .tags
+            .as_ref()
+            .and_then(|tags| tags.get(SUMS_TAG)?.as_deref());
+        let is_same_size = u64::try_from(add.size) == Ok(self.size);
+        is_same_size && self.sums.is_some() && tag.and_then(Sums::from_tag) == self.sums
     }
 
     /// What its rows add up to and when, if its writer said both: as only this crate does.
@@ -207,30 +300,31 @@ impl DataFile {
 
     /// A file as its removal describes it.
     pub(crate) fn from_remove(remove: &Remove) -> Self {
-        DataFile::from_add(&Add {
+        let add = Add {
             path: remove.path.clone(),
             size: remove.size.unwrap_or(0),
             ..Add::default()
-        })
+        };
+        DataFile::from_add(&add, Adder::Other)
     }
 
     /// The action that a checkpoint has for the file.
     pub(crate) fn to_add(&self) -> Add {
         let sums = self.sums.as_ref().map(Sums::to_tag);
+        let size = i64::try_from(self.size).unwrap_or(i64::MAX);
+        let tags = self.tags.iter();
+        let tags = tags
+            .map(|(name, value)| (name.clone(), Some(value.clone())))
+            .chain(sums.map(|sums| (SUMS_TAG.to_owned(), Some(sums))))
+            .collect();
         Add {
             path: self.path.clone(),
             partition_values: Some(BTreeMap::new()),
-            size: i64::try_from(self.size).unwrap_or(i64::MAX),
+            size,
             modification_time: self.modification_time,
             data_change: false,
             stats: self.stats.clone(),
-            tags: Some(
-                self.tags
-                    .iter()
-                    .map(|(name, value)| (name.clone(), Some(value.clone())))
-                    .chain(sums.map(|sums| (SUMS_TAG.to_owned(), Some(sums))))
-                    .collect(),
-            ),
+            tags: Some(with_file_tag(tags, &self.path, size)),
             deletion_vector: None,
         }
     }
@@ -263,14 +357,14 @@ mod tests {
     fn what_a_writer_says_survives_the_log() {
         let staged = staged();
         let add = staged.to_add();
-        let file = DataFile::from_add(&add);
+        let file = DataFile::from_add(&add, Adder::Sink);
         assert_eq!(
             (file.rows, file.min_time, file.max_time),
             (Some(3), Some(5), Some(9))
         );
         assert_eq!((&file.sums, file.sorted), (&staged.meta.sums, true));
         assert_eq!(file.tags["a"], "b");
-        assert_eq!(DataFile::from_add(&file.to_add()), file);
+        assert_eq!(DataFile::from_add(&file.to_add(), Adder::Checkpoint), file);
         assert_eq!(file.to_add().tags, add.tags);
         let sums = file.sums.as_ref().unwrap();
         let times = Some((5, 9));
@@ -283,10 +377,10 @@ mod tests {
         let tags = add.tags.as_mut().unwrap();
         tags.remove(MAX_TIME_TAG);
         add.stats = Some(json!({"numRecords": 3, "maxValues": {TIME_COLUMN: 9}}).to_string());
-        let file = DataFile::from_add(&add);
+        let file = DataFile::from_add(&add, Adder::Sink);
         assert_eq!((file.max_time, file.summed()), (Some(9), None));
         add.stats = Some(json!({"numRecords": 0}).to_string());
-        assert!(DataFile::from_add(&add).summed().is_some());
+        assert!(DataFile::from_add(&add, Adder::Sink).summed().is_some());
     }
 
     #[test]
@@ -295,7 +389,7 @@ mod tests {
         let tags = add.tags.as_mut().unwrap();
         tags.insert(SUMS_TAG.into(), Some("9:nonsense".into()));
         tags.insert(SORTED_TAG.into(), Some("yes".into()));
-        let file = DataFile::from_add(&add);
+        let file = DataFile::from_add(&add, Adder::Sink);
         assert_eq!((&file.sums, file.sorted), (&None, false));
         assert_eq!(file.to_add().tags, add.tags);
         let unsaid = FileMeta::default();
@@ -303,8 +397,50 @@ mod tests {
             meta: unsaid,
             ..staged()
         };
-        let file = DataFile::from_add(&staged.to_add());
+        let file = DataFile::from_add(&staged.to_add(), Adder::Sink);
         assert_eq!((&file.sums, file.sorted), (&None, false));
         assert!(file.tags.is_empty());
+    }
+
+    #[test]
+    fn tags_count_for_the_file_that_they_are_about() {
+        let said = |add: &Add, adder| {
+            let file = DataFile::from_add(add, adder);
+            let is_said = file.summed().is_some();
+            let all = [file.sums.is_some(), file.sorted, file.min_time.is_some()];
+            assert!(all == [is_said; 3] && file.tags["a"] == "b", "{file:?}");
+            assert!(is_said || file.tags.len() == 1, "{file:?}");
+            is_said
+        };
+        let all = [Adder::Sink, Adder::Checkpoint, Adder::Other];
+        let add = staged().to_add();
+        assert!(all.iter().all(|adder| said(&add, *adder)));
+        let spelled = Add {
+            path: "./x.parquet".into(),
+            ..add.clone()
+        };
+        assert!(all.iter().all(|adder| said(&spelled, *adder)));
+        let named = |path: &str| Add {
+            path: path.into(),
+            ..add.clone()
+        };
+        let larger = Add {
+            size: add.size + 1,
+            ..add.clone()
+        };
+        for copied in [larger, named("y.parquet"), named("x.parquet/y")] {
+            assert!(!all.iter().any(|adder| said(&copied, *adder)), "{copied:?}");
+        }
+        // As earlier versions wrote them.
+        let former = |path: &str| {
+            let mut add = named(path);
+            add.tags.as_mut().unwrap().remove(FILE_TAG);
+            all.map(|adder| said(&add, adder))
+        };
+        assert_eq!(former("x.parquet"), [true, false, false]);
+        let drawn = "0a1b2c3d-0011-4abc-9def-001122334455.parquet";
+        assert_eq!(former(drawn), [true, true, false]);
+        let part = format!("part-00000-{drawn}");
+        assert_eq!(former(&part), [true, false, false]);
     }
 }

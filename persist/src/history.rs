@@ -10,13 +10,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use crate::client::Moment;
-use crate::data_file::DataFile;
+use crate::data_file::{Adder, DataFile};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::lock;
 use crate::log::action::{Commit, CommitId};
 use crate::log::entry_path;
 use crate::log::state::{Entry, is_foreign, upper_of};
+use crate::rewrite::Rewrite;
 use crate::shard::Inner;
 use crate::storage::Storage;
 
@@ -114,10 +115,11 @@ impl Inner {
     /// A known entry, from memory or read again.
     pub(crate) async fn entry(&self, version: u64) -> Result<Arc<Entry>, Error> {
         let recent = lock(&self.log).recent(version);
-        match recent {
-            Some(entry) => Ok(entry),
-            None => self.read_entry(version).await.map(Arc::new),
-        }
+        let entry = match recent {
+            Some(entry) => entry,
+            None => Arc::new(self.read_entry(version).await?),
+        };
+        self.judged(entry).await
     }
 
     /// Reads a known entry that has left the ring. Its lower is the upper that the entries before it left.
@@ -139,6 +141,13 @@ impl Inner {
             }
         }
         let lower = lower.unwrap_or(Frontier::At(0));
+        let adder = Adder::of(&commit);
+        let known = lock(&self.log).rewrites_from(version);
+        let known = known.into_iter().find(|rewrite| rewrite.version == version);
+        let rewrite = known.or_else(|| {
+            let rewrite = Rewrite::of_entry(version, lower, &commit)?;
+            (!is_foreign(&commit)).then(|| Arc::new(rewrite))
+        });
         Ok(Entry {
             version,
             id: commit.info.as_ref().and_then(|info| info.id),
@@ -148,7 +157,7 @@ impl Inner {
                 .adds
                 .iter()
                 .filter(|add| add.data_change)
-                .map(|add| Arc::new(DataFile::from_add(add)))
+                .map(|add| Arc::new(DataFile::from_add(add, adder)))
                 .collect(),
             // What their adds said of them is in entries further back; rows can be read without.
             removes: commit
@@ -159,7 +168,8 @@ impl Inner {
                 .collect(),
             foreign: is_foreign(&commit),
             // A sink adds what is new, and takes nothing away.
-            exact: !is_foreign(&commit),
+            exact: !is_foreign(&commit) && rewrite.as_ref().is_none_or(|it| it.is_exact()),
+            rewrite,
         })
     }
 

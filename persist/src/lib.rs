@@ -75,6 +75,7 @@
 //! | `mvsink.sums` | the [`Sums`] of its rows' fingerprints by bucket, not zero ones, as text |
 //! | `mvsink.sorted` | `true` if its rows are in the order of their fingerprints |
 //! | `mvsink.run` | of a file that a merge wrote: the name of the run, `/`, and its place in it |
+//! | `mvsink.file` | the name of the file, `:`, and its size: with another file the tags are a copy, and do not count |
 //!
 //! `txn` actions survive checkpoints and the maintenance of other programs. Their versions are:
 //!
@@ -144,6 +145,7 @@
 //! ```
 
 mod accept;
+mod acceptable;
 mod below;
 mod beyond;
 mod changes;
@@ -184,6 +186,7 @@ mod replay;
 mod retention;
 mod retry;
 mod review;
+mod rewrite;
 mod row_hash;
 pub mod schema;
 mod shard;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use object_store::{ObjectMeta, ObjectStore};
 
+use crate::acceptable::REQUIRED_PROPERTY;
 use crate::client::{Moment, Open};
 use crate::error::{Error, is_below_a_file};
 use crate::frontier::Frontier;
@@ -249,6 +250,9 @@ impl Storage {
         configuration.insert(FORMAT_PROPERTY.into(), Some(FORMAT.to_string()));
         if open.input {
             configuration.insert(MODE_PROPERTY.into(), Some(INPUT_MODE.into()));
+            if let Some(required) = open.required.to_property() {
+                configuration.insert(REQUIRED_PROPERTY.into(), Some(required));
+            }
         }
         let id = CommitId {
             nonce: self.env.random_u128(),

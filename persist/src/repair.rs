@@ -28,7 +28,7 @@ mod advice;
 mod correct;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use object_store::path::Path;
@@ -233,14 +233,18 @@ impl Client {
         let is_drop = |step: &RepairStep| matches!(step, RepairStep::DropEntries { .. });
         let goes_back = report.steps.iter().any(is_drop);
         if options.accept_edits {
-            let edits = match &examination.survey.end {
+            let found = match &examination.survey.end {
                 // Those of the version that the table goes back to.
-                Some(end) if goes_back => storage.unaccepted_edits(end).await?,
-                _ if examination.survey.break_off.is_some() => Vec::new(),
-                _ => self.open_existing(url).await?.unaccepted_edits().await?,
+                Some(end) if goes_back => Some((end.clone(), storage.unaccepted_edits(end).await?)),
+                _ if examination.survey.break_off.is_some() => None,
+                _ => Some(self.open_existing(url).await?.unaccepted_edits().await?),
             };
-            if !edits.is_empty() {
-                report.steps.push(RepairStep::AcceptEdits { edits });
+            if let Some((state, unaccepted)) = found
+                && !unaccepted.edits.is_empty()
+            {
+                let lost = report.lost();
+                let refused = storage.unacceptable(&state, &unaccepted, &lost).await?;
+                report.accept(unaccepted.edits, refused);
             }
         }
         if options.dry_run {
@@ -391,6 +395,27 @@ impl RepairReport {
     fn leave(&mut self, finding: &Finding, advice: String) {
         let finding = finding.clone();
         self.left.push(Unrepaired { finding, advice });
+    }
+
+    /// The files whose references are dropped.
+    fn lost(&self) -> BTreeSet<&str> {
+        let files = self.steps.iter().filter_map(|step| match step {
+            RepairStep::DropFiles { files } => Some(files),
+            _ => None,
+        });
+        files.flatten().map(|file| file.path.as_str()).collect()
+    }
+
+    /// Edits are accepted, unless something in them is refused.
+    fn accept(&mut self, edits: Vec<ForeignEdit>, refused: Vec<Finding>) {
+        if refused.is_empty() {
+            self.steps.push(RepairStep::AcceptEdits { edits });
+            return;
+        }
+        for finding in refused {
+            self.left.retain(|left| left.finding.path != finding.path);
+            self.leave(&finding, advice::UNACCEPTABLE.into());
+        }
     }
 
     /// A step was not taken.

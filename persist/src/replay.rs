@@ -38,6 +38,7 @@ use crate::log::action::Commit;
 use crate::log::checkpoint::LogFile;
 use crate::log::entry_path;
 use crate::log::state::{Entry, State, TOMBSTONE_RETENTION_MS};
+use crate::rewrite::Rewrite;
 use crate::storage::{OnRetry, Storage};
 
 /// Log entries read at once when there are many to read.
@@ -46,6 +47,8 @@ const READ_AHEAD_MAX: u64 = 32;
 const PARSE_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// Files that the ring of recent entries may refer to.
 const RECENT_FILES_MAX: usize = 64 * 1024;
+/// Entries of other programs that are remembered though they have left the ring.
+const REWRITES_MAX: usize = 256;
 /// Old tombstones leave memory every so many versions.
 const FORGET_INTERVAL: u64 = 256;
 /// How long removed files are remembered in memory, by this process's own monotonic clock.
@@ -147,6 +150,8 @@ pub(crate) struct Log {
     /// The last entries, without gaps, ending at the state's version.
     recent: VecDeque<Arc<Entry>>,
     recent_files: usize,
+    /// The last entries of other programs that said they changed no data, ascending.
+    rewrites: VecDeque<Arc<Rewrite>>,
     /// Versions, ascending, with when each was the newest known here.
     passed: VecDeque<(u64, Moment)>,
     /// The version of the checkpoint or entry that the reading began with.
@@ -168,6 +173,7 @@ impl Log {
             is_misled: false,
             recent: VecDeque::new(),
             recent_files: 0,
+            rewrites: VecDeque::new(),
             passed: VecDeque::new(),
             jumped: None,
         }
@@ -223,6 +229,12 @@ impl Log {
             self.passed.push_back((entry.version, storage.env.moment()));
             self.forget_removed();
         }
+        if let Some(rewrite) = &entry.rewrite {
+            self.rewrites.push_back(Arc::clone(rewrite));
+            if self.rewrites.len() > REWRITES_MAX {
+                self.rewrites.pop_front();
+            }
+        }
         self.recent_files += entry.adds.len() + entry.removes.len();
         self.recent.push_back(entry);
         while self.recent.len() > 1
@@ -250,6 +262,13 @@ impl Log {
         let first = self.recent.front()?.version;
         let index = usize::try_from(version.checked_sub(first)?).ok()?;
         self.recent.get(index).cloned()
+    }
+
+    /// The entries of other programs from this version on that said they changed no data, ascending.
+    pub(crate) fn rewrites_from(&self, version: u64) -> Vec<Arc<Rewrite>> {
+        let rewrites = self.rewrites.iter();
+        let rewrites = rewrites.filter(|rewrite| rewrite.version >= version);
+        rewrites.cloned().collect()
     }
 
     /// The entries in memory, in ascending order.

@@ -12,12 +12,15 @@
 //!
 //! Where somebody has accepted edits that are not answered, the same is known of these.
 //!
+//! What entries do that say they change no data, and are there, is found out when it is asked for ([`crate::rewrite`]).
+//!
 //! The second may be mistaken: another program may have merged files, whose entry told so. A view is then read where it
 //! need not be.
 
 use crate::error::Error;
 use crate::log::state::is_foreign;
 use crate::replay::{Log, next_ahead};
+use crate::rewrite::Rewrite;
 use crate::storage::{OnRetry, Storage};
 
 impl Storage {
@@ -47,6 +50,10 @@ impl Storage {
                     if Some(found) > accepted {
                         log.state.set_unaccepted(found);
                     }
+                } else if let Some(rewrite) =
+                    Rewrite::of_entry(found, log.state.progress().upper, &commit)
+                {
+                    log.state.add_rewrite(rewrite);
                 }
                 version = found;
             }

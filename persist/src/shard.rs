@@ -266,7 +266,8 @@ impl Shard {
 
     /// The version in which another program last edited the data, as far as this process knows, until the since has
     /// come to where the upper was then: earlier contents are not what they were. An edit that this process did not see,
-    /// because a checkpoint covers it, is known by what the last commit of a sink says in the log.
+    /// because a checkpoint covers it, is known by what the last commit of a sink says in the log. An entry that says it
+    /// changes no data counts once [`Shard::check_rewrites`] has looked at it.
     pub fn edited(&self) -> Option<u64> {
         let edit = self.inner().with_state(State::edited);
         edit.map(|edit| edit.version)

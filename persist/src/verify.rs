@@ -15,7 +15,7 @@
 //! A few files are in memory at a time; reading and hashing is done on the pool.
 
 mod difference;
-mod examine;
+pub(crate) mod examine;
 mod statistics;
 
 use std::fmt;

@@ -5,9 +5,16 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema};
+use mvsink_persist::testing::{Call, CountingStore};
 use mvsink_persist::{
-    Change, Error, ForeignEdit, ReadOptions, RepairOptions, RepairReport, RepairStep,
+    Change, Client, Error, ForeignEdit, Open, ReadOptions, RepairOptions, RepairReport, RepairStep,
+    Unrepaired,
 };
+use object_store::ObjectStore;
 use serde_json::{Value, json};
 use support::damage::*;
 use support::run;
@@ -233,5 +240,190 @@ fn readers_of_changes_begin_anew_after_an_edit_that_was_accepted() {
             }
         }
         assert!(rows > 0);
+    });
+}
+
+/// An input table, whose numbers are null in no row, and whose texts may be.
+async fn input(dir: &Path) {
+    let codec = codec();
+    let open = Open::for_codec(&codec).as_input();
+    let shard = plain().open_or_create(url(dir), open).await.unwrap();
+    grow(&shard, 3).await;
+}
+
+/// A file with these columns as they are.
+fn theirs(dir: &Path, name: &str, columns: Vec<(&str, ArrayRef)>) -> Value {
+    let fields = columns.iter();
+    let fields = fields.map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
+    let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(Arc::clone(&schema), arrays).unwrap();
+    let mut file = parquet::arrow::ArrowWriter::try_new(Vec::new(), schema, None).unwrap();
+    file.write(&batch).unwrap();
+    let bytes = file.into_inner().unwrap();
+    fs::write(dir.join(name), &bytes).unwrap();
+    support::damage::add(name, bytes.len())
+}
+
+fn numbers(values: [Option<i64>; 2]) -> ArrayRef {
+    Arc::new(Int64Array::from(values.to_vec()))
+}
+
+fn texts(values: [Option<&str>; 2]) -> ArrayRef {
+    Arc::new(StringArray::from(values.to_vec()))
+}
+
+/// Columns of two rows that sources can read, the second of which is the error of a row.
+fn readable() -> Vec<(&'static str, ArrayRef)> {
+    vec![
+        ("c0", numbers([Some(7), None])),
+        ("c1", texts([None, None])),
+        ("mv_error", texts([None, Some("\"no\"")])),
+        ("mv_time", numbers([Some(0), Some(1)])),
+        ("mv_diff", numbers([Some(1), Some(-1)])),
+    ]
+}
+
+fn with(name: &str, array: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
+    let columns = readable().into_iter();
+    let replaced = columns.map(|(known, it)| match known == name {
+        true => (known, Arc::clone(&array)),
+        false => (known, it),
+    });
+    replaced.collect()
+}
+
+#[test]
+fn rows_that_sources_cannot_read_are_named_and_nothing_is_accepted() {
+    let one = Some(1);
+    let refused: [(&str, Vec<(&str, ArrayRef)>, &[&str]); 9] = [
+        (
+            "null",
+            with("c0", numbers([None, None])),
+            &["row 0", "column c0 is null"],
+        ),
+        (
+            "lacking",
+            readable().split_off(1),
+            &["row 0", "column c0 is null"],
+        ),
+        (
+            "error",
+            with("mv_error", texts([None, Some("no")])),
+            &["row 1", "mv_error"],
+        ),
+        (
+            "time",
+            with("mv_time", numbers([one, Some(i64::MAX)])),
+            &["row 1", "mv_time"],
+        ),
+        (
+            "least",
+            with("mv_diff", numbers([Some(i64::MIN), one])),
+            &["row 0", "mv_diff"],
+        ),
+        (
+            "largest",
+            with("mv_diff", numbers([one, Some(i64::MAX)])),
+            &["row 1", "mv_diff"],
+        ),
+        (
+            "large",
+            with("mv_diff", numbers([one, Some(1 << 62)])),
+            &["row 1", "mv_diff"],
+        ),
+        ("type", with("c0", texts([Some("7"), None])), &["c0"]),
+        (
+            "times",
+            with("mv_time", texts([Some("7"), None])),
+            &["mv_time"],
+        ),
+    ];
+    for (what, columns, words) in refused {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            input(dir).await;
+            // One that is as it should be does not help.
+            edit(dir, &[theirs(dir, "readable.parquet", readable())]).await;
+            let file = format!("{what}.parquet");
+            let version = edit(dir, &[theirs(dir, &file, columns)]).await;
+            for dry_run in [true, false] {
+                let found = contents(dir);
+                let report = repair(dir, dry_run, true).await;
+                assert!(contents(dir) == found, "{what}");
+                assert!(
+                    report.steps.is_empty() && report.accepted.is_none(),
+                    "{what}"
+                );
+                let [
+                    Unrepaired {
+                        finding, advice, ..
+                    },
+                ] = &report.left[..]
+                else {
+                    panic!("{what}: {report:?}")
+                };
+                let told = format!("{finding}: {advice}");
+                let version = format!("version {version}");
+                for word in words.iter().chain([&file.as_str(), &version.as_str()]) {
+                    assert!(told.contains(word), "{what}: {told}");
+                }
+            }
+            assert_eq!(unaccepted(dir).await, Some(version));
+            // Once the rows are gone the rest is accepted.
+            let gone =
+                json!({"remove": {"path": file, "deletionTimestamp": 1, "dataChange": true}});
+            edit(dir, &[gone]).await;
+            let report = repair(dir, false, true).await;
+            assert!(
+                report.accepted.is_some() && report.left.is_empty(),
+                "{what}: {report:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn each_entry_is_read_once_to_tell_of_edits_whatever_their_paths_look_like() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(filled(dir, 40).await);
+        let files: Vec<_> = {
+            let shard = open(dir).await.unwrap();
+            (0..5).map(|time| data_file(&shard, time).path).collect()
+        };
+        edit(dir, &[add(dir, "theirs%20here.parquet").await]).await;
+        let spelled = |path: &str| json!({"remove": {"path": format!("./{path}"), "deletionTimestamp": 1, "dataChange": true}});
+        for path in &files {
+            edit(dir, &[spelled(path)]).await;
+        }
+        edit(dir, &[spelled("theirs here.parquet")]).await;
+        let store = CountingStore::new(in_memory(dir).await as Arc<dyn ObjectStore>);
+        let mut options = support::options(1);
+        options.checkpoint_interval = 0;
+        let client: Client = support::client(options);
+        client.mount("store", Arc::clone(&store) as _);
+        let mut options = RepairOptions::default();
+        (options.dry_run, options.accept_edits) = (true, true);
+        let url = "memory://store/shard";
+        let report = client.repair(url, &options, &|_| ()).await.unwrap();
+        let rows = accepted(&report)
+            .iter()
+            .map(|edit| (edit.rows_added, edit.rows_removed));
+        let mut expected = vec![(Some(0), Some(1)); 7];
+        expected[0] = (Some(1), Some(0));
+        assert_eq!(rows.collect::<Vec<_>>(), expected);
+        // Whether the log is still the one that was opened the first and the last entry tell.
+        for version in 1..47 {
+            let name = format!("{version:020}.json");
+            let is_it = |call, path: &object_store::path::Path| {
+                call == Call::Get && path.filename() == Some(&name)
+            };
+            let reads = store.count_where(is_it);
+            // To verify the log, to open it in three places, and once to tell of the edits.
+            assert!(reads <= 5, "{version}: {reads}");
+        }
     });
 }

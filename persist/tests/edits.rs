@@ -119,7 +119,8 @@ fn a_path_counts_once_however_often_it_is_named() {
             ),
             // Nobody knows what a file held in whose place there is another.
             (vec![add_of("new", 5, true)], vec!["new"], vec!["new"]),
-            (vec![add_of("new", 6, false)], vec![], vec![]),
+            // Whatever its writer says of it.
+            (vec![add_of("new", 6, false)], vec!["new"], vec!["new"]),
         ] {
             let version = put_entry(dir.path(), &actions);
             shard.refresh().await.unwrap();

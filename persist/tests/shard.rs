@@ -9,8 +9,10 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema};
 use bytes::Bytes;
-use mvsink_persist::{Appended, Client, Error, FileMeta, Frontier, Open, Shard, StagedFile};
-use support::{append, client, options, run, schema};
+use mvsink_persist::{
+    Appended, Client, Error, FileEncoder, FileMeta, Frontier, Open, Shard, StagedFile,
+};
+use support::{append, client, damage, options, run, schema};
 
 fn quiet(_: &Error) {}
 
@@ -504,8 +506,18 @@ fn commits_write_checkpoints_by_themselves() {
 fn r24_an_optimize_changes_nothing_and_other_edits_are_marked() {
     let dir = tempfile::tempdir().unwrap();
     run(async {
-        let shard = filled(&plain(), dir.path(), 2).await;
+        let shard = damage::filled(dir.path(), 2).await;
         let paths: Vec<_> = shard.pin().files().map(|file| file.path.clone()).collect();
+        let rows: Vec<damage::Row> = (0..2)
+            .map(|time| (time, Some(format!("row {time}"))))
+            .collect();
+        let mut merged = FileEncoder::new(damage::codec().schema()).unwrap();
+        let updates = rows.iter().zip(0..).map(|(row, time)| (row, time, 1));
+        merged
+            .write(&damage::codec().encode(updates).unwrap())
+            .unwrap();
+        let merged = merged.finish().unwrap().bytes;
+        let size = merged.len();
         let remove = |path: &str, change: bool| {
             format!(
                 r#"{{"remove":{{"path":"{path}","deletionTimestamp":1,"dataChange":{change}}}}}"#
@@ -513,7 +525,7 @@ fn r24_an_optimize_changes_nothing_and_other_edits_are_marked() {
         };
         let add = |path: &str, change: bool| {
             format!(
-                r#"{{"add":{{"path":"{path}","partitionValues":{{"p":null}},"size":6,"modificationTime":1,"dataChange":{change}}}}}"#
+                r#"{{"add":{{"path":"{path}","partitionValues":{{"p":null}},"size":{size},"modificationTime":1,"dataChange":{change}}}}}"#
             )
         };
         let optimize = [
@@ -522,13 +534,13 @@ fn r24_an_optimize_changes_nothing_and_other_edits_are_marked() {
             add("a%20b.parquet", false),
         ];
         put_entry(dir.path(), 3, &optimize.each_ref().map(String::as_str));
-        fs::write(dir.path().join("a b.parquet"), "merged").unwrap();
+        fs::write(dir.path().join("a b.parquet"), &merged).unwrap();
         shard.refresh().await.unwrap();
         let entry = shard.entry(3).await.unwrap();
         assert!(!entry.foreign && entry.adds.is_empty());
         let live: Vec<_> = shard.pin().files().map(|file| file.path.clone()).collect();
         assert_eq!(live, ["a%20b.parquet"]);
-        assert_eq!(shard.read_file(&live[0]).await.unwrap().as_ref(), b"merged");
+        assert_eq!(shard.read_file(&live[0]).await.unwrap(), merged);
 
         put_entry(dir.path(), 4, &[&add("c.parquet", true)]);
         put_entry(dir.path(), 5, &[&remove("c.parquet", true)]);

@@ -172,6 +172,42 @@ fn an_error_before_the_put_says_that_nothing_was_committed() {
     });
 }
 
+#[test]
+fn an_append_that_was_given_up_and_is_known_to_have_landed_is_not_told_to_be_absent() {
+    for is_remembered in [true, false] {
+        run(async {
+            let store = Arc::new(Revoking::default());
+            let mut options = options(1);
+            options.checkpoint_interval = 0;
+            options.log_min_age = Duration::from_secs(60 * 60);
+            options.recent_entries = if is_remembered { 16 } else { 1 };
+            let client = client(options);
+            client.mount("store", Arc::clone(&store) as _);
+            let shard = client
+                .open_or_create(URL, Open::new(schema()))
+                .await
+                .unwrap();
+            let file = stage(&shard, 0).await;
+            let append = append(1, 0, 1, vec![file]);
+            store.armed.store(true, Ordering::Relaxed);
+            let given_up = shard.append(append.clone(), &quiet);
+            let given_up = tokio::time::timeout(Duration::from_secs(1), given_up).await;
+            assert!(given_up.is_err(), "{given_up:?}");
+            assert_eq!(shard.refresh().await.unwrap().upper, Frontier::At(1));
+            let later = support::append(2, 1, 2, Vec::new());
+            shard.append(later, &quiet).await.unwrap();
+            // The log cannot be read any more when it is due to be.
+            store.revoked.store(true, Ordering::Relaxed);
+            tokio::time::advance(Duration::from_secs(60 * 60)).await;
+            let error = shard.append(append.clone(), &quiet).await.unwrap_err();
+            assert!(!error.is_decided(), "remembered: {is_remembered}: {error}");
+            store.revoked.store(false, Ordering::Relaxed);
+            let again = shard.append(append, &quiet).await.unwrap();
+            assert_eq!(again, Appended::Committed { version: 1 });
+        });
+    }
+}
+
 /// A client of this store by whose clock a file is old after a minute.
 fn clocked_client(store: Arc<dyn ObjectStore>, seed: u64) -> Client {
     let mut options = options(seed);

@@ -9,7 +9,8 @@ use mvsink_persist::{
     Unfit, Updates, decode_file,
 };
 
-use crate::bounds::{Data, Diff, Timestamp, bucket, hash_error, high_bits, time_from_i64};
+use super::multiplicity;
+use crate::bounds::{Data, Diff, Timestamp, bucket, fingerprint_error, high_bits, time_from_i64};
 use crate::comparison::Buckets;
 use crate::dyncfg::CHUNK_ROWS;
 use crate::error::Error;
@@ -82,6 +83,8 @@ pub(super) struct Taking {
 pub(super) struct Taken<D, E, T, R> {
     pub(super) rows: Vec<(D, T, R)>,
     pub(super) errors: Vec<(E, T, R)>,
+    /// The fingerprints and differences of those among them with large differences.
+    pub(super) large: Vec<(u128, i128)>,
     /// Rows that are none of these.
     pub(super) unfit: Unfit,
 }
@@ -104,12 +107,14 @@ impl Taking {
         exactly: Option<&Schema>,
     ) -> Result<Taken<D, E, T, R>, Error> {
         let (updates, unfit) = sift::<D, E, T>(codec, batch, exactly);
-        let hash = |data: &D| high_bits(codec.hash(data).unwrap_or(0));
-        let rows = self.typed(updates.ok, hash)?;
-        let errors = self.typed(updates.err, hash_error)?;
+        let mut large = Vec::new();
+        let hash = |data: &D| codec.hash(data).unwrap_or(0);
+        let rows = self.typed(updates.ok, hash, &mut large)?;
+        let errors = self.typed(updates.err, fingerprint_error, &mut large)?;
         Ok(Taken {
             rows,
             errors,
+            large,
             unfit,
         })
     }
@@ -117,8 +122,10 @@ impl Taking {
     fn typed<D: Clone, T: Timestamp, R: Diff>(
         &self,
         updates: Vec<(D, i64, i64)>,
-        hash: impl Fn(&D) -> u64,
+        hash: impl Fn(&D) -> u128,
+        large: &mut Vec<(u128, i128)>,
     ) -> Result<Vec<(D, T, R)>, Error> {
+        let large_from = multiplicity::large::<R>();
         let signed = |diff: i64| {
             let signed = match self.sign {
                 Sign::Plus => diff,
@@ -128,8 +135,13 @@ impl Taking {
         };
         let mut typed = Vec::with_capacity(updates.len());
         for (data, time, diff) in updates {
-            if !self.wanted.is_wanted(|| hash(&data), time) {
+            if !self.wanted.is_wanted(|| high_bits(hash(&data)), time) {
                 continue;
+            }
+            if diff.unsigned_abs() >= large_from {
+                let diff = i128::from(diff);
+                let signed = if self.sign == Sign::Plus { diff } else { -diff };
+                large.push((hash(&data), signed));
             }
             let time: T = time_from_i64(time.max(self.floor))?;
             if diff == i64::MIN {

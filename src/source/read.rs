@@ -1,7 +1,7 @@
 //! How a source's task reads a file.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use mvsink_persist::{DataFile, Error as ShardError, Frontier, Schema, Unfit};
 
@@ -61,7 +61,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if route_file(path, self.worker.peers) != self.worker.index {
             return Ok(());
         }
-        let ReadThrough { unfit, damage } = self.read_all(path, taking, None).await?;
+        let read = self.read_all(path, version, taking, None).await;
+        let ReadThrough { unfit, damage } = read?;
         if let Some(error) = damage {
             return Err(error);
         }
@@ -97,7 +98,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             return Ok(());
         }
         let exactly = self.exactly(file).filter(|_| !removed);
-        let read = self.read_all(&file.path, taking, exactly.clone()).await?;
+        let path = &file.path;
+        let read = self.read_all(path, version, taking, exactly.clone());
+        let read = read.await?;
         let mut unfit = read.unfit;
         if let Some(error) = read.damage {
             let condemns = exactly.is_some() || on_damage == OnDamage::Condemn;
@@ -126,6 +129,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     async fn read_all(
         &self,
         path: &str,
+        version: u64,
         taking: Taking,
         exactly: Option<Arc<Schema>>,
     ) -> Result<ReadThrough, Error> {
@@ -142,6 +146,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         loop {
             match self.next(&mut open, taking, exactly.clone()).await {
                 Ok(Some(taken)) => {
+                    self.count(path, version, &taken.large)?;
                     if exactly.is_none() || read.unfit.is_empty() && taken.unfit.is_empty() {
                         self.send_taken(taken.rows, taken.errors).await;
                         sent += 1;
@@ -166,6 +171,24 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         }
         Ok(read)
+    }
+
+    /// Counts the rows that a collection gets. A sink's corrections add up more than its dataflow can.
+    fn count(&self, path: &str, version: u64, large: &[(u128, i128)]) -> Result<(), Error> {
+        if self.share != Share::Files || large.is_empty() {
+            return Ok(());
+        }
+        let multiplicities = self.multiplicities.lock();
+        let mut multiplicities = multiplicities.unwrap_or_else(PoisonError::into_inner);
+        if multiplicities.add(large) {
+            return Ok(());
+        }
+        let largest = large.iter().map(|(_, diff)| *diff);
+        Err(Error::Multiplicity {
+            path: format!("{}/{path}", self.shard.url()),
+            version,
+            diff: largest.max_by_key(|diff| diff.abs()).unwrap_or_default(),
+        })
     }
 
     async fn next(

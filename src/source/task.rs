@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::condemned::Condemned;
 use super::files::{Sign, Taking, Wanted};
 use super::first::{Agreement, First};
+use super::multiplicity::Multiplicities;
 use super::read::OnDamage;
 use super::seen::{Changed, Seen};
 use super::{Credits, Mark, Message, OwnCommits, Piece};
@@ -87,6 +88,8 @@ pub(super) struct Task<D, E, T, R> {
     seen: Option<Seen>,
     /// How many updates were read.
     pub(super) read: AtomicU64,
+    /// How often the rows of a collection are there.
+    pub(super) multiplicities: Mutex<Multiplicities>,
     /// The live files that the next batch is to remove, by their keys, each with the path that it was condemned by.
     pub(super) condemned: Mutex<BTreeMap<String, (String, Condemned)>>,
     holding: Option<Holding>,
@@ -127,6 +130,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             url: shard.url().to_owned(),
             why,
         })?;
+        let multiplicities = Multiplicities::new::<R>(worker.peers);
         let mut task = Task {
             worker,
             shard,
@@ -140,6 +144,7 @@ pub(crate) async fn run<D: Data, E: Data, T: Timestamp, R: Diff>(
             floor,
             seen: None,
             read: AtomicU64::new(0),
+            multiplicities: Mutex::new(multiplicities),
             condemned: Mutex::default(),
             holding: None,
             again: match &purpose {
@@ -189,6 +194,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             Purpose::View { as_of, end } => self.compare(&pinned, as_of, end).await?,
             Purpose::Ingest => {
                 // Made while nobody ran.
+                self.shard.check_rewrites().await?;
                 if let Some(version) = self.shard.unaccepted_edit() {
                     return Err(self.foreign_edit(version));
                 }
@@ -358,6 +364,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         );
         if self.share == Share::Nothing {
             // An edit that was answered meanwhile was another's to report.
+            self.shard.check_rewrites().await?;
             if let Some(version) = self.shard.unaccepted_edit() {
                 return Err(self.foreign_edit(version));
             }

@@ -176,7 +176,9 @@ fn add_as_ours(shard: &Path, name: &str) -> Value {
             .lines()
             .map(|line| serde_json::from_str(line).unwrap());
         if let Some(mut action) = { actions }.find(|action: &Value| action.get("add").is_some()) {
+            let size = action["add"]["size"].clone();
             action["add"]["path"] = json!(name);
+            action["add"]["tags"]["mvsink.file"] = json!(format!("{name}:{size}"));
             return action;
         }
     }

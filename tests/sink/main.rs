@@ -45,6 +45,7 @@ mod outside;
 mod restart;
 mod runtimes;
 mod silence;
+mod trust;
 mod types;
 mod undecodable;
 mod unrepaired;

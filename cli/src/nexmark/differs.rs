@@ -74,6 +74,7 @@ impl Check {
 pub async fn look(shards: &[Shard]) -> Result<bool, Error> {
     let mut altered = false;
     for (index, shard) in shards.iter().enumerate() {
+        shard.check_rewrites().await?;
         altered |= shard.edited().is_some();
         if index >= SOURCES.len() {
             altered |= !shard.damaged_files(&shard.pin()).await?.is_empty();

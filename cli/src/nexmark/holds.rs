@@ -50,6 +50,7 @@ pub fn readable_from(source: &Shard, limit: i64) -> Frontier<i64> {
 pub async fn take(shards: &[Shard], control: &Control) -> Result<Vec<Hold>, Error> {
     let mut holds = Vec::new();
     for shard in &shards[..SOURCES.len()] {
+        shard.check_rewrites().await.map_err(Error::from)?;
         // A view that has been left behind begins where its sources can be read.
         let from = readable_from(shard, control.limit());
         let frontier = from.max(Frontier::At(needed(control)));

@@ -18,7 +18,7 @@ use arrow_schema::SchemaRef;
 use object_store::path::Path;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::data_file::DataFile;
+use crate::data_file::{Adder, DataFile};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::location::make_room;
@@ -31,6 +31,7 @@ use crate::log::gates::{
 use crate::log::holds::Holds;
 use crate::log::path_map::PathMap;
 use crate::log::table_root::TableRoot;
+use crate::rewrite::Rewrite;
 use crate::schema::{check_order, check_schema};
 
 /// The `txn` action that holds the shard's upper.
@@ -99,6 +100,8 @@ pub struct Entry {
     /// False if it is not known which of the files it names were in the table before it: it was read again, long after.
     /// Some may then bring nothing, or take nothing.
     pub exact: bool,
+    /// What it does if it says that it changes no data, and no sink made it.
+    pub(crate) rewrite: Option<Arc<Rewrite>>,
 }
 
 /// The live data files by path.
@@ -119,6 +122,8 @@ pub(crate) struct State {
     edited: Option<Edit>,
     /// The last of them that nobody has accepted, until then too.
     unaccepted: Option<Edit>,
+    /// The entries of other programs that say they change no data, and that nobody has looked at.
+    rewrites: Vec<Arc<Rewrite>>,
     files: Files,
     /// A hash of the paths of the live files, whatever their order.
     paths_hash: u64,
@@ -205,6 +210,7 @@ impl State {
             since,
             edited: None,
             unaccepted: None,
+            rewrites: Vec::new(),
             files: Files::new(Arc::clone(root)),
             paths_hash: 0,
             unseen: BTreeMap::new(),
@@ -214,7 +220,7 @@ impl State {
         };
         check_adds(commit).map_err(|refused| refused.at_first(url))?;
         state.holds.update(&state.txns, commit.txns.iter());
-        state.change_files(commit);
+        state.change_files(commit, Adder::Checkpoint);
         // Of a checkpoint.
         let by = |remove: &Remove| {
             remove
@@ -350,8 +356,17 @@ impl State {
         }
         self.forget_accepted();
         self.holds.update(&self.txns, commit.txns.iter());
-        let (adds, removes) = self.change_files(commit);
-        self.look(commit, &adds, foreign, id.is_some() && upper > lower);
+        let (mut adds, mut removes) = self.change_files(commit, Adder::of(commit));
+        let is_new = id.is_none();
+        self.look(commit, &adds, is_new, id.is_some() && upper > lower);
+        let mut rewrite = None;
+        if is_new && !foreign && !(adds.is_empty() && removes.is_empty()) {
+            let (added, removed) = (std::mem::take(&mut adds), std::mem::take(&mut removes));
+            let found = Arc::new(Rewrite::new(version, lower, added, removed));
+            self.rewrites.push(Arc::clone(&found));
+            rewrite = Some(found);
+        }
+        self.forget_reviewed_rewrites();
         Ok(Entry {
             version,
             id,
@@ -361,12 +376,13 @@ impl State {
             removes,
             foreign,
             exact: true,
+            rewrite,
         })
     }
 
     /// Keeps count of what views have looked at. An append may have been on its way when a file came; whoever makes the
     /// next one has read it before.
-    fn look(&mut self, commit: &Commit, adds: &[Arc<DataFile>], foreign: bool, append: bool) {
+    fn look(&mut self, commit: &Commit, adds: &[Arc<DataFile>], is_new: bool, append: bool) {
         let root = self.files.root();
         for remove in &commit.removes {
             let key = root.key(&remove.path);
@@ -374,7 +390,7 @@ impl State {
                 self.unseen.remove(&*key);
             }
         }
-        if foreign {
+        if is_new {
             let untagged = adds.iter().filter(|file| file.sums.is_none());
             let keys = untagged.map(|file| root.key(&file.path).into_owned());
             self.unseen.extend(keys.map(|key| (key, 0)));
@@ -391,9 +407,14 @@ impl State {
         self.unseen.contains_key(&*self.files.root().key(path))
     }
 
-    /// Removes, then adds; returns the files that bring data, and those that take data away. A path is one file: one that
-    /// was live before and is after brings nothing, however often it is named, but if it has another size.
-    fn change_files(&mut self, commit: &Commit) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
+    /// Removes, then adds; returns the files that bring data, and those that take data away, whatever another program says
+    /// of that. A path is one file: one that was live before and is after brings nothing, however often it is named, but if
+    /// it has another size.
+    fn change_files(
+        &mut self,
+        commit: &Commit,
+        adder: Adder,
+    ) -> (Vec<Arc<DataFile>>, Vec<Arc<DataFile>>) {
         // By path, what was live before; of those that change data.
         let root = Arc::clone(self.files.root());
         let mut changed: BTreeMap<Cow<'_, str>, Option<Arc<DataFile>>> = BTreeMap::new();
@@ -401,10 +422,21 @@ impl State {
         let removes = removes.map(|remove| (remove.path.as_str(), remove.data_change));
         let adds = commit.adds.iter();
         let adds = adds.map(|add| (add.path.as_str(), add.data_change));
-        for (path, _) in removes.chain(adds).filter(|(_, change)| *change) {
+        let is_other = adder == Adder::Other;
+        for (path, _) in removes
+            .chain(adds)
+            .filter(|(_, change)| *change || is_other)
+        {
             let before = || self.files.get(path).cloned();
             changed.entry(root.key(path)).or_insert_with(before);
         }
+        let before_commit: BTreeMap<_, _> = match is_other {
+            true => changed
+                .iter()
+                .filter_map(|(key, file)| Some((key.clone(), file.clone()?)))
+                .collect(),
+            false => BTreeMap::new(),
+        };
         for remove in &commit.removes {
             if let Some(file) = self.files.remove(&remove.path) {
                 self.paths_hash ^= path_hash(&file.path);
@@ -421,7 +453,12 @@ impl State {
         }
         for add in &commit.adds {
             self.tombstones.remove(&add.path);
-            let file = Arc::new(DataFile::from_add(add));
+            let known = before_commit.get(&*root.key(&add.path));
+            let adder = match known.is_some_and(|file| file.is_repeated_by(add)) {
+                true => Adder::Sink,
+                false => adder,
+            };
+            let file = Arc::new(DataFile::from_add(add, adder));
             self.paths_hash ^= path_hash(&add.path);
             if let Some(before) = self.files.insert(add.path.clone(), file) {
                 self.paths_hash ^= path_hash(&before.path);
@@ -448,11 +485,13 @@ impl State {
         let since = since.map(|txn| Frontier::from_version(txn.version));
         let since = since.fold(self.since, Frontier::max);
         let is_left = |edit: &Edit| edit.upper > since;
-        let answers = !is_foreign(commit) && !self.edited.as_ref().is_some_and(is_left);
+        let is_judged = self.rewrites.is_empty();
+        let answers =
+            !is_foreign(commit) && is_judged && !self.edited.as_ref().is_some_and(is_left);
         let accepted = commit.txns.iter().find(|txn| txn.app_id == ACCEPTED);
         let accepted = accepted.and_then(|txn| u64::try_from(txn.version).ok());
         let is_left = |edit: &Edit| is_left(edit) && Some(edit.version) > accepted;
-        if !answers && self.unaccepted.as_ref().is_some_and(is_left) {
+        if !answers && (!is_judged || self.unaccepted.as_ref().is_some_and(is_left)) {
             return None;
         }
         let mut hash = self.paths_hash;
@@ -485,9 +524,57 @@ impl State {
 
     /// The first version that may hold such an edit.
     pub(crate) fn first_unaccepted(&self) -> u64 {
-        let reviewed = self.txns.get(REVIEWED).map(|txn| txn.version);
-        let reviewed = reviewed.and_then(|version| u64::try_from(version).ok());
-        self.accepted().max(reviewed).map_or(0, |last| last + 1)
+        self.accepted()
+            .max(self.reviewed())
+            .map_or(0, |last| last + 1)
+    }
+
+    /// The version up to which all edits are answered, as the last commit of a sink says.
+    fn reviewed(&self) -> Option<u64> {
+        u64::try_from(self.txns.get(REVIEWED)?.version).ok()
+    }
+
+    fn forget_reviewed_rewrites(&mut self) {
+        let reviewed = self.reviewed();
+        self.rewrites
+            .retain(|rewrite| Some(rewrite.version) > reviewed);
+    }
+
+    /// The entries of other programs that say they change no data, and that nobody has looked at.
+    pub(crate) fn rewrites(&self) -> &[Arc<Rewrite>] {
+        &self.rewrites
+    }
+
+    /// There is one to be looked at, at or before the version of this state.
+    pub(crate) fn add_rewrite(&mut self, rewrite: Rewrite) {
+        self.rewrites.push(Arc::new(rewrite));
+    }
+
+    /// Those up to this version were looked at, and this one is an edit, if any is.
+    pub(crate) fn settle_rewrites(&mut self, version: u64, other: Option<&Arc<Rewrite>>) {
+        let is_settled = |rewrite: &Arc<Rewrite>| rewrite.version <= version;
+        let settled = self.rewrites.iter().filter(|rewrite| is_settled(rewrite));
+        if other.is_none() {
+            let root = self.files.root();
+            for file in settled.flat_map(|rewrite| &rewrite.added) {
+                self.unseen.remove(&*root.key(&file.path));
+            }
+        }
+        // They may have been answered meanwhile.
+        let other = other.filter(|other| self.rewrites.iter().any(|it| Arc::ptr_eq(it, other)));
+        self.rewrites.retain(|rewrite| !is_settled(rewrite));
+        let Some(edit) = other.map(|rewrite| Edit {
+            version: rewrite.version,
+            upper: rewrite.upper,
+        }) else {
+            return;
+        };
+        let later = |known: Option<Edit>| known.filter(|known| known.version > edit.version);
+        let is_open = |edit: &Edit| edit.upper > self.since;
+        self.edited = later(self.edited).or(Some(edit).filter(is_open));
+        if Some(edit.version) > self.accepted() {
+            self.unaccepted = later(self.unaccepted).or(Some(edit).filter(is_open));
+        }
     }
 
     fn forget_accepted(&mut self) {
@@ -506,7 +593,7 @@ impl State {
     /// The last version of which it is known that all edits up to it are answered, if any later one may hold one that is
     /// not: this was read from a checkpoint, which does not say.
     pub(crate) fn unreviewed(&self) -> Option<u64> {
-        let reviewed = u64::try_from(self.txns.get(REVIEWED)?.version).ok()?;
+        let reviewed = self.reviewed()?;
         (reviewed < self.version && self.upper > self.since).then_some(reviewed)
     }
 
@@ -645,6 +732,15 @@ impl State {
         self.edited = self.edited.or(pending);
         self.unaccepted = self.unaccepted.or(earlier.unaccepted);
         self.forget_accepted();
+        let known = |rewrite: &&Arc<Rewrite>| {
+            let mut here = self.rewrites.iter();
+            !here.any(|here| here.version == rewrite.version)
+        };
+        let pending: Vec<_> = earlier.rewrites.iter().filter(known).cloned().collect();
+        self.rewrites.extend(pending);
+        self.rewrites
+            .sort_unstable_by_key(|rewrite| rewrite.version);
+        self.forget_reviewed_rewrites();
         let first = self.uppers.front().copied().unwrap_or(i64::MAX);
         for time in earlier.uppers.iter().rev().filter(|time| **time < first) {
             if self.uppers.len() < UPPERS_MAX {

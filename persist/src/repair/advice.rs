@@ -13,6 +13,10 @@ pub(super) const LOG_FIRST: &str = "repair the log first, then make the repair a
 pub(super) const AGAIN: &str =
     "somebody writes to the table, or copies it: make the repair again once that is done";
 
+/// Sources would fail at what was to be accepted.
+pub(super) const UNACCEPTABLE: &str = "no edit was accepted, since sources would fail at these rows: have another program \
+     delete them, or give them other values, and accept the edits then";
+
 /// What to do about what the steps of a repair do not help.
 pub(super) fn on(finding: &Finding, survey: &Survey) -> String {
     let is_log = finding.path.starts_with("_delta_log");

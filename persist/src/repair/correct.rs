@@ -10,7 +10,7 @@ use serde_json::json;
 use super::steps::{Taken, is_of_this_table};
 use super::{Judgement, MisstatedFile};
 use crate::commit::{Outcome, Plan, our_info, removal};
-use crate::data_file::{DataFile, MAX_TIME_TAG, MIN_TIME_TAG, SORTED_TAG};
+use crate::data_file::{DataFile, FILE_TAG, MAX_TIME_TAG, MIN_TIME_TAG, SORTED_TAG};
 use crate::error::Error;
 use crate::log::action::{Add, Commit, CommitInfo};
 use crate::log::state::State;
@@ -58,6 +58,8 @@ pub(super) async fn correct_files(
 fn corrected(file: &DataFile, plain: Option<String>, found: &Examined) -> Add {
     let add = file.to_add();
     let mut tags = add.tags.unwrap_or_default();
+    // They are about the file as it is.
+    tags.remove(FILE_TAG);
     let is_wrong = |is: fn(&Difference) -> bool| found.differences.iter().any(is);
     if is_wrong(|found| matches!(found, Difference::Order)) {
         tags.remove(SORTED_TAG);

@@ -353,6 +353,8 @@ impl Shard {
                 ..Commit::default()
             }))
         };
+        // A repair beside an edit accepts nothing.
+        self.check_rewrites().await?;
         let before = self.progress().version;
         match self.commit(id, plan, on_retry).await? {
             Outcome::Committed(version) => Ok(Some(version)),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use object_store::path::Path;
 
 use super::{BreakOff, Survey};
-use crate::data_file::DataFile;
+use crate::data_file::{Adder, DataFile};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::Commit;
@@ -195,7 +195,7 @@ impl BreakOff {
         let accepted = accepted.filter_map(|txn| u64::try_from(txn.version).ok());
         self.accepted = accepted.max().max(self.accepted);
         for add in commit.adds.iter().filter(|add| add.data_change) {
-            let file = DataFile::from_add(add);
+            let file = DataFile::from_add(add, Adder::of(commit));
             self.files += 1;
             self.rows = self.rows.saturating_add(file.rows.unwrap_or(0));
         }
@@ -211,7 +211,7 @@ fn outside(commit: &Commit) -> impl Iterator<Item = (String, String)> {
     let adds = commit.adds.iter().filter(|add| add.data_change);
     adds.filter_map(move |add| {
         let (lower, upper) = bounds?;
-        let file = DataFile::from_add(add);
+        let file = DataFile::from_add(add, Adder::Sink);
         let (first, last) = file.min_time.zip(file.max_time)?;
         let is_outside = lower.is_complete(&first) || !upper.is_complete(&last);
         is_outside.then(|| {

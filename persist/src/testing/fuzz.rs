@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::data_file::DataFile;
+use crate::data_file::{Adder, DataFile};
 use crate::file::decode_file;
 use crate::location;
 use crate::log::action::{Add, Commit, NullableMap};
@@ -95,17 +95,20 @@ pub fn stats_and_tags(data: &[u8]) {
     };
     let stats = text();
     let tags: Option<NullableMap> = text().and_then(|tags| serde_json::from_str(&tags).ok());
-    let file = DataFile::from_add(&Add {
+    let add = Add {
         path: "x.parquet".into(),
         partition_values: Some(BTreeMap::new()),
         stats,
         tags,
         ..Add::default()
-    });
-    assert!(
-        DataFile::from_add(&file.to_add()) == file,
-        "a checkpoint would change {file:?}"
-    );
+    };
+    for adder in [Adder::Sink, Adder::Checkpoint, Adder::Other] {
+        let file = DataFile::from_add(&add, adder);
+        assert!(
+            DataFile::from_add(&file.to_add(), Adder::Checkpoint) == file,
+            "a checkpoint would change {file:?}"
+        );
+    }
 }
 
 /// An address. A refusal does not repeat a password, and a place has one key.

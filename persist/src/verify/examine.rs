@@ -209,7 +209,7 @@ fn nulls(batch: &RecordBatch, column: &str) -> u64 {
 
 /// The least and greatest time of a batch. Others may write nulls, which have no time; in a file of ours one is a
 /// time below all.
-fn range(batch: &RecordBatch, nulls_count: bool) -> Result<Option<(i64, i64)>, Error> {
+pub(crate) fn range(batch: &RecordBatch, nulls_count: bool) -> Result<Option<(i64, i64)>, Error> {
     let times = match batch.column_by_name(TIME_COLUMN) {
         Some(times) => conform(times, &DataType::Int64),
         None => Ok(new_null_array(&DataType::Int64, batch.num_rows())),

@@ -1,0 +1,411 @@
+//! Entries of other programs that say they change no data.
+//!
+//! A merge of files by another program says `dataChange = false`, and changes nothing. So may an entry that has other rows,
+//! by a fault of its writer. What no sink wrote is not believed, but looked at:
+//!
+//! ```text
+//!   the same   ⇔   Σ hash(row) × diff, by bucket, and the least and the greatest time of the rows
+//!                  are alike for the files that it brings and for those that it takes away
+//! ```
+//!
+//! Of the files of sinks the log says both, so that only the new files are read. What cannot be compared, since a file is
+//! gone, counts as an edit.
+//!
+//! Whoever needs to know has an entry looked at: a reader that comes to it ([`Inner::judged`]), and what goes by edits that
+//! nobody has answered ([`Shard::check_rewrites`]). Until then it keeps commits from saying that all edits are answered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow_schema::{Schema, SchemaRef};
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use crate::data_file::{Adder, DataFile};
+use crate::error::Error;
+use crate::file::decode_file;
+use crate::frontier::Frontier;
+use crate::lock;
+use crate::log::action::Commit;
+use crate::log::entry_path;
+use crate::log::state::Entry;
+use crate::row_hash::Fingerprints;
+use crate::shard::{Inner, Shard};
+use crate::storage::{OnRetry, Storage};
+use crate::sums::Sums;
+use crate::verify::examine::range;
+
+/// Rows decoded at once.
+const BATCH_ROWS: usize = 8192;
+/// How many entries before one are searched for what the log says of a file.
+const ENTRIES_BEFORE_MAX: u64 = 1000;
+
+/// What an entry does that says it changes no data.
+#[derive(Debug)]
+pub(crate) struct Rewrite {
+    pub(crate) version: u64,
+    /// Where the upper was.
+    pub(crate) upper: Frontier<i64>,
+    pub(crate) added: Vec<Arc<DataFile>>,
+    pub(crate) removed: Vec<Arc<DataFile>>,
+    /// False if it is not known which of its files were in the table before it.
+    is_exact: bool,
+    verdict: OnceCell<Verdict>,
+}
+
+/// Whether the rows are the same after an entry as before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Same,
+    Other,
+}
+
+impl Rewrite {
+    pub(crate) fn new(
+        version: u64,
+        upper: Frontier<i64>,
+        added: Vec<Arc<DataFile>>,
+        removed: Vec<Arc<DataFile>>,
+    ) -> Self {
+        Rewrite {
+            version,
+            upper,
+            added,
+            removed,
+            is_exact: true,
+            verdict: OnceCell::new(),
+        }
+    }
+
+    /// True if it is known which of its files were in the table before it.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.is_exact
+    }
+
+    /// What an entry does for all that it says of itself; `None` if it is a sink's, or names no files.
+    pub(crate) fn of_entry(version: u64, upper: Frontier<i64>, commit: &Commit) -> Option<Self> {
+        let is_nothing = commit.adds.is_empty() && commit.removes.is_empty();
+        if Adder::of(commit) == Adder::Sink || is_nothing {
+            return None;
+        }
+        let added = commit.adds.iter();
+        let added = added.map(|add| Arc::new(DataFile::from_add(add, Adder::Other)));
+        let removed = commit.removes.iter();
+        let removed = removed.map(|remove| Arc::new(DataFile::from_remove(remove)));
+        Some(Rewrite {
+            is_exact: false,
+            ..Rewrite::new(version, upper, added.collect(), removed.collect())
+        })
+    }
+}
+
+/// What rows add up to, and their least and greatest time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Total {
+    sums: Sums,
+    times: Option<(i64, i64)>,
+}
+
+impl Total {
+    fn add(&mut self, sums: &Sums, times: Option<(i64, i64)>) {
+        self.sums.merge(sums);
+        self.times = bounds(self.times, times);
+    }
+}
+
+/// What earlier entries say of files.
+#[derive(Debug, Default)]
+pub(crate) struct FilesBefore {
+    /// How a file was in the table, or that it was not, by its key.
+    pub(crate) files: BTreeMap<String, Option<Arc<DataFile>>>,
+    /// All entries were searched: a file of which they say nothing was not in the table.
+    is_whole: bool,
+}
+
+/// Why a file's rows cannot be added up.
+enum Unread {
+    /// It is not there.
+    Missing,
+    /// It cannot be read.
+    Unreadable,
+}
+
+impl Inner {
+    /// The entry as readers are to take it: one that says it changes no data, and does, is an edit.
+    ///
+    /// # Errors
+    /// [`Error::EntryGone`] if another program has taken away what the entry brought before anybody looked at it.
+    pub(crate) async fn judged(&self, entry: Arc<Entry>) -> Result<Arc<Entry>, Error> {
+        let Some(rewrite) = &entry.rewrite else {
+            return Ok(entry);
+        };
+        Ok(match self.judge(rewrite).await? {
+            Verdict::Same => entry,
+            Verdict::Other => Arc::new(Entry {
+                adds: rewrite.added.clone(),
+                removes: rewrite.removed.clone(),
+                foreign: true,
+                rewrite: None,
+                ..entry.as_ref().clone()
+            }),
+        })
+    }
+
+    pub(crate) async fn judge(&self, rewrite: &Rewrite) -> Result<Verdict, Error> {
+        let verdict = rewrite.verdict.get_or_try_init(|| async {
+            let exact = match rewrite.is_exact {
+                true => None,
+                false => Some(self.storage.made_exact(rewrite).await?),
+            };
+            let (added, removed) = match &exact {
+                Some((added, removed)) => (added, removed),
+                None => (&rewrite.added, &rewrite.removed),
+            };
+            let verdict = match self.compare(added, removed).await? {
+                Some(verdict) => verdict,
+                None => self.compare_chain(rewrite).await?,
+            };
+            if verdict == Verdict::Other {
+                tracing::warn!(
+                    shard = %self.storage.url,
+                    version = rewrite.version,
+                    "another program's entry says that it changes no data, and does: it counts as an edit"
+                );
+            }
+            Ok::<_, Error>(verdict)
+        });
+        verdict.await.copied()
+    }
+
+    /// `None` if a file that was brought is gone since somebody took it away again.
+    async fn compare(
+        &self,
+        added: &[Arc<DataFile>],
+        removed: &[Arc<DataFile>],
+    ) -> Result<Option<Verdict>, Error> {
+        let schema = self.with_state(|state| state.schema());
+        let mut brought = Total::default();
+        for file in added {
+            match self
+                .storage
+                .add_up(file, &schema, false, &mut brought)
+                .await?
+            {
+                Ok(()) => {}
+                Err(Unread::Unreadable) => return Ok(Some(Verdict::Other)),
+                Err(Unread::Missing) => {
+                    self.catch_up(&Storage::warn_of_retry).await?;
+                    let is_live = self.with_state(|state| state.is_live(&file.path));
+                    return Ok(is_live.then_some(Verdict::Other));
+                }
+            }
+        }
+        // Rows of a table whose columns have changed may have other fingerprints than when they were written.
+        for trusting in [true, false] {
+            let mut taken = Total::default();
+            let mut all = true;
+            for file in removed {
+                let read = self.storage.add_up(file, &schema, trusting, &mut taken);
+                let read = read.await?;
+                all &= read.is_ok();
+            }
+            if all && taken == brought {
+                return Ok(Some(Verdict::Same));
+            }
+        }
+        Ok(Some(Verdict::Other))
+    }
+
+    /// Compares all at once what this entry and the later ones of its kind do, which took away what it brought.
+    async fn compare_chain(&self, first: &Rewrite) -> Result<Verdict, Error> {
+        let gone = || Error::EntryGone {
+            url: self.storage.url.to_string(),
+            version: first.version,
+        };
+        let chain = lock(&self.log).rewrites_from(first.version);
+        let root = &self.storage.root;
+        let (mut added, mut removed) = (BTreeMap::new(), BTreeMap::new());
+        for rewrite in &chain {
+            for file in &rewrite.removed {
+                let key = root.key(&file.path).into_owned();
+                if added.remove(&key).is_none() {
+                    removed.insert(key, Arc::clone(file));
+                }
+            }
+            let files = rewrite.added.iter();
+            added.extend(files.map(|file| (root.key(&file.path).into_owned(), Arc::clone(file))));
+        }
+        let added: Vec<_> = added.into_values().collect();
+        let removed: Vec<_> = removed.into_values().collect();
+        match self.compare(&added, &removed).await? {
+            Some(Verdict::Same) => {
+                let later = chain.iter().filter(|later| later.version > first.version);
+                for later in later {
+                    // Who is at it finds the same, or that it is gone.
+                    let _ = later.verdict.set(Verdict::Same);
+                }
+                Ok(Verdict::Same)
+            }
+            _ => Err(gone()),
+        }
+    }
+}
+
+impl Shard {
+    /// Looks at the entries of other programs that say they change no data, and that nobody has looked at: reads the files
+    /// that they bring. One that does change data counts as an edit from then on, to [`Shard::edited`] and
+    /// [`Shard::unaccepted_edit`]; before that it does not. Free if there are none.
+    ///
+    /// # Errors
+    /// Permanent ones of the log, and [`Error::Shutdown`].
+    pub async fn check_rewrites(&self) -> Result<(), Error> {
+        let inner = self.inner();
+        loop {
+            let pending = inner.with_state(|state| state.rewrites().to_vec());
+            let Some(last) = pending.last() else {
+                return Ok(());
+            };
+            let mut other = None;
+            for rewrite in &pending {
+                match inner.judge(rewrite).await {
+                    Ok(Verdict::Same) => {}
+                    Ok(Verdict::Other) | Err(Error::EntryGone { .. }) => other = Some(rewrite),
+                    Err(error) => return Err(error),
+                }
+            }
+            let mut log = lock(&inner.log);
+            log.state.settle_rewrites(last.version, other);
+        }
+    }
+}
+
+impl Storage {
+    /// The entry's files as they were new to the table, and as they were there before, for all that earlier entries say.
+    async fn made_exact(
+        &self,
+        rewrite: &Rewrite,
+    ) -> Result<(Vec<Arc<DataFile>>, Vec<Arc<DataFile>>), Error> {
+        let key = |file: &Arc<DataFile>| self.root.key(&file.path).into_owned();
+        let mut after: BTreeMap<_, _> = rewrite.removed.iter().map(|it| (key(it), None)).collect();
+        after.extend(rewrite.added.iter().map(|it| (key(it), Some(it))));
+        let keys = after.keys().cloned().collect();
+        let before = self.find_files(rewrite.version, keys).await?;
+        let is_known = |key: &String| before.is_whole || before.files.contains_key(key);
+        let (mut added, mut removed) = (Vec::new(), Vec::new());
+        for file in &rewrite.removed {
+            // The log may have said of it that it is there.
+            if !is_known(&key(file)) {
+                removed.push(Arc::clone(file));
+            }
+        }
+        for (key, after) in after {
+            let before = before.files.get(&key).and_then(Option::as_ref);
+            if let (Some(before), Some(after)) = (before, after)
+                && before.size == after.size
+            {
+                continue;
+            }
+            added.extend(after.cloned());
+            removed.extend(before.cloned());
+        }
+        Ok((added, removed))
+    }
+
+    /// What the entries before `version` say last of the files with these keys: that they are in the table, and how, or, by
+    /// `None`, that they are not. Each entry is read once.
+    pub(crate) async fn find_files(
+        &self,
+        version: u64,
+        mut keys: BTreeSet<String>,
+    ) -> Result<FilesBefore, Error> {
+        let on_retry = &Storage::warn_of_retry;
+        let mut found = FilesBefore::default();
+        let oldest = version.saturating_sub(ENTRIES_BEFORE_MAX);
+        found.is_whole = oldest == 0;
+        for before in (oldest..version).rev() {
+            if keys.is_empty() {
+                break;
+            }
+            let Some(bytes) = self.get_retrying(&entry_path(before), on_retry).await? else {
+                found.is_whole = false;
+                break;
+            };
+            let commit = match self.parse(before, bytes).await {
+                Err(Error::Corrupt { .. }) => {
+                    found.is_whole = false;
+                    break;
+                }
+                parsed => parsed?,
+            };
+            let adder = Adder::of(&commit);
+            for add in &commit.adds {
+                let key = self.root.key(&add.path);
+                if keys.remove(&*key) {
+                    let file = Arc::new(DataFile::from_add(add, adder));
+                    found.files.insert(key.into_owned(), Some(file));
+                }
+            }
+            for remove in &commit.removes {
+                let key = self.root.key(&remove.path);
+                if keys.remove(&*key) {
+                    found.files.insert(key.into_owned(), None);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Adds the rows of a file to `total`: by what the log says of them, where it does and is to be trusted.
+    async fn add_up(
+        &self,
+        file: &DataFile,
+        schema: &SchemaRef,
+        trusting: bool,
+        total: &mut Total,
+    ) -> Result<Result<(), Unread>, Error> {
+        if trusting && let Some(summed) = file.summed() {
+            total.add(summed.sums, summed.times);
+            return Ok(Ok(()));
+        }
+        let Ok(location) = self.data_location(&file.path) else {
+            return Ok(Err(Unread::Unreadable));
+        };
+        let on_retry: OnRetry<'_> = &Storage::warn_of_retry;
+        let bytes = match self.get_retrying(&location, on_retry).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(Err(Unread::Missing)),
+            Err(Error::Shutdown) => return Err(Error::Shutdown),
+            Err(_) => return Ok(Err(Unread::Unreadable)),
+        };
+        let (path, schema) = (file.path.clone(), Arc::clone(schema));
+        let sum_up = move || sum_up(&path, bytes, &schema);
+        let read = self.env.cpu.run(sum_up).await?;
+        Ok(match read {
+            Ok((sums, times)) => {
+                total.add(&sums, times);
+                Ok(())
+            }
+            Err(_) => Err(Unread::Unreadable),
+        })
+    }
+}
+
+/// What the rows of a file add up to, and their least and greatest time.
+fn sum_up(path: &str, bytes: Bytes, schema: &Schema) -> Result<(Sums, Option<(i64, i64)>), Error> {
+    let mut fingerprints = Fingerprints::new(schema)?;
+    let mut times = None;
+    for batch in decode_file(path, bytes, None, BATCH_ROWS)? {
+        let batch = batch?;
+        fingerprints.add(&batch)?;
+        times = bounds(times, range(&batch, true)?);
+    }
+    Ok((fingerprints.sums(), times))
+}
+
+/// The least and the greatest of both.
+fn bounds(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+        (a, b) => a.or(b),
+    }
+}

@@ -1,0 +1,395 @@
+//! Entries of other programs that say they change no data, and files with copies of a sink's tags: what is believed.
+
+mod support;
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use mvsink_persist::{Change, CompactOptions, Error, FileEncoder, Frontier, ReadOptions, Shard};
+use serde_json::{Value, json};
+use support::damage::*;
+use support::run;
+
+type Update = (Row, i64, i64);
+
+/// The update that [`filled`] puts at this time.
+fn update(time: i64) -> Update {
+    ((time as u64, Some(format!("row {time}"))), time, 1)
+}
+
+/// Writes a file with these rows; gives the action that adds it without changing data.
+fn rewritten(dir: &Path, name: &str, updates: &[Update]) -> Value {
+    let mut file = FileEncoder::new(codec().schema()).unwrap();
+    let updates = updates.iter().map(|(row, time, diff)| (row, *time, *diff));
+    file.write(&codec().encode(updates).unwrap()).unwrap();
+    let bytes = file.finish().unwrap().bytes;
+    fs::write(dir.join(name), &bytes).unwrap();
+    let mut add = add(name, bytes.len());
+    add["add"]["dataChange"] = false.into();
+    add
+}
+
+fn removed(path: &str) -> Value {
+    json!({"remove": {"path": path, "deletionTimestamp": 1, "dataChange": false}})
+}
+
+/// The removals of the files of these times.
+fn removals(shard: &Shard, times: &[i64]) -> Vec<Value> {
+    let paths = times.iter().map(|time| data_file(shard, *time).path);
+    paths.map(|path| removed(&path)).collect()
+}
+
+/// Puts the next entry; gives its version.
+fn put(dir: &Path, mut actions: Vec<Value>) -> u64 {
+    let version = (0..)
+        .find(|version| !entry(dir, *version).exists())
+        .unwrap();
+    actions.insert(0, json!({"commitInfo": {"operation": "OPTIMIZE"}}));
+    put_entry(dir, version, &actions);
+    version
+}
+
+/// How an edit that says it changes no data is brought about, in a table with a row at each time below 3.
+fn edits() -> Vec<(&'static str, fn(&Path, &Shard) -> Vec<Value>)> {
+    vec![
+        ("other rows", |dir, shard| {
+            let mut actions = removals(shard, &[0, 1]);
+            let rows = [update(0), ((1, Some("another".into())), 1, 1)];
+            actions.push(rewritten(dir, "theirs.parquet", &rows));
+            actions
+        }),
+        ("the same rows at other times", |dir, shard| {
+            let mut actions = removals(shard, &[0, 1]);
+            let rows = [update(0), (update(1).0, 2, 1)];
+            actions.push(rewritten(dir, "theirs.parquet", &rows));
+            actions
+        }),
+        ("more rows", |dir, _| {
+            vec![rewritten(dir, "theirs.parquet", &[update(0)])]
+        }),
+        ("fewer rows", |_, shard| removals(shard, &[1])),
+        ("rows that cannot be read", |dir, shard| {
+            let mut actions = removals(shard, &[1]);
+            fs::write(dir.join("theirs.parquet"), "none").unwrap();
+            let mut add = add("theirs.parquet", 4);
+            add["add"]["dataChange"] = false.into();
+            actions.push(add);
+            actions
+        }),
+    ]
+}
+
+#[test]
+fn an_entry_that_says_it_changes_no_data_and_does_is_an_edit() {
+    for (what, actions) in edits() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 3).await;
+            let mut reader = shard.changes(0, at(9), ReadOptions::default()).unwrap();
+            while !matches!(reader.next().await, Ok(Some(Change::Progress(upper))) if upper == at(3))
+            {
+            }
+            let actions = actions(dir, &shard);
+            let (adds, removes): (Vec<_>, Vec<_>) = actions
+                .iter()
+                .partition(|action| action.get("add").is_some());
+            let (adds, removes) = (adds.len(), removes.len());
+            let version = put(dir, actions);
+            shard.refresh().await.unwrap();
+            let entry = shard.entry(version).await.unwrap();
+            assert!(entry.foreign && entry.exact, "{what}: {entry:?}");
+            assert_eq!(
+                (entry.adds.len(), entry.removes.len()),
+                (adds, removes),
+                "{what}"
+            );
+            let error = loop {
+                if let Err(error) = reader.next().await {
+                    break error;
+                }
+            };
+            assert!(
+                matches!(error, Error::ForeignEdit { .. }),
+                "{what}: {error}"
+            );
+            // Whoever opens it, or appends, goes by it too.
+            let opened = open(dir).await.unwrap();
+            opened.check_rewrites().await.unwrap();
+            let known = (opened.edited(), opened.unaccepted_edit());
+            assert_eq!(known, (Some(version), Some(version)), "{what}");
+            grow(&shard, 4).await;
+            assert_eq!(shard.progress().since, at(3), "{what}");
+            assert_eq!(
+                (shard.edited(), shard.unaccepted_edit()),
+                (None, None),
+                "{what}"
+            );
+            let opened = open(dir).await.unwrap();
+            opened.check_rewrites().await.unwrap();
+            assert_eq!(opened.edited(), None, "{what}");
+        });
+    }
+}
+
+/// Where an opener begins to read a table, after what another program did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    Entries,
+    /// And entries, of which one says which edits are answered.
+    Checkpoint,
+}
+
+#[test]
+fn an_edit_that_says_it_changes_no_data_is_known_from_a_checkpoint_too() {
+    for (what, actions) in edits() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 3).await;
+            let version = put(dir, actions(dir, &shard));
+            // Nobody has looked at it when the checkpoint is written.
+            open(dir).await.unwrap().checkpoint().await.unwrap();
+            let opened = open(dir).await.unwrap();
+            opened.check_rewrites().await.unwrap();
+            let known = (opened.edited(), opened.unaccepted_edit());
+            assert_eq!(known, (Some(version), Some(version)), "{what}");
+            grow(&opened, 4).await;
+            assert_eq!(opened.progress().since, at(3), "{what}");
+        });
+    }
+}
+
+#[test]
+fn files_that_another_program_merges_are_followed() {
+    for (vacuumed, known) in [
+        (false, Known::Entries),
+        (true, Known::Entries),
+        (false, Known::Checkpoint),
+        (true, Known::Checkpoint),
+    ] {
+        let what = format!("vacuumed: {vacuumed}, known from {known:?}");
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 4).await;
+            let mut reader = shard.changes(0, at(5), ReadOptions::default()).unwrap();
+            while !matches!(reader.next().await, Ok(Some(Change::Progress(upper))) if upper == at(4))
+            {
+            }
+            let old: Vec<_> = (0..3).map(|time| data_file(&shard, time).path).collect();
+            let mut actions = removals(&shard, &[0, 1, 2]);
+            let updates = [update(2), update(0), update(1)];
+            actions.push(rewritten(dir, "merged.parquet", &updates));
+            let version = put(dir, actions);
+            if vacuumed {
+                old.iter()
+                    .for_each(|path| fs::remove_file(dir.join(path)).unwrap());
+            }
+            if known == Known::Checkpoint {
+                let other = open(dir).await.unwrap();
+                assert_eq!(other.checkpoint().await.unwrap(), version);
+            }
+            let opened = open(dir).await.unwrap();
+            opened.check_rewrites().await.unwrap();
+            let edits = (opened.edited(), opened.unaccepted_edit());
+            assert_eq!(edits, (None, None), "{what}");
+            shard.refresh().await.unwrap();
+            let entry = shard.entry(version).await.unwrap();
+            assert!(
+                !entry.foreign && entry.adds.is_empty() && entry.removes.is_empty(),
+                "{what}"
+            );
+            grow(&shard, 5).await;
+            assert_eq!(shard.progress().since, at(0), "{what}");
+            // A reader of changes goes on.
+            let mut last = None;
+            while let Some(change) = reader.next().await.unwrap() {
+                last = Some(change);
+            }
+            assert_eq!(last, Some(Change::Progress(at(5))), "{what}");
+            // And what was merged is merged again.
+            let mut options = CompactOptions::default();
+            options.full = true;
+            let go_on = |_| ControlFlow::Continue(());
+            let report = shard.compact(&options, &go_on).await.unwrap();
+            assert_eq!(
+                (report.merges, report.left_alone),
+                (1, 0),
+                "{what}: {report:?}"
+            );
+            assert!(verify(dir).await.is_clean(), "{what}");
+        });
+    }
+}
+
+#[test]
+fn what_is_merged_twice_and_deleted_before_anybody_looks_is_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let mut actions = removals(&shard, &[0, 1]);
+        actions.push(rewritten(dir, "once.parquet", &[update(0), update(1)]));
+        let first = put(dir, actions);
+        let mut actions = removals(&shard, &[2]);
+        actions.push(removed("once.parquet"));
+        let all = [update(2), update(1), update(0)];
+        actions.push(rewritten(dir, "twice.parquet", &all));
+        let second = put(dir, actions);
+        fs::remove_file(dir.join("once.parquet")).unwrap();
+        let opened = open(dir).await.unwrap();
+        opened.check_rewrites().await.unwrap();
+        assert_eq!(opened.edited(), None);
+        shard.refresh().await.unwrap();
+        for version in [first, second] {
+            assert!(!shard.entry(version).await.unwrap().foreign);
+        }
+        // A later one, of what is gone and never was looked at, cannot be told from an edit.
+        let mut actions = vec![removed("twice.parquet")];
+        actions.push(rewritten(dir, "thrice.parquet", &all));
+        fs::remove_file(dir.join("twice.parquet")).unwrap();
+        let third = put(dir, actions);
+        shard.refresh().await.unwrap();
+        assert!(shard.entry(third).await.unwrap().foreign);
+    });
+}
+
+#[test]
+fn a_file_that_is_named_again_without_changing_data_is_no_edit() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let file = data_file(&shard, 1);
+        let mut again = add(
+            &format!("./{}", file.path),
+            usize::try_from(file.size).unwrap(),
+        );
+        again["add"]["dataChange"] = false.into();
+        let version = put(dir, vec![again, removed("nowhere.parquet")]);
+        for _ in 0..2 {
+            let opened = open(dir).await.unwrap();
+            opened.check_rewrites().await.unwrap();
+            assert_eq!((opened.edited(), opened.unaccepted_edit()), (None, None));
+            // Below a checkpoint it is not known what was there before.
+            opened.checkpoint().await.unwrap();
+        }
+        shard.refresh().await.unwrap();
+        assert!(!shard.entry(version).await.unwrap().foreign);
+    });
+}
+
+/// The action that adds the file of this time, as a sink put it.
+fn own_add(dir: &Path, time: i64) -> Value {
+    let text = fs::read_to_string(entry(dir, time as u64 + 1)).unwrap();
+    let mut lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines
+        .find(|line: &Value| line.get("add").is_some())
+        .unwrap()
+}
+
+#[test]
+fn tags_that_were_copied_to_another_file_are_not_believed() {
+    for same_path in [false, true] {
+        for cleaned in [false, true] {
+            let what = format!("same path: {same_path}, cleaned: {cleaned}");
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path();
+            run(async {
+                let shard = filled(dir, 3).await;
+                let file = data_file(&shard, 1);
+                let name = match same_path {
+                    true => file.path.as_str(),
+                    false => "00000000-0000-4000-8000-000000000000.parquet",
+                };
+                let other = ((1, Some("a row that is another one".into())), 1, 1);
+                let other = rewritten(dir, name, &[other]);
+                let mut copied = own_add(dir, 1);
+                copied["add"]["path"] = name.into();
+                copied["add"]["size"] = other["add"]["size"].clone();
+                copied["add"]["tags"]["theirs"] = "kept".into();
+                let gone = json!({"remove": {"path": file.path, "deletionTimestamp": 1, "dataChange": true}});
+                let actions = match same_path {
+                    true => vec![copied],
+                    false => vec![gone, copied],
+                };
+                put(dir, actions);
+                let opened = open(dir).await.unwrap();
+                let version = opened.checkpoint().await.unwrap();
+                if cleaned {
+                    remove_entries(dir, 0..=version);
+                }
+                for shard in [open(dir).await.unwrap(), opened] {
+                    let found = shard.pin().files().find(|file| file.path == name).cloned();
+                    let found = found.unwrap();
+                    assert!(found.summed().is_none() && found.sums.is_none(), "{what}");
+                    assert!(
+                        !found.sorted && found.min_time.is_none(),
+                        "{what}: {found:?}"
+                    );
+                    assert!(found.tags.keys().eq(["theirs"]), "{what}: {found:?}");
+                }
+                // So it is no damage that its rows are others.
+                assert!(verify(dir).await.is_clean(), "{what}");
+            });
+        }
+    }
+}
+
+/// Makes entries those of an earlier version, which did not say of tags which file they are about.
+fn without_file_tags(dir: &Path, last: u64) {
+    for version in 0..=last {
+        let text = fs::read_to_string(entry(dir, version)).unwrap();
+        let lines = text.lines().map(|line| {
+            let mut action: Value = serde_json::from_str(line).unwrap();
+            if let Some(tags) = action.pointer_mut("/add/tags") {
+                tags.as_object_mut().unwrap().remove("mvsink.file");
+            }
+            action.to_string()
+        });
+        let lines: Vec<_> = lines.collect();
+        fs::write(entry(dir, version), lines.join("\n") + "\n").unwrap();
+    }
+}
+
+#[test]
+fn files_of_earlier_versions_and_files_put_back_keep_what_is_known_of_them() {
+    for cleaned in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 3).await;
+            let file = data_file(&shard, 1);
+            let again = own_add(dir, 1);
+            drop(shard);
+            without_file_tags(dir, 3);
+            let all_known = async |what: &str| {
+                let shard = open(dir).await.unwrap();
+                let pinned = shard.pin();
+                let known = pinned.files().filter(|file| file.summed().is_some());
+                assert_eq!((known.count(), pinned.files().len()), (3, 3), "{what}");
+                shard
+            };
+            all_known("from entries").await;
+            // Named again as it was, and as it is now; removed and put back by a restore.
+            put(dir, vec![own_add(dir, 1)]);
+            all_known("named again").await;
+            put(
+                dir,
+                vec![
+                    json!({"remove": {"path": file.path, "deletionTimestamp": 1, "dataChange": true}}),
+                ],
+            );
+            put(dir, vec![again.clone()]);
+            let shard = all_known("put back").await;
+            let version = shard.checkpoint().await.unwrap();
+            if cleaned {
+                remove_entries(dir, 0..=version);
+            }
+            all_known("from a checkpoint").await;
+            assert_eq!(shard.progress().upper, Frontier::At(3));
+        });
+    }
+}
