@@ -50,8 +50,11 @@ fn put(dir: &Path, mut actions: Vec<Value>) -> u64 {
     version
 }
 
-/// How an edit that says it changes no data is brought about, in a table with a row at each time below 3.
-fn edits() -> Vec<(&'static str, fn(&Path, &Shard) -> Vec<Value>)> {
+/// What another program puts into its entry.
+type Edit = fn(&Path, &Shard) -> Vec<Value>;
+
+/// Edits that say they change no data, in a table with a row at each time below 3.
+fn edits() -> Vec<(&'static str, Edit)> {
     vec![
         ("other rows", |dir, shard| {
             let mut actions = removals(shard, &[0, 1]);
