@@ -251,8 +251,10 @@ async fn input(dir: &Path) {
     grow(&shard, 3).await;
 }
 
+type Columns = Vec<(&'static str, ArrayRef)>;
+
 /// A file with these columns as they are.
-fn theirs(dir: &Path, name: &str, columns: Vec<(&str, ArrayRef)>) -> Value {
+fn theirs(dir: &Path, name: &str, columns: Columns) -> Value {
     let fields = columns.iter();
     let fields = fields.map(|(name, array)| Field::new(*name, array.data_type().clone(), true));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -274,7 +276,7 @@ fn texts(values: [Option<&str>; 2]) -> ArrayRef {
 }
 
 /// Columns of two rows that sources can read, the second of which is the error of a row.
-fn readable() -> Vec<(&'static str, ArrayRef)> {
+fn readable() -> Columns {
     vec![
         ("c0", numbers([Some(7), None])),
         ("c1", texts([None, None])),
@@ -284,7 +286,7 @@ fn readable() -> Vec<(&'static str, ArrayRef)> {
     ]
 }
 
-fn with(name: &str, array: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
+fn with(name: &str, array: ArrayRef) -> Columns {
     let columns = readable().into_iter();
     let replaced = columns.map(|(known, it)| match known == name {
         true => (known, Arc::clone(&array)),
@@ -296,7 +298,7 @@ fn with(name: &str, array: ArrayRef) -> Vec<(&'static str, ArrayRef)> {
 #[test]
 fn rows_that_sources_cannot_read_are_named_and_nothing_is_accepted() {
     let one = Some(1);
-    let refused: [(&str, Vec<(&str, ArrayRef)>, &[&str]); 9] = [
+    let refused: [(&str, Columns, &[&str]); 9] = [
         (
             "null",
             with("c0", numbers([None, None])),
