@@ -1,43 +1,90 @@
-//! What the workers of one process know of what the table of a view differs in from its collection.
+//! What the workers of one process know of what the table of a view differs in from its collection, and as of when.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use mvsink_persist::Frontier;
+
+use crate::status::{Compared, Differs};
 
 /// What the workers have found out, until a batch has repaired it.
 #[derive(Debug, Default)]
 pub(crate) struct Differing {
-    /// Workers that have read rows of an edit, or rows in which the table differed at the start, and not counted yet what
-    /// is left of them.
-    counting: BTreeSet<usize>,
+    /// How many times each worker has read rows of an edit, or rows in which the table differed at the start.
+    read_edits: BTreeMap<usize, u64>,
+    /// Of how many of these it has counted what is left.
+    counted_edits: BTreeMap<usize, u64>,
+    /// What each worker has read.
+    read: BTreeMap<usize, Read>,
+    /// How far each has compared its input with a table that was finished by somebody else.
+    verified: BTreeMap<usize, Frontier<i64>>,
     /// The rows of each worker, and the upper at which they were counted.
     rows: BTreeMap<usize, (Option<u64>, i64)>,
     /// The files that the next batch is to remove, and the upper up to which each worker has read.
     files: BTreeMap<usize, (BTreeSet<String>, i64)>,
 }
 
-/// What a table differs in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Differs {
-    /// The rows, if all were counted.
-    pub(crate) rows: Option<u64>,
-    pub(crate) files: Vec<String>,
-    /// The upper at which that was so, on the worker that has read least.
-    pub(crate) upper: i64,
-}
+/// What one worker has read of a table: a version, and its upper.
+type Read = (u64, Frontier<i64>);
 
 impl Differing {
     /// This worker has read rows that are still to be counted.
     pub(crate) fn count(&mut self, worker: usize) {
-        self.counting.insert(worker);
+        *self.read_edits.entry(worker).or_default() += 1;
     }
 
-    /// This worker has counted its rows; `None` if there are none. True if that is news.
-    pub(crate) fn counted(&mut self, worker: usize, rows: Option<(Option<u64>, i64)>) -> bool {
-        let counting = self.counting.remove(&worker);
+    /// This worker has counted its rows, with so many edits taken in; `None` if there are none. True if that is news.
+    pub(crate) fn counted(
+        &mut self,
+        worker: usize,
+        rows: Option<(Option<u64>, i64)>,
+        edits: u64,
+    ) -> bool {
+        let edits_before = self.counted_edits.insert(worker, edits);
         let before = match rows {
             Some(rows) => self.rows.insert(worker, rows),
             None => self.rows.remove(&worker),
         };
-        counting || before != rows
+        edits_before != Some(edits) || before != rows
+    }
+
+    /// This worker has read all up to a version.
+    pub(crate) fn read(&mut self, worker: usize, version: u64, upper: Frontier<i64>) {
+        self.read.insert(worker, (version, upper));
+    }
+
+    /// This worker has found its input before this frontier in a table that somebody else has finished.
+    pub(crate) fn verified(&mut self, worker: usize, frontier: Frontier<i64>) {
+        self.verified.insert(worker, frontier);
+    }
+
+    /// How far all of these workers have compared; `None` while one of them has still to. A table that somebody else has
+    /// finished is compared as the input comes.
+    pub(crate) fn compared(
+        &self,
+        workers: impl Iterator<Item = usize>,
+        was_finished: bool,
+    ) -> Option<Compared> {
+        if self.is_counting() {
+            return None;
+        }
+        let one = |worker| {
+            let (version, upper) = *self.read.get(&worker)?;
+            let frontier = match was_finished {
+                true => *self.verified.get(&worker)?,
+                false => upper,
+            };
+            Some((version, frontier))
+        };
+        let least = workers.map(one).reduce(|least, next| {
+            let ((version, frontier), next) = (least?, next?);
+            Some((version.min(next.0), frontier.min(next.1)))
+        });
+        let (version, frontier) = least??;
+        Some(Compared {
+            version,
+            frontier,
+            differs: self.differs(),
+        })
     }
 
     /// The files that the next batch is to remove, by what this worker has read up to this upper. True if that is news.
@@ -52,7 +99,9 @@ impl Differing {
 
     /// True if some worker has still to count.
     pub(crate) fn is_counting(&self) -> bool {
-        !self.counting.is_empty()
+        let counted = |worker| self.counted_edits.get(worker).copied().unwrap_or(0);
+        let mut read = self.read_edits.iter();
+        read.any(|(worker, edits)| counted(worker) < *edits)
     }
 
     /// What the table differs in, if it does.
@@ -81,9 +130,9 @@ mod tests {
         assert_eq!(differing.differs(), None);
         differing.count(0);
         assert!(differing.is_counting() && differing.differs().is_none());
-        assert!(differing.counted(0, Some((Some(2), 7))));
-        assert!(!differing.counted(0, Some((Some(2), 7))));
-        differing.counted(1, Some((Some(3), 8)));
+        assert!(differing.counted(0, Some((Some(2), 7)), 1));
+        assert!(!differing.counted(0, Some((Some(2), 7)), 1));
+        differing.counted(1, Some((Some(3), 8)), 0);
         for worker in [0, 1] {
             let files = BTreeSet::from(["a".to_owned()]);
             assert!(differing.condemned(worker, files, 8));
@@ -92,12 +141,39 @@ mod tests {
         assert_eq!((differs.rows, differs.upper), (Some(5), 7));
         assert_eq!(differs.files, ["a"]);
         // One that has put rows aside on disk has not counted them.
-        differing.counted(1, Some((None, 8)));
+        differing.counted(1, Some((None, 8)), 0);
         assert_eq!(differing.differs().unwrap().rows, None);
         for worker in [0, 1] {
-            differing.counted(worker, None);
+            differing.counted(worker, None, 1);
             differing.condemned(worker, BTreeSet::new(), 9);
         }
         assert_eq!(differing.differs(), None);
+    }
+
+    #[test]
+    fn a_worker_that_has_counted_one_edit_may_have_read_the_next() {
+        let mut differing = Differing::default();
+        let compared = |differing: &Differing| differing.compared(0..2, false);
+        differing.read(0, 7, Frontier::At(4));
+        assert_eq!(compared(&differing), None, "the other has read nothing");
+        differing.read(1, 6, Frontier::At(4));
+        let right = Compared {
+            version: 6,
+            frontier: Frontier::At(4),
+            differs: None,
+        };
+        assert_eq!(compared(&differing), Some(right.clone()));
+        differing.count(0);
+        differing.count(0);
+        differing.counted(0, None, 1);
+        assert_eq!(compared(&differing), None);
+        differing.counted(0, None, 2);
+        assert_eq!(compared(&differing), Some(right));
+        // What somebody else has finished counts as far as the input has come.
+        assert_eq!(differing.compared(0..2, true), None);
+        differing.verified(0, Frontier::At(9));
+        differing.verified(1, Frontier::Empty);
+        let verified = differing.compared(0..2, true).unwrap();
+        assert_eq!((verified.version, verified.frontier), (6, Frontier::At(9)));
     }
 }

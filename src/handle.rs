@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::bounds::{Timestamp, frontier_from_i64};
 use crate::counters::Counters;
 use crate::error::Error;
-use crate::status::Status;
+use crate::status::{Compared, Status};
 use crate::worker::Worker;
 
 /// What waits in the queues of a sink, for throttling its sources, and what it holds.
@@ -92,6 +92,15 @@ impl<T: Timestamp> Handle<T> {
     /// What the sink is doing, and every change of it.
     pub fn status_stream(&self) -> watch::Receiver<Status> {
         self.worker.instance.status()
+    }
+
+    /// How far the sink has compared its table with the collection, and every change of it; `None` until it has, and while it
+    /// counts what an edit has changed. Always `None` of an ingest sink and of a source.
+    ///
+    /// It says whether a version of the table is right, for one who waits until this is of that version or a later one; what
+    /// differs then is told by the status too ([`Status::Unrepaired`]), if the sink may write.
+    pub fn compared(&self) -> watch::Receiver<Option<Compared>> {
+        self.worker.instance.compared()
     }
 
     /// True once the sink holds what it should: it has settled what was in the shard before, and both the collection

@@ -20,12 +20,12 @@ use crate::channel::Meter;
 #[cfg(feature = "prometheus")]
 use crate::counters::observed::{Known, ShardSize};
 use crate::counters::{Counters, Metrics};
-use crate::differing::{Differing, Differs};
+use crate::differing::Differing;
 use crate::error::Error;
 use crate::given::Given;
 use crate::holding::Slot;
 use crate::mint::Role;
-use crate::status::{Phase, Status};
+use crate::status::{Compared, Differs, Phase, Status};
 use crate::stop::Stop;
 use crate::write::disputes::Disputes;
 
@@ -56,13 +56,15 @@ pub(crate) struct Instance {
     /// What it counts.
     pub(crate) metrics: Arc<Metrics>,
     /// How far a source has given its collection to the dataflow; or how far the input of a sink whose shard was finished
-    /// before has come.
+    /// by somebody else has come.
     given: Given,
-    /// The shard was finished before the sink started.
+    /// The shard was finished by somebody else: before the sink started, or by another program.
     was_finished: AtomicBool,
     /// The hold on what its read-back, or the source, has still to read.
     pub(crate) holding: Slot,
     status: watch::Sender<Status>,
+    /// How far all workers have compared the table.
+    compared: watch::Sender<Option<Compared>>,
     /// The last batch that could not be committed since a file of it was gone.
     vanished: watch::Sender<Option<CommitId>>,
     inner: Mutex<Inner>,
@@ -124,6 +126,7 @@ impl Instance {
             given: Given::default(),
             was_finished: AtomicBool::new(false),
             status: watch::Sender::new(Status::Starting),
+            compared: watch::Sender::new(None),
             vanished: watch::Sender::new(None),
             inner: Mutex::new(inner),
         })
@@ -187,6 +190,11 @@ impl Instance {
         self.status.subscribe()
     }
 
+    /// How far all workers have compared the table, and every change of it.
+    pub(crate) fn compared(&self) -> watch::Receiver<Option<Compared>> {
+        self.compared.subscribe()
+    }
+
     /// The upper of the shard as far as the dataflow has been given what is before it, or has given what is compared with
     /// it; `None` until the shard is open.
     pub(crate) fn upper(&self) -> Option<Frontier<i64>> {
@@ -197,16 +205,22 @@ impl Instance {
         }
     }
 
-    /// The shard was finished before the sink started, whose input is to be compared with it; said before it is open.
-    pub(crate) fn finished_before(&self) {
+    /// The shard was finished by somebody else, and the sink's input is to be compared with it: before the sink started,
+    /// which is said before it is open, or by another program since.
+    pub(crate) fn finished_elsewhere(&self) {
+        if self.was_finished.swap(true, Ordering::AcqRel) {
+            return;
+        }
         tracing::warn!(
             sink = %self.name,
-            "the table was finished before: nothing is written, the input is compared with it"
+            "the table was finished by somebody else: nothing is written, the input is compared with it"
         );
-        self.was_finished.store(true, Ordering::Release);
+        if self.shard.initialized() {
+            self.changed(self.lock());
+        }
     }
 
-    /// True if the shard was finished before the sink started.
+    /// True if the shard was finished by somebody else, and the input is compared with it.
     pub(crate) fn was_finished(&self) -> bool {
         self.was_finished.load(Ordering::Acquire)
     }
@@ -340,12 +354,41 @@ impl Instance {
         self.changed(inner);
     }
 
-    /// This worker has so many rows to repair, counted at this upper; `None` if there are none.
-    pub(crate) fn unrepaired(&self, worker: usize, rows: Option<(Option<u64>, i64)>) {
+    /// This worker has so many rows to repair, counted at this upper with so many edits taken in; `None` if there are none.
+    pub(crate) fn unrepaired(
+        &self,
+        worker: usize,
+        rows: Option<(Option<u64>, i64)>,
+        edits: u64,
+    ) {
         let mut inner = self.lock();
-        if inner.differing.counted(worker, rows) {
+        if inner.differing.counted(worker, rows, edits) {
             self.changed(inner);
         }
+    }
+
+    /// This worker's read-back has sent all up to this version, which has this upper.
+    pub(crate) fn read(&self, worker: usize, version: u64, upper: Frontier<i64>) {
+        let mut inner = self.lock();
+        inner.differing.read(worker, version, upper);
+        self.compared_so_far(&inner);
+    }
+
+    /// This worker has found its input before this frontier in a table that somebody else has finished.
+    pub(crate) fn verified(&self, worker: usize, frontier: Frontier<i64>) {
+        let mut inner = self.lock();
+        inner.differing.verified(worker, frontier);
+        self.compared_so_far(&inner);
+    }
+
+    fn compared_so_far(&self, inner: &Inner) {
+        let workers = inner.workers.iter().map(|(index, _)| *index);
+        let compared = inner.differing.compared(workers, self.was_finished());
+        self.compared.send_if_modified(|known| {
+            let moved = *known != compared;
+            *known = compared;
+            moved
+        });
     }
 
     /// The next batch is to remove these files, by what this worker has read up to this upper.
@@ -470,6 +513,7 @@ impl Instance {
     }
 
     fn refresh(&self, inner: &Inner) {
+        self.compared_so_far(inner);
         let opened = self.shard.initialized();
         let was_finished = self.was_finished();
         self.status.send_if_modified(|current| {

@@ -166,7 +166,7 @@ pub use refresh::Refresh;
 pub use runtime::RuntimeFault;
 pub use sink::{no_errors, persist_sink, persist_sink_with};
 pub use source::{Source, persist_source, persist_source_with};
-pub use status::{Phase, Status};
+pub use status::{Compared, Differs, Phase, Status};
 pub use target::{Mode, Target};
 
 pub use differential_dataflow;

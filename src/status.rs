@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use mvsink_persist::Frontier;
+
 use crate::error::Error;
 
 /// What a sink is doing.
@@ -39,7 +41,8 @@ pub enum Status {
         /// The rows that are to be written or retracted, about; `None` if there are so many that they were put aside on
         /// disk, uncounted.
         rows: Option<u64>,
-        /// The data files that are to be removed, since they do not hold what the log says, by their paths in it.
+        /// The data files that are to be removed, since they do not hold what the log says, by their paths as the log
+        /// spells them.
         files: Vec<String>,
         /// The shard's upper when that was found.
         upper: i64,
@@ -51,8 +54,9 @@ pub enum Status {
         /// Since when it has not succeeded.
         since: Instant,
     },
-    /// The shard was finished before the sink started: nothing is written, and the input is compared with what is there.
-    /// When all of it has come, the sink is [`Finished`](Status::Finished) if they are the same, and fails if not.
+    /// The shard was finished before the sink started, or by another program while it ran: nothing is written, and the input
+    /// is compared with what is there. When all of it has come, the sink is [`Finished`](Status::Finished) if they are the
+    /// same, and fails if not.
     AlreadyFinished,
     /// The upper of the shard is empty: there is nothing left to write.
     Finished,
@@ -63,6 +67,34 @@ pub enum Status {
     },
     /// Its handle was dropped, or closed.
     Cancelled,
+}
+
+/// How far a view's sink has compared its table with the collection, on all workers of its process. What a replica of this
+/// view has written is taken for right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compared {
+    /// The version of the table's log.
+    pub version: u64,
+    /// The upper of that version; of a table that somebody else has finished, how far the input was found there.
+    pub frontier: Frontier<i64>,
+    /// What the table differs in, if it does: while that is of an earlier upper than this, the batch that repairs it may be
+    /// on its way.
+    pub differs: Option<Differs>,
+}
+
+/// What a table differs in from the collection of its view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Differs {
+    /// The rows that are to be written or retracted, about; `None` if there are so many that they were put aside on disk,
+    /// uncounted.
+    pub rows: Option<u64>,
+    /// The data files that are to be removed, since they do not hold what the log says, by their paths as the log spells
+    /// them.
+    pub files: Vec<String>,
+    /// The table's upper when that was found.
+    pub upper: i64,
 }
 
 /// What a sink that hydrates waits for.
@@ -118,7 +150,7 @@ impl fmt::Display for Status {
                 write!(f, "stalled for {} s: {on}", since.elapsed().as_secs())
             }
             Status::AlreadyFinished => {
-                f.write_str("finished before it started: its input is compared with what is there")
+                f.write_str("finished by somebody else: its input is compared with what is there")
             }
             Status::Finished => f.write_str("finished"),
             Status::Failed { error } => write!(f, "failed: {error}"),

@@ -84,6 +84,27 @@ pub enum Error {
         /// The other views of which the same is true.
         others: String,
     },
+    /// A table takes no more rows.
+    #[error("{url} was finished by another program and takes no more rows: delete the table and run again")]
+    Finished {
+        /// The address of the table.
+        url: String,
+    },
+    /// The table of a view has times that its sources do not have.
+    #[error(
+        "the table of the view {view} is written up to {upper}, and its events end at {ends}: run again with more --events, \
+         or delete {url} and run again"
+    )]
+    Ahead {
+        /// The view.
+        view: String,
+        /// The address of its table.
+        url: String,
+        /// Where the table ends.
+        upper: Frontier<i64>,
+        /// Where the sources will end.
+        ends: Frontier<i64>,
+    },
     /// A table was edited or lacks files, and no time is left at which its view could be compared with it.
     #[error(
         "the table of the view {view} was edited or lacks files, and cannot be compared: {url} can be read only from {since} \
@@ -113,6 +134,12 @@ pub enum Error {
         as_of: Option<i64>,
         /// The shard's upper.
         upper: Frontier<i64>,
+    },
+    /// What is beyond all times never comes.
+    #[error("nothing can come from {time} on: it lies beyond every upper, and the last time that a row can have is {}", time - 1)]
+    NoTime {
+        /// What was asked for.
+        time: i64,
     },
     /// A collection that holds errors has no contents.
     #[error("{}; --ignore-errors prints the rows all the same", in_error(url, *as_of, first, *count))]

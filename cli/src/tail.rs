@@ -30,6 +30,9 @@ use crate::read::{unfit, with_shard};
 pub fn run(options: &Tail) -> Result<ExitCode, Error> {
     with_shard(&options.url, |reader| async move {
         let TailFormat::Ndjson = options.format;
+        if options.from == Some(i64::MAX) {
+            return Err(Error::NoTime { time: i64::MAX });
+        }
         let since = reader.shard().progress().since;
         let from = match (options.from, since) {
             (Some(from), since) if since > Frontier::At(from) => {

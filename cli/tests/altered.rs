@@ -75,10 +75,20 @@ fn failing(dir: &Path, events: &str) -> String {
     let stdout = String::from_utf8(output.stdout).unwrap();
     // A summary has all that can still be read.
     assert!(
-        stdout.is_empty() || stdout.contains("(unreadable)"),
+        stdout.is_empty() || stdout.contains("(unreadable)") || stdout.contains("failed: "),
         "nothing is said to be well: {stdout}"
     );
     stderr.trim_end().lines().last().unwrap().to_owned()
+}
+
+/// The action that moves the upper here.
+fn upper_to(upper: i64) -> Value {
+    json!({"txn": {"appId": "mvsink.upper", "version": upper}})
+}
+
+/// The action that finishes a table.
+fn finish() -> Value {
+    upper_to(i64::MAX)
 }
 
 fn expect_same(left: &Path, right: &Path) {
@@ -241,4 +251,209 @@ fn the_error_of_another_table_in_a_views_place_names_the_command_that_makes_room
         expect_same(&table, &whole.path().join("q4"));
         assert_eq!(fs::read_dir(&moved).unwrap().count(), there);
     }
+}
+
+#[test]
+fn a_view_that_somebody_has_finished_is_compared_as_a_whole() {
+    let whole = tempfile::tempdir().unwrap();
+    demo(whole.path(), "6000");
+    type Finish = fn(&Path) -> Vec<Value>;
+    // As it is; with too few rows; with too many.
+    let ways: [(bool, Finish); 3] = [
+        (true, |_| vec![finish()]),
+        (false, |table| vec![remove(&files(table)[0].0), finish()]),
+        (false, |table| {
+            let again = copy(table, &files(table)[0].0, "again.parquet");
+            vec![again, finish()]
+        }),
+    ];
+    for (number, (is_right, way)) in ways.into_iter().enumerate() {
+        let dir = tempfile::tempdir().unwrap();
+        demo(dir.path(), "3000");
+        let table = dir.path().join("q3");
+        edit(&table, &way(&table));
+        for _ in 0..2 {
+            if is_right {
+                demo(dir.path(), "3000");
+                continue;
+            }
+            let line = failing(dir.path(), "3000");
+            for part in [text(&table), "q3", "delete the table"] {
+                assert!(line.contains(part), "way {number}: {part}: {line}");
+            }
+        }
+        // What comes later is not there.
+        let line = failing(dir.path(), "6000");
+        assert!(
+            line.contains(text(&table)) && line.contains("delete the table"),
+            "way {number}: {line}"
+        );
+        fs::remove_dir_all(&table).unwrap();
+        demo(dir.path(), "6000");
+        expect_same(&table, &whole.path().join("q3"));
+    }
+}
+
+#[test]
+fn a_view_that_was_finished_without_a_row_is_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("q3");
+    let mut actions: Vec<_> = files(&table).iter().map(|(path, _)| remove(path)).collect();
+    actions.push(finish());
+    edit(&table, &actions);
+    for events in ["3000", "6000"] {
+        let line = failing(dir.path(), events);
+        assert!(line.contains(text(&table)), "{line}");
+    }
+}
+
+#[test]
+fn a_source_that_somebody_has_finished_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("person");
+    edit(&table, &[finish()]);
+    for events in ["3000", "6000"] {
+        let line = failing(dir.path(), events);
+        assert!(
+            line.contains(text(&table)) && line.contains("delete the table"),
+            "{line}"
+        );
+        // No view is finished with it.
+        assert!(upper(&dir.path().join("q3")) < i64::MAX);
+    }
+    fs::remove_dir_all(&table).unwrap();
+    demo(dir.path(), "6000");
+}
+
+#[test]
+fn a_view_whose_upper_somebody_has_moved_beyond_the_events_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("q3");
+    edit(&table, &[upper_to(10_000_000_000_000)]);
+    for events in ["3000", "6000"] {
+        let line = failing(dir.path(), events);
+        for part in [text(&table), "10000000000000", "delete "] {
+            assert!(line.contains(part), "{part}: {line}");
+        }
+    }
+    fs::remove_dir_all(&table).unwrap();
+    demo(dir.path(), "6000");
+}
+
+#[test]
+fn views_that_are_ahead_of_their_sources_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "6000");
+    for source in ["bid", "auction", "person"] {
+        fs::remove_dir_all(dir.path().join(source)).unwrap();
+    }
+    let line = failing(dir.path(), "3000");
+    assert!(line.contains("--events"), "{line}");
+    demo(dir.path(), "6000");
+}
+
+/// Puts this entry before the last commit that moves the upper, which then answers it, as a commit does that was on its
+/// way when the edit came.
+fn edit_before_the_last_commit(table: &Path, actions: &[Value]) {
+    let all = entries(table);
+    let upper = |path: &PathBuf| {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .filter_map(|line| {
+                line["txn"]["appId"]
+                    .as_str()
+                    .filter(|id| *id == "mvsink.upper")
+                    .map(|_| line["txn"]["version"].as_i64().unwrap())
+            })
+            .next_back()
+    };
+    let moved: Vec<_> = all
+        .iter()
+        .enumerate()
+        .filter_map(|(at, path)| Some((at, upper(path)?)))
+        .collect();
+    let (last, _) = moved[moved.len() - 1];
+    let (_, lower) = moved[moved.len() - 2];
+    for path in all[last..].iter().rev() {
+        let number: u64 = path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+        fs::rename(path, log(table).join(format!("{:020}.json", number + 1))).unwrap();
+    }
+    let lines: Vec<_> = actions.iter().map(Value::to_string).collect();
+    fs::write(&all[last], lines.join("\n")).unwrap();
+    // The since is where the upper was, and all edits are answered.
+    let answers = log(table).join(format!("{:020}.json", last + 1));
+    let text = fs::read_to_string(&answers).unwrap();
+    let mut lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    lines.retain(|line| line["txn"]["appId"] != "mvsink.since");
+    for line in lines
+        .iter_mut()
+        .filter(|line| line["txn"]["appId"] == "mvsink.reviewed")
+    {
+        line["txn"]["version"] = json!(last + 1);
+    }
+    lines.push(json!({"txn": {"appId": "mvsink.since", "version": lower}}));
+    let count = lines.len();
+    let info = lines.iter_mut().find(|line| line["commitInfo"].is_object());
+    info.unwrap()["commitInfo"]["mvsink.lines"] = json!(count);
+    let lines: Vec<_> = lines.iter().map(Value::to_string).collect();
+    fs::write(&answers, lines.join("\n")).unwrap();
+}
+
+#[test]
+fn an_edit_that_came_just_before_the_last_commit_is_told_by_the_next_run() {
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    demo(dir.path(), "3000");
+    demo(dir.path(), "6000");
+    demo(whole.path(), "9000");
+    let table = dir.path().join("q3");
+    let theirs = copy(&table, &files(&table)[0].0, "theirs.parquet");
+    edit_before_the_last_commit(&table, &[theirs]);
+    for _ in 0..2 {
+        let line = failing(dir.path(), "6000");
+        assert!(line.contains("the view q3 in "), "{line}");
+    }
+    demo(dir.path(), "9000");
+    expect_same(&table, &whole.path().join("q3"));
+    demo(dir.path(), "9000");
+}
+
+#[test]
+fn another_table_of_the_same_columns_and_times_in_a_views_place_is_told() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    demo(dir.path(), "3000");
+    succeed(&[&nexmark(other.path(), "3000", "1")[..], &["--seed", "1"]].concat());
+    let table = dir.path().join("q3");
+    fs::remove_dir_all(&table).unwrap();
+    fs::rename(other.path().join("q3"), &table).unwrap();
+    let line = failing(dir.path(), "3000");
+    assert!(line.contains("the view q3 in "), "{line}");
+}
+
+#[test]
+fn a_run_whose_sink_fails_says_what_was_written_and_what_failed() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("person");
+    edit(
+        &table,
+        &[copy(&table, &files(&table)[0].0, "theirs.parquet")],
+    );
+    let output = mvsink(&nexmark(dir.path(), "6000", "1"));
+    assert_eq!(output.status.code(), Some(1));
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    for name in ["bid", "person", "q3", "q8"] {
+        let line = format!("{} ", text(&dir.path().join(name)));
+        assert!(stdout.contains(&line), "{name}: {stdout}");
+    }
+    assert!(stdout.contains("failed: person failed: "), "{stdout}");
+    assert!(!stdout.contains("nothing to do"), "{stdout}");
 }

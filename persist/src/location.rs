@@ -31,7 +31,8 @@ use crate::lock;
 pub(crate) use address::Address;
 pub use address::local_directory;
 use address::without_credentials;
-pub(crate) use advice::{for_shell, make_room};
+pub use advice::for_shell;
+pub(crate) use advice::make_room;
 pub(crate) use bucket::Bucket;
 
 /// The stores of a process, by the beginning of an address.

@@ -139,7 +139,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             .condemned
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let files = condemned.keys().cloned().collect();
+        let files = condemned.values().map(|(path, _)| path.clone()).collect();
         let upper = upper.to_version();
         self.worker
             .instance

@@ -77,6 +77,8 @@ pub(super) struct Taking {
     pub(super) sign: Sign,
     /// Earlier times count as this.
     pub(super) floor: i64,
+    /// Later times count as this.
+    pub(super) ceiling: i64,
 }
 
 /// What was taken from a batch.
@@ -143,7 +145,7 @@ impl Taking {
                 let signed = if self.sign == Sign::Plus { diff } else { -diff };
                 large.push((hash(&data), signed));
             }
-            let time: T = time_from_i64(time.max(self.floor))?;
+            let time: T = time_from_i64(time.max(self.floor).min(self.ceiling))?;
             if diff == i64::MIN {
                 // It has no negation, which whoever takes these away needs: so it comes in two.
                 typed.push((data.clone(), time, signed(-1)?));

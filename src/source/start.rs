@@ -35,6 +35,10 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             again: _,
         } = end;
         let finished = pinned.progress.upper.is_empty();
+        if finished {
+            // Perhaps since the sink has opened it.
+            self.worker.finished_elsewhere();
+        }
         if finished && let Some((path, damage)) = self.damaged(pinned).await?.first_key_value() {
             // Nothing can be written any more.
             return Err(self.damage(path, *damage));
@@ -96,6 +100,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             wanted,
             sign: Sign::Plus,
             floor: 0,
+            // What is finished is there as a whole, whatever times somebody else has put there.
+            ceiling: if finished { at } else { i64::MAX },
         };
         for file in pinned.files() {
             let upper = pinned.progress.upper;

@@ -209,7 +209,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         if let Some(holding) = &self.holding {
             holding.has_read_first();
         }
-        self.pass(progress.upper)?;
+        self.pass(progress)?;
         Ok(progress)
     }
 
@@ -273,7 +273,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 upper: entry.upper,
                 ..progress
             };
-            self.pass(entry.upper)?;
+            if entry.upper.is_empty() && entry.id.is_none() {
+                // No sink has.
+                self.worker.finished_elsewhere();
+            }
+            self.pass(progress)?;
         }
         // A collection is finished when its operators have given it to the dataflow, and a view whose shard was finished
         // before when that holds its input.
@@ -303,7 +307,11 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         // Before what is new is condemned: a batch that removes a file adds back all that belongs to the view.
         self.take_removed(entry).await?;
         for file in &entry.adds {
-            let taking = self.all(Sign::Plus, entry.lower);
+            let mut taking = self.all(Sign::Plus, entry.lower);
+            if entry.foreign && entry.upper.is_empty() {
+                // Nothing comes any more, whatever times are there.
+                taking.ceiling = taking.floor;
+            }
             let condemn = OnDamage::Condemn;
             self.read(file, entry.version, entry.upper, taking, condemn)
                 .await?;
@@ -397,8 +405,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         }
         drop(pinned);
+        if progress.upper.is_empty() {
+            // It is not known by whom.
+            self.worker.finished_elsewhere();
+        }
         self.seen = Some(Seen::all_of(files));
-        self.pass(progress.upper)?;
+        self.pass(progress)?;
         Ok(progress)
     }
 
@@ -485,13 +497,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         self.share != Share::Files || self.worker.peers == 1
     }
 
-    fn pass(&self, upper: Frontier<i64>) -> Result<(), Error> {
+    fn pass(&self, Progress { version, upper, .. }: Progress) -> Result<(), Error> {
         if let (Some(holding), Frontier::At(upper)) = (&self.holding, upper) {
             // After a jump it reads from the upper on, at a since below.
             holding.advance(upper - 1);
         }
         if self.share == Share::Buckets {
             self.report_condemned(upper);
+            self.worker.instance.read(self.worker.index, version, upper);
         }
         let frontier = match self.share {
             Share::Files => upper.max(Frontier::At(self.floor)),
@@ -518,6 +531,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             wanted: Wanted::of(self.mine()),
             sign,
             floor: self.floor.max(seen_at),
+            ceiling: i64::MAX,
         }
     }
 

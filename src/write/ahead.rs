@@ -103,7 +103,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             return Ok(None);
         };
         // Their rows need not wait for the disk: who does not write them to its end has stopped, or failed.
-        self.with_store(false, Store::forget_in_flight).await?;
+        self.with_store(false, Store::forget_staged_ahead).await?;
         let Some(files) = self.written(files).await? else {
             return Ok(None);
         };
@@ -149,6 +149,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 .await;
         }
         self.ahead.sent = None;
+        self.with_store(true, Store::recalled).await?;
         Ok(true)
     }
 

@@ -20,8 +20,9 @@ pub(crate) struct Batch<D, E, T, R> {
     pub(crate) stage_ahead: Option<T>,
     /// A rival moved the shard's upper here, and desired is complete up to here.
     pub(crate) check_rival: Option<T>,
-    /// What was read back until now has rows of an edit by another program, or rows in which the table differed at the start.
-    pub(crate) edited: bool,
+    /// So many times what was read back until now has rows of an edit by another program, or rows in which the table differed
+    /// at the start.
+    pub(crate) edits: u64,
     /// After such rows desired has come further.
     pub(crate) recheck: bool,
     /// Desired is complete up to the frontier of the read-back, as of what is in this batch.
@@ -55,7 +56,7 @@ impl<D, E, T, R> Default for Batch<D, E, T, R> {
             recall: false,
             stage_ahead: None,
             check_rival: None,
-            edited: false,
+            edits: 0,
             recheck: false,
             complete: false,
             compare: false,
@@ -70,7 +71,7 @@ impl<D, E, T, R> Batch<D, E, T, R> {
         self.settle.is_none()
             && !self.recall
             && self.stage_ahead.is_none()
-            && !self.edited
+            && self.edits == 0
             && !self.recheck
             && !self.compare
             && self.advance.is_none()

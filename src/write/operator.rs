@@ -13,6 +13,7 @@ use timely::progress::operate::FrontierInterest;
 
 use super::batch::{Batch, Settle};
 use super::store::Store;
+use super::unrepaired::Edits;
 use super::{Effect, Input, State};
 use crate::bounds::{Data, Diff, Timestamp, frontier_from_i64, frontier_to_i64, meet};
 use crate::comparison::DesiredEnd;
@@ -51,8 +52,8 @@ pub(crate) struct Operator<D: 'static, E: 'static, T: Timestamp, R: 'static> {
     parts_out: Output<T, Part<T, StagedFile>>,
     as_of: Frontier<T>,
     hydrated: bool,
-    /// Rows of an edit were read back since a batch of ours was committed.
-    edited: bool,
+    /// The edits that were read back, as the task has them.
+    edits: Edits,
     /// The frontier of desired at the last activation.
     desired: Frontier<T>,
     /// How far desired was compared with a shard that was finished before.
@@ -130,7 +131,7 @@ where
         parts_out: Output::from(parts_out),
         as_of,
         hydrated: false,
-        edited: false,
+        edits: Edits::default(),
         desired: Frontier::At(T::minimum()),
         verified: Frontier::At(T::minimum()),
         state: State::new(T::minimum()),
@@ -221,12 +222,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                 Mark::Gone(path) => {
                     self.removes.remove(&path);
                 }
-                Mark::Edited => batch.edited = true,
+                Mark::Edited => batch.edits += 1,
             }
         }
         let desired = meet(frontier(1), frontier(2));
-        self.edited |= batch.edited;
-        batch.recheck = self.edited && desired > self.desired;
+        self.edits.waiting |= batch.edits > 0;
+        batch.recheck = self.edits.waiting && desired > self.desired;
         self.desired = desired;
         step(Input::Desired(desired));
         let persist = frontier(3);
@@ -325,12 +326,13 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
             match effect {
                 Effect::SettleOwn(_) => {
                     debug_assert!(write.is_none(), "settled before the next batch");
-                    self.edited = batch.edited;
+                    self.edits.committed();
                     batch.settle = Some(Settle::Own);
                 }
                 Effect::SettleLost(id) => {
                     debug_assert!(write.is_none(), "settled before the next batch");
                     self.own.forget(&id);
+                    self.edits.lost();
                     batch.settle = Some(Settle::Lost);
                 }
                 Effect::Recall => {
@@ -345,6 +347,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Operator<D, E, T, R> {
                     debug_assert!(write.is_none(), "one batch an activation");
                     self.own.register(description.id);
                     self.removes_in_flight.clone_from(&self.removes);
+                    self.edits.drained();
                     write = Some(description);
                 }
                 Effect::Send(description) => {

@@ -198,10 +198,20 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             self.ok.give_back(ok);
             self.err.give_back(err);
         }
-        self.unrepaired.lost();
+        self.unrepaired.edits.lost();
     }
 
-    /// What was drained is somewhere else now.
+    /// What was drained is staged ahead of its batch: it counts as in flight, but need not be held.
+    pub(super) fn forget_staged_ahead(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// What was staged ahead was taken in again.
+    pub(super) fn recalled(&mut self) {
+        self.unrepaired.edits.lost();
+    }
+
+    /// The table holds what was drained.
     pub(super) fn forget_in_flight(&mut self) {
         self.in_flight = None;
         self.unrepaired.committed();
@@ -230,7 +240,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             && self.drained_ok.is_none()
             && self.comparing.is_none()
             && !self.disputes.is_open()
-            && self.unrepaired.is_nothing()
+            && self.unrepaired.edits.is_nothing()
     }
 
     /// The batch in flight.
@@ -335,11 +345,14 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
     /// What an activation brings beside updates.
     fn finish_activation(&mut self, batch: &mut Batch<D, E, T, R>) {
         let (rival, advance) = (batch.check_rival.take(), batch.advance.take());
-        let edited = std::mem::take(&mut batch.edited);
-        let checks = edited || std::mem::take(&mut batch.recheck) || advance.is_some();
-        self.unrepaired.edited |= edited;
+        let edits = std::mem::take(&mut batch.edits);
+        let checks = edits > 0 || std::mem::take(&mut batch.recheck) || advance.is_some();
+        self.unrepaired.take_in(edits);
         // What desired still lacks is no difference.
-        let checks = checks && batch.complete && self.mode == Mode::View && self.unrepaired.edited;
+        let checks = checks
+            && batch.complete
+            && self.mode == Mode::View
+            && self.unrepaired.edits.waiting;
         self.check_rival(rival);
         // Before times advance, what is to be corrected is told from what is still to come.
         let left = rival
@@ -361,8 +374,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         Some(rows + self.err.count_before(frontier)?)
     }
 
-    /// What was found out since this was last asked of what the table differs in.
-    pub(super) fn take_found(&mut self) -> Option<Found<T>> {
+    /// What was found out since this was last asked of what the table differs in, and of how many edits.
+    pub(super) fn take_found(&mut self) -> Option<(Found<T>, u64)> {
         self.unrepaired.take_found()
     }
 
@@ -430,7 +443,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
             return Ok(false);
         };
         self.in_flight = self.drained_ok.take().map(|ok| (ok, err));
-        self.unrepaired.drained();
+        self.unrepaired.edits.drained();
         Ok(true)
     }
 }

@@ -15,7 +15,7 @@ use super::batch::{Batch, Settle};
 use super::encode::{Cut, Position, Share};
 use super::store::{Compared, Shared, Store, Summing};
 use super::unrepaired::Found;
-use crate::bounds::{Data, Diff, Timestamp, time_to_i64};
+use crate::bounds::{Data, Diff, Timestamp, frontier_to_i64, time_to_i64};
 use crate::channel::Weigh;
 use crate::comparison::{Again, Buckets, DesiredEnd, Totals};
 use crate::counters::Size;
@@ -234,17 +234,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
             batch = rest;
         }
-        if let Some(found) = self.store.as_mut().and_then(Store::take_found) {
+        if let Some((found, edits)) = self.store.as_mut().and_then(Store::take_found) {
+            let rows = match found {
+                Found::Nothing => None,
+                Found::Rows(rows, upper) => {
+                    Some((rows.map(|rows| rows as u64), time_to_i64(upper)?))
+                }
+            };
             let instance = &self.worker.instance;
-            instance.unrepaired(
-                self.worker.index,
-                match found {
-                    Found::Nothing => None,
-                    Found::Rows(rows, upper) => {
-                        Some((rows.map(|rows| rows as u64), time_to_i64(upper)?))
-                    }
-                },
-            );
+            instance.unrepaired(self.worker.index, rows, edits);
         }
         let disputes = self.store.as_ref().map(Store::disputes);
         if let Some(disputes) = disputes.filter(|now| known.as_ref() != Some(*now)) {
@@ -454,6 +452,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 name: instance.name.clone(),
             });
         }
+        instance.verified(self.worker.index, frontier_to_i64(before)?);
         if before.is_empty() {
             instance.gave(self.worker.index, Frontier::Empty);
         }

@@ -15,7 +15,7 @@ use std::thread::Thread;
 use mvsink_persist::Shard;
 use tokio::sync::{Notify, watch};
 
-use super::differs::{Check, Wrong};
+use super::differs::Wrong;
 use super::views::VIEWS;
 use crate::error::Error;
 
@@ -37,8 +37,10 @@ pub struct Control {
     stopped: AtomicBool,
     /// What sinks and sources wait for that are stalled, by their names.
     stalls: Mutex<BTreeMap<String, String>>,
-    /// The verdict on each view's table.
-    checks: Mutex<[Check; VIEWS.len()]>,
+    /// The views whose tables differ, by number, once all were compared at the limit.
+    wrong: Mutex<Option<Vec<(usize, Wrong)>>>,
+    /// Told whenever an upper has moved.
+    moved: Notify,
     /// The input ends before its time.
     drains: AtomicBool,
     failure: watch::Sender<Option<Arc<Error>>>,
@@ -65,7 +67,8 @@ impl Control {
             feed: Mutex::new(Feed { limit, claimed: 0 }),
             stopped: AtomicBool::new(false),
             stalls: Mutex::default(),
-            checks: Mutex::default(),
+            wrong: Mutex::default(),
+            moved: Notify::new(),
             drains: AtomicBool::new(false),
             failure: watch::Sender::new(None),
             threads: Mutex::default(),
@@ -80,6 +83,7 @@ impl Control {
         loop {
             let upper = watcher.progress().upper.to_version();
             if self.uppers[index].fetch_max(upper, Ordering::AcqRel) < upper {
+                self.moved.notify_one();
                 self.wake();
             }
             if upper == i64::MAX {
@@ -121,29 +125,30 @@ impl Control {
     /// True once all shards are at the limit, and each view's table has been compared there. A run that is ended early does
     /// not wait for the comparisons.
     pub fn is_done(&self) -> bool {
-        let limit = self.limit();
-        let is_known = || self.checks().iter().all(|check| check.is_known_at(limit));
-        self.sealed() >= limit && (self.drains.load(Ordering::Acquire) || is_known())
+        let is_judged = || self.drains.load(Ordering::Acquire) || self.lock_wrong().is_some();
+        self.sealed() >= self.limit() && is_judged()
     }
 
-    /// Says what is known of a view's table now.
-    pub fn check(&self, view: usize, check: Check) {
-        self.checks()[view] = check;
+    /// Waits until all shards are at the limit. For one task.
+    pub async fn sealed_at_limit(&self) {
+        while self.sealed() < self.limit() {
+            self.moved.notified().await;
+        }
+    }
+
+    /// Says which views' tables differ, by number, each with its difference: all have been compared.
+    pub fn judge(&self, wrong: Vec<(usize, Wrong)>) {
+        *self.lock_wrong() = Some(wrong);
         self.wake();
     }
 
     /// The views whose tables differ, by number, each with its difference.
     pub fn wrong(&self) -> Vec<(usize, Wrong)> {
-        let checks = self.checks().clone().into_iter().enumerate();
-        let wrong = checks.filter_map(|(view, check)| match check {
-            Check::Wrong(wrong) => Some((view, wrong)),
-            Check::Unknown | Check::Right => None,
-        });
-        wrong.collect()
+        self.lock_wrong().clone().unwrap_or_default()
     }
 
-    fn checks(&self) -> MutexGuard<'_, [Check; VIEWS.len()]> {
-        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_wrong(&self) -> MutexGuard<'_, Option<Vec<(usize, Wrong)>>> {
+        self.wrong.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far all shards are, taken together: it grows with every commit that moves an upper.
@@ -291,20 +296,13 @@ mod tests {
     fn a_run_is_done_when_it_is_known_what_its_views_are_worth() {
         let control = Control::new([100; SHARDS], 100, 1);
         assert!(!control.is_done());
-        for view in 0..VIEWS.len() {
-            control.check(view, Check::Right);
-        }
-        assert!(control.is_done() && control.wrong().is_empty());
-        let wrong = |upper| Wrong {
+        let wrong = Wrong {
             rows: Some(1),
             files: Vec::new(),
-            upper,
         };
-        control.check(2, Check::Wrong(wrong(99)));
-        assert!(!control.is_done(), "it may be repaired yet");
-        control.check(2, Check::Wrong(wrong(100)));
+        control.judge(vec![(2, wrong.clone())]);
         assert!(control.is_done());
-        assert_eq!(control.wrong(), [(2, wrong(100))]);
+        assert_eq!(control.wrong(), [(2, wrong)]);
     }
 
     #[test]

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use mvsink::differential_dataflow::VecCollection;
 use mvsink::differential_dataflow::collection::concatenate;
 use mvsink::differential_dataflow::input::InputSession;
+use mvsink::mvsink_persist::Shard;
 use mvsink::timely::dataflow::Scope;
 use mvsink::timely::worker::Worker;
 use mvsink::{Context, Handle, Mode, Status, Target, no_errors, persist_sink, persist_source};
 
 use super::control::{Control, SHARDS, SOURCES};
-use super::differs::Check;
+use super::differs::{self, Told};
 use super::generator::{Event, Generator};
 use super::model::{Auction, Bid, Person};
 use super::views::{self, Rows};
@@ -47,6 +48,8 @@ pub type Errors<'s> = VecCollection<'s, u64, String, i64>;
 pub struct Job {
     /// The surroundings of the sinks.
     pub cx: Context,
+    /// The shards, as they were opened before, in their order.
+    pub shards: Vec<Shard>,
     /// The addresses of the shards, in their order.
     pub urls: [String; SHARDS],
     /// The first time of each sink: a source's upper, or a time at which a view's sources can be read.
@@ -87,15 +90,25 @@ pub fn work(worker: &mut Worker, job: &Job, control: &Arc<Control>) {
         }
     };
     if worker.index() == 0 {
+        let mut told = Vec::new();
         for (number, installed) in installed.iter().enumerate() {
-            // The last one of a view is its sink.
-            let view = number.checked_sub(SOURCES.len());
-            let sink = installed.handles.len() - 1;
-            for (place, handle) in installed.handles.iter().enumerate() {
-                let view = view.filter(|_| place == sink);
-                report_status(job, control, handle, view);
+            // The last one is the sink.
+            let (sink, sources) = installed.handles.split_last().expect("each has a sink");
+            let url = &job.urls[number];
+            report_status(job, control, sink, Some(url));
+            for source in sources {
+                report_status(job, control, source, None);
+            }
+            if number >= SOURCES.len() {
+                told.push(Told {
+                    status: sink.status_stream(),
+                    compared: sink.compared(),
+                });
             }
         }
+        let (control, shards) = (Arc::clone(control), job.shards.clone());
+        let handle = job.cx.client().handle();
+        handle.spawn(async move { differs::judge(&control, shards, told).await });
     }
     while !control.is_stopped() && !control.is_done() {
         let pressed = is_pressed(&installed);
@@ -117,11 +130,11 @@ fn is_pressed(installed: &[Installed]) -> bool {
     queued > QUEUED_BYTES_MAX
 }
 
-/// Fails the run when this sink or source fails, and says what it waits for when it is stalled; of a view's sink also
-/// what its table is worth.
-fn report_status(job: &Job, control: &Arc<Control>, handle: &Handle<u64>, view: Option<usize>) {
+/// Fails the run when this sink or source fails, and says what it waits for when it is stalled; also when a sink, at this
+/// address, finishes, though its input has not ended.
+fn report_status(job: &Job, control: &Arc<Control>, handle: &Handle<u64>, url: Option<&String>) {
     let (name, mut status) = (handle.name().to_owned(), handle.status_stream());
-    let control = Arc::clone(control);
+    let (control, url) = (Arc::clone(control), url.cloned());
     job.cx.client().handle().spawn(async move {
         loop {
             let now = status.borrow_and_update().clone();
@@ -134,8 +147,9 @@ fn report_status(job: &Job, control: &Arc<Control>, handle: &Handle<u64>, view: 
                 _ => None,
             };
             control.set_stalled(&name, on);
-            if let (Some(view), Some(check)) = (view, Check::of(&now)) {
-                control.check(view, check);
+            if let (Status::Finished, Some(url)) = (&now, &url) {
+                control.fail(Error::Finished { url: url.clone() });
+                return;
             }
             if now.is_final() || status.changed().await.is_err() {
                 return;

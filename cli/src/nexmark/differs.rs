@@ -1,27 +1,21 @@
 //! Views whose tables are not what they are to be, where no event is left with which they would be repaired.
 //!
-//! A view repairs its table with its next batch. So a run that ends at the last event asks each view whether it has found
-//! its table to be right; and one that begins there, with nothing to feed, looks whether anybody has edited a table or
-//! files of it are lost: then it has the views compared, as a run does that has something to feed.
+//! A view repairs its table with its next batch. So a run ends only when each view has been compared with its table as of
+//! the newest version that is there once all tables are at the end, whoever wrote that:
+//!
+//! ```text
+//!   every upper at U ──▶ the newest version of each view's table ──▶ each sink has read that, and counted what differs
+//! ```
+//!
+//! One that has nothing to feed compares as well, and writes nothing.
 
 use mvsink::mvsink_persist::{Error as ShardError, Shard};
-use mvsink::{Frontier, Status};
+use mvsink::{Compared, Frontier, Status};
+use tokio::sync::watch;
 
-use super::control::SOURCES;
-use super::views::VIEWS;
+use super::control::{Control, SOURCES};
+use super::views::{READS, VIEWS};
 use crate::error::Error;
-
-/// The verdict on a view's table.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Check {
-    /// It was not compared yet.
-    #[default]
-    Unknown,
-    /// It is what it is to be.
-    Right,
-    /// It differs.
-    Wrong(Wrong),
-}
 
 /// How a view's table differs from the view.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,38 +24,72 @@ pub struct Wrong {
     pub rows: Option<u64>,
     /// The files that cannot be used.
     pub files: Vec<String>,
-    /// The upper at which that was found.
-    pub upper: i64,
 }
 
-impl Check {
-    /// What the status of a view's sink tells; `None` if it tells nothing new.
-    pub fn of(status: &Status) -> Option<Check> {
-        match status {
-            Status::Unrepaired { rows, files, upper } => Some(Check::Wrong(Wrong {
-                rows: *rows,
-                files: files.clone(),
-                upper: *upper,
-            })),
-            Status::Running
-            | Status::StandingBy
-            | Status::NonDeterministic { .. }
-            | Status::ReadOnly
-            // Its input does not end before the run does.
-            | Status::AlreadyFinished
-            | Status::Finished => Some(Check::Right),
-            _ => None,
+/// What the sink of a view tells.
+#[derive(Debug)]
+pub struct Told {
+    /// What it is doing.
+    pub status: watch::Receiver<Status>,
+    /// How far it has compared its table.
+    pub compared: watch::Receiver<Option<Compared>>,
+}
+
+/// Waits until all tables are at the limit, and then until each view has been compared with its table as it is there, or
+/// has failed; then says so.
+pub async fn judge(control: &Control, shards: Vec<Shard>, told: Vec<Told>) {
+    control.sealed_at_limit().await;
+    let mut views: Vec<(u64, Told)> = Vec::with_capacity(told.len());
+    for (shard, told) in shards[SOURCES.len()..].iter().zip(told) {
+        match shard.refresh().await {
+            Ok(progress) => views.push((progress.version, told)),
+            Err(error) => return control.fail(error.into()),
         }
     }
-
-    /// True if it is known what there will be at this upper, and no earlier.
-    pub fn is_known_at(&self, upper: i64) -> bool {
-        match self {
-            Check::Unknown => false,
-            Check::Right => true,
-            // The batch that repairs it may be on its way.
-            Check::Wrong(wrong) => wrong.upper >= upper,
+    let mut wrong = Vec::new();
+    for (view, (version, mut told)) in views.into_iter().enumerate() {
+        match told.verdict(version, control.limit()).await {
+            Some(None) => {}
+            Some(Some(differs)) => wrong.push((view, differs)),
+            // It has failed, which stops the run, or is gone with it.
+            None => return,
         }
+    }
+    control.judge(wrong);
+}
+
+impl Told {
+    /// What the table differs in as of this version or a later one, at this time; `None` if the sink ends before that.
+    async fn verdict(&mut self, version: u64, limit: i64) -> Option<Option<Wrong>> {
+        loop {
+            let compared = self.compared.borrow_and_update().clone();
+            if let Some(known) = compared.and_then(|compared| known(compared, version, limit)) {
+                return Some(known);
+            }
+            if self.status.borrow_and_update().is_final() {
+                return None;
+            }
+            tokio::select! {
+                changed = self.compared.changed() => changed.ok()?,
+                changed = self.status.changed() => changed.ok()?,
+            }
+        }
+    }
+}
+
+/// What is known of a table as of this version or a later one, at this time: nothing, or what it differs in, if it does.
+fn known(compared: Compared, version: u64, limit: i64) -> Option<Option<Wrong>> {
+    if compared.version < version || compared.frontier < Frontier::At(limit) {
+        return None;
+    }
+    match compared.differs {
+        None => Some(None),
+        // The batch that repairs it may be on its way.
+        Some(differs) if differs.upper < limit => None,
+        Some(differs) => Some(Some(Wrong {
+            rows: differs.rows,
+            files: differs.files,
+        })),
     }
 }
 
@@ -86,6 +114,47 @@ pub async fn look(shards: &[Shard]) -> Result<bool, Error> {
         }
     }
     Ok(altered)
+}
+
+/// The error of tables with which no run up to this limit can go on: a source that is finished, or a view's table that is
+/// ahead of its sources. A view that somebody has finished is compared.
+pub fn stuck(shards: &[Shard], limit: i64) -> Option<Error> {
+    let (sources, views) = shards.split_at(SOURCES.len());
+    if let Some(source) = sources.iter().find(|shard| is_finished(shard)) {
+        let url = source.url().to_owned();
+        return Some(Error::Finished { url });
+    }
+    let views = VIEWS.iter().zip(READS).zip(views);
+    for ((view, reads), shard) in views {
+        let ends = reads.iter().map(|source| sources[*source].progress().upper);
+        let ends = ends.min().max(Some(Frontier::At(limit)))?;
+        let upper = match shard.progress().upper {
+            // Up to where it was written before that.
+            Frontier::Empty => Frontier::At(last_time(shard)?.saturating_add(1)),
+            upper => upper,
+        };
+        if upper > ends {
+            return Some(Error::Ahead {
+                view: (*view).to_owned(),
+                url: shard.url().to_owned(),
+                upper,
+                ends,
+            });
+        }
+    }
+    None
+}
+
+/// True if nothing can be written any more.
+pub fn is_finished(shard: &Shard) -> bool {
+    shard.progress().upper.is_empty()
+}
+
+/// The last time at which a sink has written anything, by what it says of its files.
+fn last_time(shard: &Shard) -> Option<i64> {
+    let pinned = shard.pin();
+    let last = pinned.files().filter_map(|file| file.summed()?.times);
+    last.map(|(_, last)| last).max().or(Some(0))
 }
 
 /// The view, if there is one, that cannot be compared since its sources are readable only from this time on, where they
@@ -152,24 +221,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_difference_that_is_being_repaired_is_not_the_last_word() {
+    fn what_differs_is_said_in_words() {
         let wrong = Wrong {
             rows: Some(2),
             files: vec!["a".to_owned(), "b".to_owned()],
-            upper: 5,
         };
         let both = "2 rows, and 2 files that are lost or cannot be read (a, b)";
         assert_eq!(in_words(&wrong), both);
         let lost = Wrong {
             rows: Some(0),
             files: vec!["a".to_owned()],
-            upper: 5,
         };
         let lost = in_words(&lost);
         assert_eq!(lost, "1 file that is lost or cannot be read (a)");
-        let check = Check::Wrong(wrong);
-        assert!(check.is_known_at(5) && !check.is_known_at(6));
-        assert!(!Check::Unknown.is_known_at(5));
-        assert!(Check::Right.is_known_at(6));
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
-use mvsink::mvsink_persist::{Client, Frontier, Shard};
+use mvsink::mvsink_persist::{Client, Frontier, Shard, for_shell};
 
 use crate::error::Error;
 use crate::read::{Reader, sum};
@@ -49,8 +49,8 @@ pub async fn survey(client: &Client, shards: &[Shard]) -> (Vec<Surveyed>, Option
     (surveyed, failed)
 }
 
-/// The report as text.
-pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
+/// The report as text: of a run that has failed, with the error in one line.
+pub fn render(shards: &[Surveyed], made: Option<Made>, failed: Option<&str>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["shard", "rows", "updates", "commits", "bytes", "upper"]);
@@ -74,7 +74,7 @@ pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = format!("{table}\n");
-    if made.is_none() {
+    if made.is_none() && failed.is_none() {
         text.push_str("\nnothing to do: all events are there already, and so are the views\n");
     }
     if let Some(Made { events, elapsed }) = made {
@@ -86,25 +86,19 @@ pub fn render(shards: &[Surveyed], made: Option<Made>) -> String {
             events as f64 / seconds
         );
     }
+    if let Some(failed) = failed {
+        let _ = writeln!(text, "\nfailed: {failed}");
+    }
     // What was in memory is gone with the process.
     let kept = |shard: &&Surveyed| shard.url.ends_with("q4") && !shard.url.starts_with("memory:");
     if let Some(example) = shards.iter().find(kept) {
-        let url = in_a_shell(&example.url);
+        let url = for_shell(&example.url);
         let _ = write!(
             text,
             "\nTo look at a shard:\n  mvsink inspect {url}\n  mvsink snapshot {url}\n  mvsink tail {url}\n"
         );
     }
     text
-}
-
-/// A word as a shell takes it.
-fn in_a_shell(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_@%+=:,./-".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 #[cfg(test)]
@@ -120,7 +114,7 @@ mod tests {
             bytes: 1,
             upper: Frontier::At(1),
         };
-        let text = render(&[shard], None);
+        let text = render(&[shard], None, None);
         let hints = text.split_once("To look at a shard:");
         hints.map_or(String::new(), |(_, hints)| hints.to_owned())
     }

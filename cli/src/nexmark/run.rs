@@ -1,7 +1,8 @@
 //! `run nexmark`: opens the shards, starts the workers, oversees them, and says how it went.
 //!
 //! ```text
-//!   open all shards ──▶ is every upper at U already? ──▶ workers feed, step ──▶ every upper at U ──▶ report
+//!   open all shards ──▶ workers feed, step ──▶ every upper at U ──▶ views compared ──▶ report
+//!           '── every upper is at U already: nothing is written ──────────^
 //! ```
 //!
 //! Everything that can be wrong with a directory is found while the shards are opened, before anything runs.
@@ -19,6 +20,7 @@ use mvsink::dyncfg::ConfigSet;
 use mvsink::mvsink_persist::{Client, Codec, Open, Shard};
 use mvsink::{Context, Data};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use super::control::{Control, SHARDS, SOURCES, shard_names};
 use super::dataflow::{self, Job, Pace};
@@ -32,6 +34,9 @@ use super::views::VIEWS;
 use crate::args::Nexmark;
 use crate::error::Error;
 use crate::signal::{GRACE, Signal, Signals};
+
+/// How long a run that has failed looks at what it has written.
+const SURVEY_MAX: Duration = Duration::from_secs(10);
 
 /// How often the progress is looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -60,10 +65,12 @@ pub fn run(options: &Nexmark) -> Result<ExitCode, Error> {
         .thread_name("mvsink-io")
         .build()
         .map_err(Error::Runtime)?;
+    let read_only = watch::Sender::new(false);
     let cx = Context::builder(runtime.handle().clone())
         .configs(configs)
+        .read_only(read_only.subscribe())
         .build();
-    let ended = with_runtime(&runtime, options, cx, generator);
+    let ended = with_runtime(&runtime, options, cx, &read_only, generator);
     // Nothing that is still under way matters: it was finished or given up.
     runtime.shutdown_background();
     ended
@@ -73,6 +80,7 @@ fn with_runtime(
     runtime: &Runtime,
     options: &Nexmark,
     cx: Context,
+    read_only: &watch::Sender<bool>,
     generator: Generator,
 ) -> Result<ExitCode, Error> {
     // What is waited for before and after the work itself has nothing to finish.
@@ -95,13 +103,22 @@ fn with_runtime(
         runtime.spawn(Arc::clone(&control).follow(index, shard.clone()));
     }
     let before = generator.first_at(uppers[..SOURCES.len()].iter().copied().min().unwrap_or(0));
-    if uppers.iter().all(|upper| *upper >= limit) {
+    if let Some(error) = differs::stuck(&shards, limit) {
+        return Err(error);
+    }
+    let (as_ofs, nothing_new) = (
+        as_ofs(&shards, &uppers, limit),
+        uppers.iter().all(|upper| *upper >= limit),
+    );
+    if nothing_new {
         let altered = match runtime.block_on(signals.unless(differs::look(&shards))) {
             Ok(altered) => altered?,
             Err(signal) => return Ok(signal.exit_code()),
         };
-        if !altered {
-            return summary(runtime, &signals, &client, &shards, None);
+        // What a view had at its last time can be read no more.
+        let left_behind = |index: usize| as_ofs[index].cast_signed() >= uppers[index];
+        if !altered && (SOURCES.len()..SHARDS).any(left_behind) {
+            return summary(runtime, &signals, &client, &shards, Summary::NothingToDo);
         }
     }
     if let Some(error) = differs::uncompared(&shards, limit) {
@@ -109,16 +126,23 @@ fn with_runtime(
     }
 
     // Before anything runs that would move a since.
-    let taken = signals.unless(holds::take(&shards, &control));
-    let holds = match runtime.block_on(taken) {
-        Ok(holds) => Arc::new(holds?),
-        // What was taken lapses.
-        Err(signal) => return Ok(signal.exit_code()),
+    let holds = match nothing_new {
+        true => {
+            read_only.send_replace(true);
+            Vec::new()
+        }
+        false => match runtime.block_on(signals.unless(holds::take(&shards, &control))) {
+            Ok(holds) => holds?,
+            // What was taken lapses.
+            Err(signal) => return Ok(signal.exit_code()),
+        },
     };
+    let holds = Arc::new(holds);
     let holding = runtime.spawn(holds::keep(Arc::clone(&holds), Arc::clone(&control)));
 
     let job = Job {
-        as_ofs: as_ofs(&shards, &uppers, limit),
+        as_ofs,
+        shards: shards.clone(),
         cx,
         urls,
         pace: options.rate.map(|rate| Pace {
@@ -149,8 +173,29 @@ fn with_runtime(
         Ended::Stopped => holds::STALLED_RELEASE_MAX,
     };
     runtime.block_on(holds::release(holds, within));
+    let after = generator.first_at(control.sources_upper());
+    let made = report::Made {
+        events: after.saturating_sub(before),
+        elapsed: start.elapsed(),
+    };
+    signals.allow(GRACE);
+    let failed = |error: Error| {
+        // What cannot be read, or not in time, is no news beside the error.
+        let _ = summary(
+            runtime,
+            &signals,
+            &client,
+            &shards,
+            Summary::Failed(made, &error.line()),
+        );
+        Err(error)
+    };
     if let Some(error) = control.failure() {
-        return Err(Error::Stopped(error));
+        if nothing_new && runtime.block_on(have_moved(&shards, &uppers)) {
+            // Another run writes them, and says what they are worth.
+            return summary(runtime, &signals, &client, &shards, Summary::NothingToDo);
+        }
+        return failed(Error::Stopped(error));
     }
     if let (Ended::Stopped, Some(signal)) = (ended, signals.first()) {
         // The store that has taken nothing is not asked what it holds.
@@ -160,15 +205,23 @@ fn with_runtime(
     let wrong = wrong.map(|(view, wrong)| (VIEWS[view], wrong));
     let wrong = wrong.map(|(view, wrong)| (view, format!("{}/{view}", dir(options)), wrong));
     if let (None, Some(error)) = (signals.first(), differs::failure(wrong.collect())) {
-        return Err(error);
+        return failed(error);
     }
-    let after = generator.first_at(control.sources_upper());
-    let made = report::Made {
-        events: after.saturating_sub(before),
-        elapsed: start.elapsed(),
+    let all = match nothing_new {
+        true => Summary::NothingToDo,
+        false => Summary::Made(made),
     };
-    signals.allow(GRACE);
-    summary(runtime, &signals, &client, &shards, Some(made))
+    summary(runtime, &signals, &client, &shards, all)
+}
+
+/// True if somebody has written one of these tables since.
+async fn have_moved(shards: &[Shard], uppers: &[i64; SHARDS]) -> bool {
+    let mut moved = false;
+    for (shard, upper) in shards.iter().zip(uppers) {
+        let now = tokio::time::timeout(SURVEY_MAX, shard.refresh()).await;
+        moved |= matches!(now, Ok(Ok(now)) if now.upper.to_version() != *upper);
+    }
+    moved
 }
 
 /// How the overseeing ended.
@@ -316,11 +369,25 @@ fn as_ofs(shards: &[Shard], uppers: &[i64; SHARDS], limit: i64) -> [u64; SHARDS]
         let upper = uppers[index];
         let first = if index < SOURCES.len() {
             upper
+        } else if differs::is_finished(&shards[index]) {
+            // As a whole it is what the view is at the end, or it is not.
+            since.max(limit - 1)
         } else {
             since.max(upper - 1)
         };
         u64::try_from(first).unwrap_or(0)
     })
+}
+
+/// What a summary is of.
+#[derive(Clone, Copy)]
+enum Summary<'a> {
+    /// A run that has found all there.
+    NothingToDo,
+    /// One that has made this.
+    Made(report::Made),
+    /// One that has made this, and failed with this error.
+    Failed(report::Made, &'a str),
 }
 
 /// Prints what was written; a shard that cannot be read does not keep the others from being shown.
@@ -333,11 +400,19 @@ fn summary(
     signals: &Signals,
     client: &Client,
     shards: &[Shard],
-    made: Option<report::Made>,
+    of: Summary<'_>,
 ) -> Result<ExitCode, Error> {
-    let surveyed = runtime.block_on(signals.unless(report::survey(client, shards)));
-    if let Ok((rows, unreadable)) = surveyed {
-        let text = report::render(&rows, made);
+    let (made, failed) = match of {
+        Summary::NothingToDo => (None, None),
+        Summary::Made(made) => (Some(made), None),
+        Summary::Failed(made, error) => (Some(made), Some(error)),
+    };
+    // What has failed may be the store.
+    let within = failed.map_or(Duration::MAX, |_| SURVEY_MAX);
+    let survey = async { tokio::time::timeout(within, report::survey(client, shards)).await };
+    let surveyed = runtime.block_on(signals.unless(survey));
+    if let Ok(Ok((rows, unreadable))) = surveyed {
+        let text = report::render(&rows, made, failed);
         let mut out = std::io::stdout().lock();
         out.write_all(text.as_bytes())
             .and_then(|()| out.flush())

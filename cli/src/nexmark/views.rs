@@ -21,6 +21,9 @@ pub type Rows<'scope, D> = VecCollection<'scope, u64, D, i64>;
 /// The names of the views, in order: each is the name of its shard.
 pub const VIEWS: [&str; 7] = ["q0", "q1", "q2", "q3", "q4", "q5", "q8"];
 
+/// The sources of each view, by their numbers.
+pub const READS: [&[usize]; VIEWS.len()] = [&[0], &[0], &[0], &[1, 2], &[1, 0], &[0], &[1, 2]];
+
 /// The category that `q3` selects.
 const LOCAL_CATEGORY: i64 = 10;
 /// The states that `q3` selects, as the generator writes them.

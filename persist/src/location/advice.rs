@@ -16,12 +16,12 @@ pub(crate) fn make_room(url: &str) -> String {
     }
 }
 
-/// A path as a shell takes it for one word.
-pub(crate) fn for_shell(path: &str) -> String {
+/// A path or an address as a shell takes it for one word.
+pub fn for_shell(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
-    match path.chars().all(is_plain) {
-        true => path.to_owned(),
-        false => format!("'{}'", path.replace('\'', r"'\''")),
+    match !word.is_empty() && word.chars().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
     }
 }
 
@@ -37,5 +37,6 @@ mod tests {
         assert!(advice.contains(r"mv '/data/Bob'\''s q3' "), "{advice}");
         let advice = make_room("memory://q3");
         assert!(!advice.contains("mv ") && advice.contains("another address"));
+        assert_eq!(for_shell(""), "''");
     }
 }
