@@ -355,12 +355,7 @@ impl Instance {
     }
 
     /// This worker has so many rows to repair, counted at this upper with so many edits taken in; `None` if there are none.
-    pub(crate) fn unrepaired(
-        &self,
-        worker: usize,
-        rows: Option<(Option<u64>, i64)>,
-        edits: u64,
-    ) {
+    pub(crate) fn unrepaired(&self, worker: usize, rows: Option<(Option<u64>, i64)>, edits: u64) {
         let mut inner = self.lock();
         if inner.differing.counted(worker, rows, edits) {
             self.changed(inner);

@@ -85,7 +85,9 @@ pub enum Error {
         others: String,
     },
     /// A table takes no more rows.
-    #[error("{url} was finished by another program and takes no more rows: delete the table and run again")]
+    #[error(
+        "{url} was finished by another program and takes no more rows: delete the table and run again"
+    )]
     Finished {
         /// The address of the table.
         url: String,

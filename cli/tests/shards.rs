@@ -456,3 +456,16 @@ fn a_missing_data_file_is_named() {
     // What the log alone can say, it still says.
     inspect(&bid);
 }
+
+#[test]
+fn a_first_time_that_never_comes_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    succeed(&nexmark(dir.path(), "1000", "1"));
+    let shard = dir.path().join("q3");
+    let last = i64::MAX.to_string();
+    let line = fail(&["tail", text(&shard), "--from", &last], 1);
+    assert!(
+        line.contains(&last) && line.contains("beyond every upper"),
+        "{line}"
+    );
+}

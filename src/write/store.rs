@@ -349,10 +349,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Store<D, E, T, R> {
         let checks = edits > 0 || std::mem::take(&mut batch.recheck) || advance.is_some();
         self.unrepaired.take_in(edits);
         // What desired still lacks is no difference.
-        let checks = checks
-            && batch.complete
-            && self.mode == Mode::View
-            && self.unrepaired.edits.waiting;
+        let checks =
+            checks && batch.complete && self.mode == Mode::View && self.unrepaired.edits.waiting;
         self.check_rival(rival);
         // Before times advance, what is to be corrected is told from what is still to come.
         let left = rival
@@ -484,6 +482,41 @@ mod tests {
 
     fn apply(store: &mut Store<u64, String, u64, i64>, mut batch: Batch<u64, String, u64, i64>) {
         assert!(store.apply(&mut batch), "there is no budget");
+    }
+
+    #[test]
+    fn an_edit_in_what_is_staged_ahead_is_repaired_only_once_that_is_committed() {
+        let edit = || Batch {
+            persist_ok: vec![vec![(7, 0, 1)]],
+            edits: 1,
+            complete: true,
+            advance: Some(Frontier::At(0)),
+            ..Batch::default()
+        };
+        for committed in [false, true] {
+            let mut store = store();
+            apply(&mut store, edit());
+            assert_eq!(store.take_found(), Some((Found::Rows(Some(1), 0), 1)));
+            assert!(store.drain(Frontier::At(1)).unwrap());
+            store.forget_staged_ahead();
+            assert_eq!(store.take_found(), None, "it is in no table yet");
+            assert!(!store.is_at_rest());
+            if committed {
+                store.forget_in_flight();
+                assert_eq!(store.take_found(), Some((Found::Nothing, 1)));
+                assert!(store.is_at_rest());
+                continue;
+            }
+            store.take_back(vec![(7, 0, -1)], Vec::new());
+            store.recalled();
+            let later = Batch {
+                complete: true,
+                advance: Some(Frontier::At(1)),
+                ..Batch::default()
+            };
+            apply(&mut store, later);
+            assert_eq!(store.take_found(), Some((Found::Rows(Some(1), 1), 1)));
+        }
     }
 
     #[test]

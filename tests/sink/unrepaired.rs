@@ -5,12 +5,15 @@ use std::sync::{Arc, Barrier};
 
 use differential_dataflow::input::InputSession;
 use mvsink::{Context, Frontier, Handle, Status, Target};
+use mvsink_persist::testing::{GateStore, Side};
+use mvsink_persist::{Codec, FileEncoder, FileMeta, Shard};
+use object_store::local::LocalFileSystem;
 use timely::worker::Worker;
 
 use crate::edits::{edit, file, live, remove};
 use crate::support::{
-    Driver, Row, at, feed_ticks, feed_ticks_from, read, row, rows_below, rows_sink, rows_sink_from,
-    runtime, step_until, step_until_so,
+    Driver, Row, append_file, at, feed_ticks, feed_ticks_from, read, row, rows_below, rows_sink,
+    rows_sink_from, runtime, step_until, step_until_so,
 };
 
 /// How many times the table has before it is edited.
@@ -56,7 +59,6 @@ fn written_again(shard: &Path, files: &[String]) {
 
 /// A file with a null where the type has none.
 fn unfit(shard: &Path, _: &[String]) {
-    use mvsink_persist::{Codec, FileEncoder};
     type Loose = (Option<String>, i64);
     let codec = Codec::<Loose, String>::new().unwrap();
     let mut encoder = FileEncoder::new(codec.schema()).unwrap();
@@ -256,7 +258,103 @@ fn a_sink_that_may_not_write_is_hydrated_beside_a_table_that_differs(driver: Dri
     });
 }
 
+const SHARED: &str = "memory://shared/view";
+
+/// A rival's next append, of these rows with their differences, at the shard's upper.
+async fn append_as_rival(shard: &Shard, rows: &[(u64, i64)]) {
+    shard.refresh().await.unwrap();
+    let time = shard.progress().upper.time().unwrap();
+    let codec = Codec::<Row, String>::new().unwrap();
+    let mut encoder = FileEncoder::new(codec.schema()).unwrap();
+    let rows: Vec<_> = rows
+        .iter()
+        .map(|(number, diff)| (row(*number), *diff))
+        .collect();
+    let updates = rows.iter().map(|(row, diff)| (row, time, *diff));
+    encoder.write(&codec.encode(updates).unwrap()).unwrap();
+    let encoded = encoder.finish().unwrap();
+    let meta = FileMeta::from(&encoded);
+    let staged = shard.put_file(encoded.bytes, meta, &|_| ()).await.unwrap();
+    append_file(shard, time, staged).await;
+}
+
+fn an_edit_read_while_a_batch_is_in_flight_is_counted_until_somebody_has_repaired_it(
+    driver: Driver,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let shard = dir.path().join("view");
+    std::fs::create_dir(&shard).unwrap();
+    let local = Arc::new(LocalFileSystem::new_with_prefix(dir.path()).unwrap());
+    let gated = GateStore::new(Arc::clone(&local) as _);
+    let runtime = runtime();
+    let process = |store| {
+        let cx = driver.contexts(&runtime, 1, store).remove(0);
+        cx.configs().set("mvsink_compaction", "false").unwrap();
+        cx
+    };
+    let (cx, rival) = (process(Arc::clone(&gated) as _), process(local as _));
+    let handle_of_runtime = runtime.handle().clone();
+    timely::execute_directly(move |worker| {
+        let (mut input, handle) = rows_sink(worker, &cx, "view", SHARED);
+        feed_ticks(worker, &mut input, &handle, END);
+        let compared = handle.compared();
+        step_until_so(worker, "it was compared", || {
+            let compared = compared.borrow().clone();
+            compared.is_some_and(|compared| {
+                compared.frontier == Frontier::At(END as i64) && compared.differs.is_none()
+            })
+        });
+        let put = gated.hold_commit(1, Side::Before);
+        input.update_at(row(END), END, 1);
+        input.advance_to(END + 1);
+        input.flush();
+        step_until_so(worker, "a batch is on its way", || put.is_reached());
+        appended(&shard, &[]);
+        let differs_at = |upper: u64| {
+            let status = handle.status();
+            matches!(status, Status::Unrepaired { rows: Some(3), upper: at, .. } if at == upper as i64)
+        };
+        step_until_so(worker, "the edit was read", || differs_at(END));
+        put.release();
+        // The batch does not repair it.
+        step_until_so(worker, "the batch is there", || differs_at(END + 1));
+        let compared = handle.compared().borrow().clone().unwrap();
+        assert_eq!(compared.frontier, Frontier::At(END as i64 + 1));
+        assert_eq!(compared.differs.unwrap().upper, END as i64 + 1);
+        // A rival does, and goes beyond the input.
+        handle_of_runtime.block_on(async {
+            let shard = rival.client().open_existing(SHARED).await.unwrap();
+            append_as_rival(&shard, &[(END + 1, 1), (70, -1), (71, -1), (72, -1)]).await;
+            append_as_rival(&shard, &[(END + 2, 1)]).await;
+        });
+        step_until(worker, &handle, Frontier::At(END + 3));
+        for time in [END + 1, END + 2] {
+            input.update_at(row(time), time, 1);
+        }
+        input.advance_to(END + 3);
+        input.flush();
+        step_until_so(worker, "nothing differs any more", || {
+            matches!(handle.status(), Status::Running)
+        });
+        drop(handle);
+        worker.drop_dataflow(worker.installed_dataflows()[0]);
+    });
+}
+
+fn lost_files_are_named_as_the_log_spells_them(driver: Driver) {
+    let (_, files) = starts_again(driver, 1, |shard, files| {
+        let theirs = file(shard, "their file.parquet", &rows(&[70]));
+        let mut spelled = theirs.clone();
+        spelled["add"]["path"] = "./their%20file.parquet".into();
+        edit(shard, &[spelled, remove(&files[0])]);
+        std::fs::remove_file(shard.join("their file.parquet")).unwrap();
+    });
+    assert_eq!(files, ["./their%20file.parquet"]);
+}
+
 on_both_drivers! {
+    an_edit_read_while_a_batch_is_in_flight_is_counted_until_somebody_has_repaired_it,
+    lost_files_are_named_as_the_log_spells_them,
     a_start_without_new_times_counts_what_others_changed,
     a_start_of_several_workers_without_new_times_says_that_the_table_differs,
     a_start_without_new_times_names_lost_files,

@@ -423,3 +423,117 @@ fn summary(
     }
     Ok(signals.first().map_or(ExitCode::SUCCESS, Signal::exit_code))
 }
+
+#[cfg(test)]
+mod tests {
+    use mvsink::mvsink_persist::testing::{Call, GateStore, Side};
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::{ObjectStore, ObjectStoreExt};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const DIR: &str = "memory://gated/demo";
+
+    fn runtime() -> Runtime {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.enable_all().build().unwrap()
+    }
+
+    /// A run over this store, as a process of its own.
+    fn run_on(store: Arc<dyn ObjectStore>, events: u64) -> Result<ExitCode, Error> {
+        let runtime = runtime();
+        let read_only = watch::Sender::new(false);
+        let configs = ConfigSet::new();
+        // What a view's log gets is its batches alone.
+        for flag in ["mvsink_hold_lease_s=0", "mvsink_compaction=false"] {
+            let (flag, value) = flag.split_once('=').unwrap();
+            configs.set(flag, value).unwrap();
+        }
+        let cx = Context::builder(runtime.handle().clone())
+            .configs(configs)
+            .read_only(read_only.subscribe())
+            .build();
+        cx.client().mount("gated", store);
+        let options = Nexmark {
+            dir: DIR.to_owned(),
+            events,
+            workers: 1,
+            rate: None,
+            seed: 0,
+            set: Vec::new(),
+        };
+        let generator = Generator::new(Parameters::new(0).unwrap());
+        let ended = with_runtime(&runtime, &options, cx, &read_only, generator);
+        runtime.shutdown_background();
+        ended
+    }
+
+    /// Puts the next entry of q3's log, as another program does, with a copy of a file of it beside.
+    async fn edit(store: &Arc<dyn ObjectStore>, actions: fn(&str, u64) -> Vec<Value>) {
+        let runtime = tokio::runtime::Handle::current();
+        let client = Client::new(runtime, Default::default());
+        client.mount("gated", Arc::clone(store));
+        let shard = client.open_existing(&format!("{DIR}/q3")).await.unwrap();
+        let live = shard.pin().files().next().unwrap().clone();
+        let at = |name: &str| Path::from(format!("demo/q3/{name}"));
+        let bytes = store.get(&at(&live.path)).await.unwrap().bytes();
+        let bytes = bytes.await.unwrap();
+        store
+            .put(&at("theirs.parquet"), bytes.into())
+            .await
+            .unwrap();
+        let lines: Vec<_> = actions("theirs.parquet", live.size)
+            .iter()
+            .map(Value::to_string)
+            .collect();
+        let version = shard.progress().version + 1;
+        let entry = at(&format!("_delta_log/{version:020}.json"));
+        store.put(&entry, lines.join("\n").into()).await.unwrap();
+    }
+
+    /// How a run ends, and the next one, where this happens while its last batch of q3 is on its way.
+    fn last_batch_meets(actions: fn(&str, u64) -> Vec<Value>) -> [Result<ExitCode, Error>; 2] {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        run_on(Arc::clone(&store), 3000).unwrap();
+        let gated = GateStore::new(Arc::clone(&store));
+        let put = gated.hold(1, Side::Before, |call, path| {
+            call == Call::Create && path.as_ref().contains("q3/_delta_log/")
+        });
+        let run = std::thread::spawn(move || run_on(gated, 6000));
+        runtime().block_on(async {
+            put.reached().await;
+            edit(&store, actions).await;
+        });
+        put.release();
+        [run.join().unwrap(), run_on(store, 6000)]
+    }
+
+    #[test]
+    fn an_edit_that_comes_before_the_last_commit_is_told_by_that_run_and_the_next() {
+        let ends = last_batch_meets(|path, size| {
+            vec![json!({"add": {
+                "path": path, "partitionValues": {}, "size": size, "modificationTime": 1, "dataChange": true,
+            }})]
+        });
+        for ended in ends {
+            let line = ended.unwrap_err().line();
+            assert!(line.contains("the view q3 in "), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_view_that_is_finished_before_the_last_commit_is_told_by_that_run_and_the_next() {
+        let ends = last_batch_meets(|_, _| {
+            vec![json!({"txn": {"appId": "mvsink.upper", "version": i64::MAX}})]
+        });
+        for ended in ends {
+            let line = ended.unwrap_err().line();
+            assert!(
+                line.contains("/q3") && line.contains("delete the table"),
+                "{line}"
+            );
+        }
+    }
+}
