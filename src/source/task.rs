@@ -504,13 +504,15 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
         if self.share == Share::Buckets {
             self.report_condemned(upper);
-            self.worker.instance.read(self.worker.index, version, upper);
         }
         let frontier = match self.share {
             Share::Files => upper.max(Frontier::At(self.floor)),
             Share::Buckets | Share::Nothing => upper,
         };
         self.reply(Message::Frontier(frontier_from_i64(frontier)?));
+        if self.share == Share::Buckets {
+            self.worker.instance.read(self.worker.index, version, upper);
+        }
         Ok(())
     }
 

@@ -328,6 +328,15 @@ fn an_edit_read_while_a_batch_is_in_flight_is_counted_until_somebody_has_repaire
             append_as_rival(&shard, &[(END + 2, 1)]).await;
         });
         step_until(worker, &handle, Frontier::At(END + 3));
+        let compared = handle.compared();
+        step_until_so(worker, "the rival's batches were read", || {
+            let compared = compared.borrow().clone();
+            compared.is_some_and(|compared| compared.frontier == Frontier::At(END as i64 + 3))
+        });
+        // What was read is taken in, and waits for the input.
+        for _ in 0..8 {
+            worker.step();
+        }
         for time in [END + 1, END + 2] {
             input.update_at(row(time), time, 1);
         }
