@@ -992,12 +992,6 @@ GUARDS = [
         "--test sink", "lost_files_are_named_as_the_log",
     ),
     Guard(
-        "finished", "a table that another program finishes is compared", "src/source/task.rs",
-        "            if entry.upper.is_empty() && entry.id.is_none() {\n",
-        "            if entry.upper.is_empty() && entry.id.is_none() && false {\n",
-        "--test sink", "that_another_program_finishes_meanwhile",
-    ),
-    Guard(
         "finished", "rows at times that never come count", "src/source/start.rs",
         "            ceiling: if finished { at } else { i64::MAX },\n",
         "            ceiling: i64::MAX,\n",

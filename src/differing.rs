@@ -15,7 +15,7 @@ pub(crate) struct Differing {
     counted_edits: BTreeMap<usize, u64>,
     /// What each worker has read.
     read: BTreeMap<usize, Read>,
-    /// How far each has compared its input with a table that was finished by somebody else.
+    /// How far each has compared its input with a table that was finished before.
     verified: BTreeMap<usize, Frontier<i64>>,
     /// The rows of each worker, and the upper at which they were counted.
     rows: BTreeMap<usize, (Option<u64>, i64)>,
@@ -52,13 +52,13 @@ impl Differing {
         self.read.insert(worker, (version, upper));
     }
 
-    /// This worker has found its input before this frontier in a table that somebody else has finished.
+    /// This worker has found its input before this frontier in a table that was finished before.
     pub(crate) fn verified(&mut self, worker: usize, frontier: Frontier<i64>) {
         self.verified.insert(worker, frontier);
     }
 
-    /// How far all of these workers have compared; `None` while one of them has still to. A table that somebody else has
-    /// finished is compared as the input comes.
+    /// How far all of these workers have compared; `None` while one of them has still to. A table that was finished before is
+    /// compared as the input comes.
     pub(crate) fn compared(
         &self,
         workers: impl Iterator<Item = usize>,
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(compared(&differing), None);
         differing.counted(0, None, 2);
         assert_eq!(compared(&differing), Some(right));
-        // What somebody else has finished counts as far as the input has come.
+        // What was finished before counts as far as the input has come.
         assert_eq!(differing.compared(0..2, true), None);
         differing.verified(0, Frontier::At(9));
         differing.verified(1, Frontier::Empty);

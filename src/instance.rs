@@ -56,9 +56,9 @@ pub(crate) struct Instance {
     /// What it counts.
     pub(crate) metrics: Arc<Metrics>,
     /// How far a source has given its collection to the dataflow; or how far the input of a sink whose shard was finished
-    /// by somebody else has come.
+    /// before has come.
     given: Given,
-    /// The shard was finished by somebody else: before the sink started, or by another program.
+    /// The shard was finished before the sink started.
     was_finished: AtomicBool,
     /// The hold on what its read-back, or the source, has still to read.
     pub(crate) holding: Slot,
@@ -205,22 +205,16 @@ impl Instance {
         }
     }
 
-    /// The shard was finished by somebody else, and the sink's input is to be compared with it: before the sink started,
-    /// which is said before it is open, or by another program since.
-    pub(crate) fn finished_elsewhere(&self) {
-        if self.was_finished.swap(true, Ordering::AcqRel) {
-            return;
-        }
+    /// The shard was finished before the sink started, whose input is to be compared with it; said before it is open.
+    pub(crate) fn finished_before(&self) {
         tracing::warn!(
             sink = %self.name,
-            "the table was finished by somebody else: nothing is written, the input is compared with it"
+            "the table was finished before: nothing is written, the input is compared with it"
         );
-        if self.shard.initialized() {
-            self.changed(self.lock());
-        }
+        self.was_finished.store(true, Ordering::Release);
     }
 
-    /// True if the shard was finished by somebody else, and the input is compared with it.
+    /// True if the shard was finished before the sink started.
     pub(crate) fn was_finished(&self) -> bool {
         self.was_finished.load(Ordering::Acquire)
     }
@@ -369,7 +363,7 @@ impl Instance {
         self.compared_so_far(&inner);
     }
 
-    /// This worker has found its input before this frontier in a table that somebody else has finished.
+    /// This worker has found its input before this frontier in a table that was finished before.
     pub(crate) fn verified(&self, worker: usize, frontier: Frontier<i64>) {
         let mut inner = self.lock();
         inner.differing.verified(worker, frontier);

@@ -54,9 +54,8 @@ pub enum Status {
         /// Since when it has not succeeded.
         since: Instant,
     },
-    /// The shard was finished before the sink started, or by another program while it ran: nothing is written, and the input
-    /// is compared with what is there. When all of it has come, the sink is [`Finished`](Status::Finished) if they are the
-    /// same, and fails if not.
+    /// The shard was finished before the sink started: nothing is written, and the input is compared with what is there.
+    /// When all of it has come, the sink is [`Finished`](Status::Finished) if they are the same, and fails if not.
     AlreadyFinished,
     /// The upper of the shard is empty: there is nothing left to write.
     Finished,
@@ -76,7 +75,8 @@ pub enum Status {
 pub struct Compared {
     /// The version of the table's log.
     pub version: u64,
-    /// The upper of that version; of a table that somebody else has finished, how far the input was found there.
+    /// The upper of that version; of a table that was finished before the sink started, how far the input was
+    /// found there.
     pub frontier: Frontier<i64>,
     /// What the table differs in, if it does: while that is of an earlier upper than this, the batch that repairs it may be
     /// on its way.
@@ -150,7 +150,7 @@ impl fmt::Display for Status {
                 write!(f, "stalled for {} s: {on}", since.elapsed().as_secs())
             }
             Status::AlreadyFinished => {
-                f.write_str("finished by somebody else: its input is compared with what is there")
+                f.write_str("finished before it started: its input is compared with what is there")
             }
             Status::Finished => f.write_str("finished"),
             Status::Failed { error } => write!(f, "failed: {error}"),

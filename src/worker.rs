@@ -128,8 +128,8 @@ impl Worker {
                 // Once is rare: its room is not kept in the tasks of every sink.
                 Box::pin(async {
                     let shard = self.open(task).await?;
-                    if shard.progress().upper.is_empty() {
-                        self.finished_elsewhere();
+                    if self.opening.compares && shard.progress().upper.is_empty() {
+                        self.instance.finished_before();
                     }
                     let upkeep = maintenance::run(self.clone(), shard.clone());
                     self.spawn(async move {
@@ -145,13 +145,6 @@ impl Worker {
             .await?;
         self.instance.started();
         Ok(opened.clone())
-    }
-
-    /// The shard was finished by somebody else: the input is compared with it, unless no time of that is left to be seen.
-    pub(crate) fn finished_elsewhere(&self) {
-        if self.opening.compares {
-            self.instance.finished_elsewhere();
-        }
     }
 
     /// Opens the shard, and creates it or adds its columns if it may: a read-only sink waits until another one has done

@@ -81,14 +81,16 @@ fn failing(dir: &Path, events: &str) -> String {
     stderr.trim_end().lines().last().unwrap().to_owned()
 }
 
-/// The action that moves the upper here.
-fn upper_to(upper: i64) -> Value {
-    json!({"txn": {"appId": "mvsink.upper", "version": upper}})
+/// These actions, in a commit that says that it is a sink's, and moves the upper here.
+fn as_a_sink(upper: i64, actions: &[Value]) -> Vec<Value> {
+    let info = json!({"commitInfo": {"mvsink.id": format!("{:032x}-0", 7)}});
+    let upper = json!({"txn": {"appId": "mvsink.upper", "version": upper}});
+    [&[info, upper], actions].concat()
 }
 
-/// The action that finishes a table.
-fn finish() -> Value {
-    upper_to(i64::MAX)
+/// The same, that finishes the table.
+fn finish(actions: &[Value]) -> Vec<Value> {
+    as_a_sink(i64::MAX, actions)
 }
 
 fn expect_same(left: &Path, right: &Path) {
@@ -260,11 +262,11 @@ fn a_view_that_somebody_has_finished_is_compared_as_a_whole() {
     type Finish = fn(&Path) -> Vec<Value>;
     // As it is; with too few rows; with too many.
     let ways: [(bool, Finish); 3] = [
-        (true, |_| vec![finish()]),
-        (false, |table| vec![remove(&files(table)[0].0), finish()]),
+        (true, |_| finish(&[])),
+        (false, |table| finish(&[remove(&files(table)[0].0)])),
         (false, |table| {
             let again = copy(table, &files(table)[0].0, "again.parquet");
-            vec![again, finish()]
+            finish(&[again])
         }),
     ];
     for (number, (is_right, way)) in ways.into_iter().enumerate() {
@@ -299,9 +301,8 @@ fn a_view_that_was_finished_without_a_row_is_compared() {
     let dir = tempfile::tempdir().unwrap();
     demo(dir.path(), "3000");
     let table = dir.path().join("q3");
-    let mut actions: Vec<_> = files(&table).iter().map(|(path, _)| remove(path)).collect();
-    actions.push(finish());
-    edit(&table, &actions);
+    let removes: Vec<_> = files(&table).iter().map(|(path, _)| remove(path)).collect();
+    edit(&table, &finish(&removes));
     for events in ["3000", "6000"] {
         let line = failing(dir.path(), events);
         assert!(line.contains(text(&table)), "{line}");
@@ -313,7 +314,7 @@ fn a_source_that_somebody_has_finished_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     demo(dir.path(), "3000");
     let table = dir.path().join("person");
-    edit(&table, &[finish()]);
+    edit(&table, &finish(&[]));
     for events in ["3000", "6000"] {
         let line = failing(dir.path(), events);
         assert!(
@@ -332,7 +333,7 @@ fn a_view_whose_upper_somebody_has_moved_beyond_the_events_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     demo(dir.path(), "3000");
     let table = dir.path().join("q3");
-    edit(&table, &[upper_to(10_000_000_000_000)]);
+    edit(&table, &as_a_sink(10_000_000_000_000, &[]));
     for events in ["3000", "6000"] {
         let line = failing(dir.path(), events);
         for part in [text(&table), "10000000000000", "delete "] {

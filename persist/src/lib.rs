@@ -224,7 +224,7 @@ pub use follow::Watcher;
 pub use frontier::Frontier;
 pub use gc::{GcFiles, GcOptions, GcPhase, GcProgress, GcReport, GcSpared};
 pub use hold::{Hold, HoldInfo, HoldToken};
-pub use location::{local_directory, for_shell};
+pub use location::{for_shell, local_directory};
 pub use log::action::{CommitId, ParseCommitIdError};
 pub use log::state::{Entry, Progress};
 pub use maintain::Maintenance;

@@ -35,10 +35,6 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             again: _,
         } = end;
         let finished = pinned.progress.upper.is_empty();
-        if finished {
-            // Perhaps since the sink has opened it.
-            self.worker.finished_elsewhere();
-        }
         if finished && let Some((path, damage)) = self.damaged(pinned).await?.first_key_value() {
             // Nothing can be written any more.
             return Err(self.damage(path, *damage));

@@ -273,10 +273,6 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 upper: entry.upper,
                 ..progress
             };
-            if entry.upper.is_empty() && entry.id.is_none() {
-                // No sink has.
-                self.worker.finished_elsewhere();
-            }
             self.pass(progress)?;
         }
         // A collection is finished when its operators have given it to the dataflow, and a view whose shard was finished
@@ -307,11 +303,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         // Before what is new is condemned: a batch that removes a file adds back all that belongs to the view.
         self.take_removed(entry).await?;
         for file in &entry.adds {
-            let mut taking = self.all(Sign::Plus, entry.lower);
-            if entry.foreign && entry.upper.is_empty() {
-                // Nothing comes any more, whatever times are there.
-                taking.ceiling = taking.floor;
-            }
+            let taking = self.all(Sign::Plus, entry.lower);
             let condemn = OnDamage::Condemn;
             self.read(file, entry.version, entry.upper, taking, condemn)
                 .await?;
@@ -405,10 +397,6 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             }
         }
         drop(pinned);
-        if progress.upper.is_empty() {
-            // It is not known by whom.
-            self.worker.finished_elsewhere();
-        }
         self.seen = Some(Seen::all_of(files));
         self.pass(progress)?;
         Ok(progress)

@@ -525,13 +525,23 @@ mod tests {
 
     #[test]
     fn a_view_that_is_finished_before_the_last_commit_is_told_by_that_run_and_the_next() {
+        fn finish() -> Value {
+            json!({"txn": {"appId": "mvsink.upper", "version": i64::MAX}})
+        }
+        // No sink has, and then nobody goes on.
+        for ended in last_batch_meets(|_, _| vec![finish()]) {
+            let line = ended.unwrap_err().line();
+            assert!(line.contains("/q3/_delta_log/"), "{line}");
+        }
+        // As if one had.
         let ends = last_batch_meets(|_, _| {
-            vec![json!({"txn": {"appId": "mvsink.upper", "version": i64::MAX}})]
+            let id = format!("{:032x}-0", 7);
+            vec![json!({"commitInfo": {"mvsink.id": id}}), finish()]
         });
         for ended in ends {
             let line = ended.unwrap_err().line();
             assert!(
-                line.contains("/q3") && line.contains("delete the table"),
+                line.contains("/q3 ") && line.contains("delete the table"),
                 "{line}"
             );
         }
