@@ -376,7 +376,7 @@ fn a_directory_that_cannot_be_written_is_refused() {
     std::fs::write(&file, "mine").expect("a file");
     let below = file.join("shards");
     let line = fail(&nexmark(&below, "100", "1"), 1);
-    assert!(line.contains("shards"), "{line}");
+    assert!(line.contains(text(&file)), "{line}");
     assert_eq!(std::fs::read(&file).expect("a file"), b"mine");
 }
 
@@ -443,8 +443,12 @@ fn a_missing_data_file_is_named() {
     let expect_named = |line: &str| {
         assert!(line.contains(&name) && line.contains("missing"), "{line}");
     };
-    // What has something to do, and what only reads.
-    expect_named(&fail(&nexmark(dir.path(), "6000", "2"), 1));
+    // What has something to do, what has not, and what only reads.
+    for events in ["6000", EVENTS] {
+        let output = mvsink(&nexmark(dir.path(), events, "2"));
+        assert_eq!(output.status.code(), Some(1));
+        expect_named(&String::from_utf8(output.stderr).expect("text"));
+    }
     expect_named(&fail(&["snapshot", text(&bid)], 1));
     // What only reports says the rest.
     let report = mvsink(&nexmark(dir.path(), EVENTS, "1"));
