@@ -129,7 +129,7 @@ impl Storage {
             why: format!(
                 "its checkpoint of version {version} is in several parts or of the second form, \
                  and what lies before it in the log is gone; have the program that wrote it write a classic checkpoint, in \
-                 one file"
+                 one file (with `delta.checkpointPolicy` = `classic`)"
             ),
         }
     }

@@ -219,3 +219,94 @@ fn files_that_are_as_they_were_written_are_kept_where_the_schema_is_another() {
         });
     }
 }
+
+#[test]
+fn what_is_not_supported_is_refused_in_one_line_that_says_what_helps() {
+    let feature = |name: &str| {
+        json!({"protocol": {
+            "minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": [name], "writerFeatures": [name],
+        }})
+    };
+    let writer = |name: &str| json!({"protocol": {"minReaderVersion": 1, "minWriterVersion": 7, "writerFeatures": [name]}});
+    let versions = |reader: u64, writer: u64| json!({"protocol": {"minReaderVersion": reader, "minWriterVersion": writer}});
+    let mut with_vector = add("theirs.parquet", 9);
+    with_vector["add"]["deletionVector"] =
+        json!({"storageType": "u", "pathOrInlineDv": "x", "sizeInBytes": 1, "cardinality": 1});
+    let ntz = |mut metadata: Value| {
+        fields(&mut metadata, |fields| {
+            fields.push(column("more", "timestamp_ntz"))
+        });
+        json!({"metaData": metadata})
+    };
+    let set = |name: &'static str, value: &'static str| {
+        move |mut metadata: Value| {
+            metadata["configuration"][name] = value.into();
+            json!({"metaData": metadata})
+        }
+    };
+    type Action = Box<dyn Fn(Value) -> Value>;
+    let of = |action: Value| Box::new(move |_| action.clone()) as Action;
+    let cases: Vec<(Action, &[&str])> = vec![
+        (
+            of(feature("deletionVectors")),
+            &["PURGE", "DROP FEATURE deletionVectors"],
+        ),
+        (of(with_vector), &["PURGE", "DROP FEATURE deletionVectors"]),
+        (
+            of(feature("columnMapping")),
+            &["`none`", "DROP FEATURE columnMapping"],
+        ),
+        (
+            Box::new(set("delta.columnMapping.mode", "id")),
+            &["`none`", "DROP FEATURE columnMapping"],
+        ),
+        (
+            of(feature("v2Checkpoint")),
+            &["`classic`", "DROP FEATURE v2Checkpoint"],
+        ),
+        (
+            of(feature("timestampNtz")),
+            &["`TIMESTAMP`", "DROP FEATURE timestampNtz"],
+        ),
+        (Box::new(ntz), &["`TIMESTAMP`", "DROP FEATURE timestampNtz"]),
+        (of(feature("somethingNew")), &["DROP FEATURE somethingNew"]),
+        (of(writer("rowTracking")), &["DROP FEATURE rowTracking"]),
+        (of(versions(9, 2)), &["lower it again"]),
+        (of(versions(1, 5)), &["lower it again"]),
+        (
+            Box::new(set(
+                "delta.setTransactionRetentionDuration",
+                "interval 1 day",
+            )),
+            &["UNSET TBLPROPERTIES"],
+        ),
+        (
+            Box::new(set("mvsink.format", "2")),
+            &["use a newer version"],
+        ),
+    ];
+    for (action, says) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let follower = filled(dir, 3).await;
+            let action = action(metadata(dir));
+            put_entry(dir, 4, std::slice::from_ref(&action));
+            let errors = [
+                open(dir).await.unwrap_err(),
+                follower.refresh().await.unwrap_err(),
+            ];
+            for error in errors {
+                let line = error.to_string();
+                assert!(
+                    matches!(error, Error::Unsupported { .. }),
+                    "{action}: {line}"
+                );
+                for says in says.iter().chain(&["version 4", "--drop-entries=4`"]) {
+                    assert!(line.contains(says), "{action}: {line}");
+                }
+                assert!(!line.contains('\n'), "{line}");
+            }
+        });
+    }
+}

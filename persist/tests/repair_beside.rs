@@ -504,3 +504,35 @@ fn a_repair_whose_commit_seemed_to_fail_is_told_with_its_version() {
         assert_eq!(report.committed, Some(7), "{report:?}");
     });
 }
+
+#[test]
+fn what_is_put_right_is_not_brought_back_where_it_was_removed_at_the_last_moment() {
+    run(async {
+        let fixture = Fixture::new(None, |dir| {
+            let text = fs::read_to_string(entry(dir, 3)).unwrap();
+            let wrong = text.replace(r#"\"numRecords\":1"#, r#"\"numRecords\":8"#);
+            assert_ne!(text, wrong);
+            fs::write(entry(dir, 3), wrong).unwrap();
+            fs::remove_file(checkpoint(dir, 6)).unwrap();
+            fs::remove_file(in_log(dir, "_last_checkpoint")).unwrap();
+        })
+        .await;
+        let misstated = entry_file(fixture.sound.path(), 3);
+        let slot = Path::from(format!("shard/{}", name(&entry(fixture.sound.path(), 13))));
+        let hold = fixture.gates.hold_commit(1, Side::Before);
+        let remove = async || {
+            let remove = format!(
+                r#"{{"remove":{{"path":"{misstated}","deletionTimestamp":1,"dataChange":true}}}}"#
+            );
+            fixture.store.put(&slot, remove.into()).await.unwrap();
+        };
+        let report = fixture.repair_while(false, hold, remove).await;
+        assert!(
+            matches!(report.steps[..], [RepairStep::CorrectFiles { .. }]),
+            "{report:?}"
+        );
+        assert_eq!(report.committed, None, "{report:?}");
+        let shard = fixture.other().open_existing(URL).await.unwrap();
+        assert_eq!(shard.pin().files().count(), 11);
+    });
+}
