@@ -182,7 +182,7 @@ def mended(situation, table):
         raise Wrong(f"it is repaired by {done['steps']}, planned was {planned['steps']}")
     must("verify", table)
     before = listing(table)
-    if must(*command) != "nothing to repair\n" or listing(table) != before:
+    if not must(*command).startswith("nothing to repair\n") or listing(table) != before:
         raise Wrong("it is repaired twice")
 
 

@@ -435,6 +435,43 @@ def paths_of_another_form(path):
 
 
 @edit
+def size_of_none(path):
+    """Add its files again with a size of 0, or below that."""
+    for number, add in enumerate(live_adds(path).values()):
+        put_entry(path, {"add": {**add, "size": -(number % 2), "dataChange": False}})
+
+
+@edit
+def counts_that_are_wrong(path):
+    """Add its files again with wrong numbers of rows, and bounds that no value keeps."""
+    for add in live_adds(path).values():
+        stats = {"numRecords": 1 << 40, "minValues": {"id": INT_MAX - 1}, "maxValues": {"id": INT_MAX - 1}}
+        put_entry(path, {"add": {**add, "stats": json.dumps(stats), "dataChange": False}})
+
+
+@edit
+def column_twice(path):
+    """Put a schema into the log in which a column stands twice, but for the case."""
+    metadata = [action["metaData"] for entry in entries(path) for action in actions(entry) if "metaData" in action][-1]
+    schema = json.loads(metadata["schemaString"])
+    first = schema["fields"][0]
+    schema["fields"].append({**first, "name": first["name"].upper()})
+    put_entry(path, {"metaData": {**metadata, "schemaString": json.dumps(schema)}})
+
+
+@edit
+def upper_moved_by_hand(path):
+    """Move the upper by hand."""
+    put_entry(path, {"txn": {"appId": "mvsink.upper", "version": INT_MAX - 1}})
+
+
+@edit
+def entry_far_ahead(path):
+    """Leave an entry of a version far ahead."""
+    shutil.copy(entries(path)[-1], log(path) / f"{900_000:020}.json")
+
+
+@edit
 def live_file_added_again(path):
     """Add files again that are there."""
     for add in live_adds(path).values():

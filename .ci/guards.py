@@ -514,7 +514,7 @@ GUARDS = [
     Guard(
         "gaps", "a follower lists what lies beyond the end", "persist/src/follow.rs",
         "let listing = checked.is_some() && lock(&self.log).is_listing_due(&storage.env);",
-        "let listing = checked && lock(&self.log).is_listing_due(&storage.env) && false;",
+        "let listing = checked.is_some() && lock(&self.log).is_listing_due(&storage.env) && false;",
         "--test gaps", "a_follower_notices_a_wide_gap",
     ),
     Guard(

@@ -54,8 +54,8 @@ pub enum Command {
     /// Repair a shard as far as that is possible without whoever wrote it.
     ///
     /// References to data files that are missing or damaged are dropped: a view writes their rows again with its next batch. Of
-    /// an input nobody does, so that this takes --drop-files.
-    /// Damaged checkpoints are written anew. All other damage is named, each with advice.
+    /// an input nobody does, so that this takes --drop-files. What the log says wrongly of files that are whole is put right:
+    /// sizes, paths, statistics. Damaged checkpoints are written anew. All other damage is named, each with advice.
     Repair(Repair),
     /// Merge the data files of a shard.
     Compact(Compact),
@@ -143,7 +143,7 @@ pub struct Repair {
     pub drop_files: bool,
 
     /// Accept what other programs have changed in a table that a sink ingests into: the sink goes on after it.
-    #[arg(long, conflicts_with = "drop_entries")]
+    #[arg(long)]
     pub accept_edits: bool,
 
     /// Print one JSON object instead of text.

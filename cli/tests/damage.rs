@@ -463,6 +463,22 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
+        what: "an input is edited, and an entry after that is damaged",
+        shard: "bid",
+        edit: |table| {
+            let file = table.data_files().remove(0);
+            let path = file.file_name().unwrap().to_str().unwrap();
+            table.put(&[
+                json!({"remove": {"path": path, "deletionTimestamp": 1, "dataChange": true}}),
+            ]);
+            fs::write(table.entry(table.last() + 1), "{").unwrap();
+        },
+        kinds: &["unreadable"],
+        options: &["--drop-entries", "--accept-edits"],
+        steps: &["drop entries", "accept edits"],
+        ..CASE
+    },
+    Case {
         what: "a late entry is all that is left",
         edit: |table| {
             let (last, late) = (table.last(), fs::read(table.entry(table.last())).unwrap());

@@ -126,7 +126,7 @@ impl Inner {
         loop {
             let started = storage.env.moment();
             let tail = self.tail();
-            // Where this process commits all the time the tail is known, and what lies beyond a gap is not.
+            // A tail that was checked in between puts off no listing.
             let now = now || lock(&self.log).is_listing_due(&storage.env);
             let Look::Found {
                 entries,
