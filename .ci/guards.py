@@ -827,7 +827,7 @@ GUARDS = [
         "--test forged", "",
     ),
     Guard(
-        "gaps", "who commits all the time lists what lies beyond", "persist/src/follow.rs",
+        "gaps", "a checked tail puts off no listing", "persist/src/follow.rs",
         "            let now = now || lock(&self.log).is_listing_due(&storage.env);\n",
         "            let now = now || false && lock(&self.log).is_listing_due(&storage.env);\n",
         "--test gaps", "a_sink_that_commits_all_the_time",
