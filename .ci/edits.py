@@ -485,6 +485,37 @@ def absent_file_removed(path):
     put_entry(path, {"remove": remove})
 
 
+def replace_first(path, name, changes, tags):
+    """Puts a copy of the first file with one row less in its place; gives its actions."""
+    import pyarrow.parquet
+
+    add = next(iter(live_adds(path).values()))
+    file = Path(path) / name
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(Path(path) / add["path"]).slice(1), file)
+    remove = {"path": add["path"], "deletionTimestamp": 1, "dataChange": changes}
+    other = {**add, "path": name, "size": file.stat().st_size, "dataChange": changes, "tags": add.get("tags") if tags else None}
+    return {"remove": remove}, {"add": other}
+
+
+@edit
+def other_rows_called_no_change(path):
+    """Put a file with other rows in the place of one, and say that it changes no data."""
+    put_entry(path, *replace_first(path, "other-rows.parquet", changes=False, tags=False))
+
+
+@edit
+def rows_gone_called_no_change(path):
+    """Remove a file, and say that it changes no data."""
+    add = next(iter(live_adds(path).values()))
+    put_entry(path, {"remove": {"path": add["path"], "deletionTimestamp": 1, "dataChange": False}})
+
+
+@edit
+def tags_copied(path):
+    """Write a file anew with a row less, and copy its tags."""
+    put_entry(path, *replace_first(path, "copied-tags.parquet", changes=True, tags=True))
+
+
 def remove_checkpoints(path):
     """Removes the checkpoints, which stand for the entries before them: a merge writes one now and then."""
     for file in [*log(path).glob("*.checkpoint.parquet"), *log(path).glob("_last_checkpoint")]:

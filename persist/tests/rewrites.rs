@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
 
 use mvsink_persist::{Change, CompactOptions, Error, FileEncoder, Frontier, ReadOptions, Shard};
 use serde_json::{Value, json};
@@ -393,6 +394,28 @@ fn files_of_earlier_versions_and_files_put_back_keep_what_is_known_of_them() {
             }
             all_known("from a checkpoint").await;
             assert_eq!(shard.progress().upper, Frontier::At(3));
+        });
+    }
+}
+
+#[test]
+fn an_edit_that_nobody_has_looked_at_stays_unanswered() {
+    for (what, actions) in edits() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 3).await;
+            let version = put(dir, actions(dir, &shard));
+            // What holds, answers nothing.
+            let hold = shard.hold("reader", at(0), Duration::from_secs(60));
+            hold.await.unwrap().release().await.unwrap();
+            for _ in 0..2 {
+                let opened = open(dir).await.unwrap();
+                opened.check_rewrites().await.unwrap();
+                let known = (opened.edited(), opened.unaccepted_edit());
+                assert_eq!(known, (Some(version), Some(version)), "{what}");
+                opened.checkpoint().await.unwrap();
+            }
         });
     }
 }
