@@ -1068,7 +1068,7 @@ GUARDS = [
         "tags", "in a checkpoint former tags count on files of sinks", "persist/src/data_file.rs",
         "            (None, Adder::Checkpoint) => is_drawn(name),\n",
         "            (None, Adder::Checkpoint) => false,\n",
-        "--test rewrites", "files_of_earlier_versions",
+        "--lib", "tags_count_for_the_file",
     ),
     Guard(
         "sources", "differences add up", "src/source/read.rs",
