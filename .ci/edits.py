@@ -491,9 +491,11 @@ def replace_first(path, name, changes, tags):
 
     add = next(iter(live_adds(path).values()))
     file = Path(path) / name
-    pyarrow.parquet.write_table(pyarrow.parquet.read_table(Path(path) / add["path"]).slice(1), file)
+    rows = pyarrow.parquet.read_table(Path(path) / add["path"]).slice(1)
+    pyarrow.parquet.write_table(rows, file)
     remove = {"path": add["path"], "deletionTimestamp": 1, "dataChange": changes}
-    other = {**add, "path": name, "size": file.stat().st_size, "dataChange": changes, "tags": add.get("tags") if tags else None}
+    other = {**add, "path": name, "size": file.stat().st_size, "dataChange": changes, "tags": add.get("tags") if tags else None,
+             "stats": json.dumps({"numRecords": rows.num_rows})}
     return {"remove": remove}, {"add": other}
 
 

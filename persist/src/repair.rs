@@ -61,7 +61,8 @@ pub struct RepairOptions {
     /// Drop the references to lost files of a table that holds an input, too: nobody writes its rows again.
     pub drop_files: bool,
     /// Accept the edits of other programs that nobody has accepted: the table is right as they have left it, and ingest
-    /// sinks, which have nothing to repair it from, go on after them.
+    /// sinks, which have nothing to repair it from, go on after them. If sources cannot read some of their rows, none is
+    /// accepted, and these are left, by their names.
     pub accept_edits: bool,
 }
 
