@@ -111,6 +111,8 @@ impl Shard {
     /// Accepts the edits up to this version, in one commit. Returns its version, or `None` if there are none, or were
     /// accepted already.
     pub(crate) async fn accept_edits(&self, through: u64) -> Result<Option<u64>, Error> {
+        // It may have been opened again since they were found.
+        self.check_rewrites().await?;
         let storage = &self.inner().storage;
         let id = self.fresh_id();
         let plan = |state: &State| {

@@ -243,6 +243,32 @@ fn readers_of_changes_begin_anew_after_an_edit_that_was_accepted() {
     });
 }
 
+#[test]
+fn an_edit_that_says_it_changes_no_data_is_shown_and_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        drop(filled(dir, 3).await);
+        let mut removed = remove(dir, 1).await;
+        removed["remove"]["dataChange"] = false.into();
+        let version = edit(dir, &[removed]).await;
+        let is_left = async || {
+            let shard = open(dir).await.unwrap();
+            shard.check_rewrites().await.unwrap();
+            shard.unaccepted_edit()
+        };
+        assert_eq!(is_left().await, Some(version));
+        let report = repair(dir, false, true).await;
+        let [found] = accepted(&report) else {
+            panic!("{report:?}")
+        };
+        assert_eq!((found.version, found.files_removed), (version, 1));
+        assert_eq!(found.rows_removed, Some(1));
+        assert_eq!(report.accepted, Some(version + 1));
+        assert_eq!(is_left().await, None);
+    });
+}
+
 /// An input table, whose numbers are null in no row, and whose texts may be.
 async fn input(dir: &Path) {
     let codec = codec();
