@@ -876,8 +876,8 @@ GUARDS = [
     ),
     Guard(
         "repair", "edits before given up entries are accepted", "persist/src/repair.rs",
-        "                Some(end) if goes_back => storage.unaccepted_edits(end).await?,\n",
-        "                Some(end) if goes_back && false => storage.unaccepted_edits(end).await?,\n",
+        "                Some(end) if goes_back => Some((end.clone(), storage.unaccepted_edits(end).await?)),\n",
+        "                Some(end) if goes_back && false => Some((end.clone(), storage.unaccepted_edits(end).await?)),\n",
         "--test repair", "entries_are_given_up_and_edits",
     ),
     Guard(
