@@ -152,7 +152,6 @@ impl Stores {
     }
 }
 
-/// The absolute path with the links of its existing part followed; the rest may not exist yet.
 /// Why there can be no table at this path, in words.
 fn unnameable(path: &FsPath, error: &dyn std::fmt::Display) -> String {
     /// Of a part of a path, on the file systems that are in use.
@@ -173,6 +172,7 @@ fn unnameable(path: &FsPath, error: &dyn std::fmt::Display) -> String {
     }
 }
 
+/// The absolute path with the links of its existing part followed; the rest may not exist yet.
 fn canonical(path: &FsPath) -> std::io::Result<PathBuf> {
     let path = std::path::absolute(path)?;
     for ancestor in path.ancestors() {
