@@ -336,7 +336,10 @@ impl Instance {
         }
         hydration.updates += updates as u64;
         hydration.phase = phase;
-        hydration.is_past |= phase.is_none();
+        if phase.is_none() && !hydration.is_past {
+            tracing::debug!(sink = %self.name, "past the as-of");
+            hydration.is_past = true;
+        }
         self.changed(inner);
     }
 

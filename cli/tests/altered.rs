@@ -192,6 +192,22 @@ fn an_edited_source_is_accepted_by_command_and_then_goes_on() {
     succeed(&["verify", text(&table)]);
 }
 
+/// Else a repair would accept rows that no run could read.
+#[test]
+fn sources_say_which_of_their_columns_are_never_null() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    for (table, column) in [
+        ("person", "name"),
+        ("bid", "auction"),
+        ("auction", "seller"),
+    ] {
+        let inspected = printed_json(&["inspect", text(&dir.path().join(table)), "--json"]);
+        let required = inspected["properties"]["mvsink.required"].as_str().unwrap();
+        assert!(required.contains(column), "{table}: {required}");
+    }
+}
+
 #[test]
 fn a_source_that_has_lost_a_file_goes_on_after_a_repair() {
     let dir = tempfile::tempdir().unwrap();

@@ -95,7 +95,7 @@ impl Shard {
     }
 
     /// The edits that nobody has accepted, in the order of their versions, with the state that they are of; those whose
-    /// entries are cleaned up are not known. Each entry is read once.
+    /// entries are cleaned up are not known.
     ///
     /// # Errors
     /// Permanent ones of the store and the log.
@@ -178,7 +178,11 @@ impl Storage {
             let is_edit = match inner {
                 _ if is_foreign(&commit) => true,
                 Some(inner) if Rewrite::of_entry(version, Frontier::Empty, &commit).is_some() => {
-                    inner.entry(version).await?.foreign
+                    match inner.entry(version).await {
+                        // As it counts for those who stop at edits.
+                        Err(Error::EntryGone { .. }) => true,
+                        entry => entry?.foreign,
+                    }
                 }
                 _ => false,
             };
@@ -208,7 +212,9 @@ impl Storage {
             }
         }
         let wanted = removed_before.iter().flat_map(|(_, paths)| paths.clone());
-        let before = self.find_files(begin, wanted.collect()).await?;
+        let before = self
+            .find_files(begin, wanted.collect(), &Storage::warn_of_retry)
+            .await?;
         for (edit, paths) in removed_before {
             let rows = paths
                 .iter()

@@ -158,7 +158,7 @@ impl Shard {
                 why,
             });
         }
-        self.check_rewrites().await?;
+        self.check_rewrites_with(on_retry).await?;
         if inner.progress().upper < append.lower {
             // Others know of commits that we have not seen yet.
             inner.catch_up(on_retry).await?;

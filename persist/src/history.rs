@@ -119,7 +119,7 @@ impl Inner {
             Some(entry) => entry,
             None => Arc::new(self.read_entry(version).await?),
         };
-        self.judged(entry).await
+        self.judged(entry, &Storage::warn_of_retry).await
     }
 
     /// Reads a known entry that has left the ring. Its lower is the upper that the entries before it left.

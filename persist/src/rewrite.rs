@@ -135,11 +135,15 @@ impl Inner {
     ///
     /// # Errors
     /// [`Error::EntryGone`] if another program has taken away what the entry brought before anybody looked at it.
-    pub(crate) async fn judged(&self, entry: Arc<Entry>) -> Result<Arc<Entry>, Error> {
+    pub(crate) async fn judged(
+        &self,
+        entry: Arc<Entry>,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Arc<Entry>, Error> {
         let Some(rewrite) = &entry.rewrite else {
             return Ok(entry);
         };
-        Ok(match self.judge(rewrite).await? {
+        Ok(match self.judge(rewrite, on_retry).await? {
             Verdict::Same => entry,
             Verdict::Other => Arc::new(Entry {
                 adds: rewrite.added.clone(),
@@ -151,19 +155,19 @@ impl Inner {
         })
     }
 
-    pub(crate) async fn judge(&self, rewrite: &Rewrite) -> Result<Verdict, Error> {
+    async fn judge(&self, rewrite: &Rewrite, on_retry: OnRetry<'_>) -> Result<Verdict, Error> {
         let verdict = rewrite.verdict.get_or_try_init(|| async {
             let exact = match rewrite.is_exact {
                 true => None,
-                false => Some(self.storage.made_exact(rewrite).await?),
+                false => Some(self.storage.made_exact(rewrite, on_retry).await?),
             };
             let (added, removed) = match &exact {
                 Some((added, removed)) => (added, removed),
                 None => (&rewrite.added, &rewrite.removed),
             };
-            let verdict = match self.compare(added, removed).await? {
+            let verdict = match self.compare(added, removed, on_retry).await? {
                 Some(verdict) => verdict,
-                None => self.compare_chain(rewrite).await?,
+                None => self.compare_chain(rewrite, on_retry).await?,
             };
             if verdict == Verdict::Other {
                 tracing::warn!(
@@ -182,19 +186,20 @@ impl Inner {
         &self,
         added: &[Arc<DataFile>],
         removed: &[Arc<DataFile>],
+        on_retry: OnRetry<'_>,
     ) -> Result<Option<Verdict>, Error> {
         let schema = self.with_state(|state| state.schema());
         let mut brought = Total::default();
         for file in added {
             match self
                 .storage
-                .add_up(file, &schema, false, &mut brought)
+                .add_up(file, &schema, false, &mut brought, on_retry)
                 .await?
             {
                 Ok(()) => {}
                 Err(Unread::Unreadable) => return Ok(Some(Verdict::Other)),
                 Err(Unread::Missing) => {
-                    self.catch_up(&Storage::warn_of_retry).await?;
+                    self.catch_up(on_retry).await?;
                     let is_live = self.with_state(|state| state.is_live(&file.path));
                     return Ok(is_live.then_some(Verdict::Other));
                 }
@@ -205,7 +210,9 @@ impl Inner {
             let mut taken = Total::default();
             let mut all = true;
             for file in removed {
-                let read = self.storage.add_up(file, &schema, trusting, &mut taken);
+                let read = self
+                    .storage
+                    .add_up(file, &schema, trusting, &mut taken, on_retry);
                 let read = read.await?;
                 all &= read.is_ok();
             }
@@ -217,12 +224,20 @@ impl Inner {
     }
 
     /// Compares all at once what this entry and the later ones of its kind do, which took away what it brought.
-    async fn compare_chain(&self, first: &Rewrite) -> Result<Verdict, Error> {
+    async fn compare_chain(
+        &self,
+        first: &Rewrite,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Verdict, Error> {
         let gone = || Error::EntryGone {
             url: self.storage.url.to_string(),
             version: first.version,
         };
         let chain = lock(&self.log).rewrites_from(first.version);
+        if chain.iter().all(|rewrite| rewrite.version != first.version) {
+            // It was read from the log again: its kind is not known from there on.
+            return Err(gone());
+        }
         let root = &self.storage.root;
         let (mut added, mut removed) = (BTreeMap::new(), BTreeMap::new());
         for rewrite in &chain {
@@ -237,11 +252,11 @@ impl Inner {
         }
         let added: Vec<_> = added.into_values().collect();
         let removed: Vec<_> = removed.into_values().collect();
-        match self.compare(&added, &removed).await? {
+        match self.compare(&added, &removed, on_retry).await? {
             Some(Verdict::Same) => {
                 let later = chain.iter().filter(|later| later.version > first.version);
                 for later in later {
-                    // Who is at it finds the same, or that it is gone.
+                    // If somebody looks at it at the same time, that finds the same, or that files are gone.
                     let _ = later.verdict.set(Verdict::Same);
                 }
                 Ok(Verdict::Same)
@@ -259,6 +274,11 @@ impl Shard {
     /// # Errors
     /// Permanent ones of the log, and [`Error::Shutdown`].
     pub async fn check_rewrites(&self) -> Result<(), Error> {
+        self.check_rewrites_with(&Storage::warn_of_retry).await
+    }
+
+    /// The same; errors that may pass are told to `on_retry`.
+    pub(crate) async fn check_rewrites_with(&self, on_retry: OnRetry<'_>) -> Result<(), Error> {
         let inner = self.inner();
         loop {
             let pending = inner.with_state(|state| state.rewrites().to_vec());
@@ -267,7 +287,7 @@ impl Shard {
             };
             let mut other = None;
             for rewrite in &pending {
-                match inner.judge(rewrite).await {
+                match inner.judge(rewrite, on_retry).await {
                     Ok(Verdict::Same) => {}
                     Ok(Verdict::Other) | Err(Error::EntryGone { .. }) => other = Some(rewrite),
                     Err(error) => return Err(error),
@@ -284,12 +304,13 @@ impl Storage {
     async fn made_exact(
         &self,
         rewrite: &Rewrite,
+        on_retry: OnRetry<'_>,
     ) -> Result<(Vec<Arc<DataFile>>, Vec<Arc<DataFile>>), Error> {
         let key = |file: &Arc<DataFile>| self.root.key(&file.path).into_owned();
         let mut after: BTreeMap<_, _> = rewrite.removed.iter().map(|it| (key(it), None)).collect();
         after.extend(rewrite.added.iter().map(|it| (key(it), Some(it))));
         let keys = after.keys().cloned().collect();
-        let before = self.find_files(rewrite.version, keys).await?;
+        let before = self.find_files(rewrite.version, keys, on_retry).await?;
         let is_known = |key: &String| before.is_whole || before.files.contains_key(key);
         let (mut added, mut removed) = (Vec::new(), Vec::new());
         for file in &rewrite.removed {
@@ -317,8 +338,8 @@ impl Storage {
         &self,
         version: u64,
         mut keys: BTreeSet<String>,
+        on_retry: OnRetry<'_>,
     ) -> Result<FilesBefore, Error> {
-        let on_retry = &Storage::warn_of_retry;
         let mut found = FilesBefore::default();
         let oldest = version.saturating_sub(ENTRIES_BEFORE_MAX);
         found.is_whole = oldest == 0;
@@ -362,6 +383,7 @@ impl Storage {
         schema: &SchemaRef,
         trusting: bool,
         total: &mut Total,
+        on_retry: OnRetry<'_>,
     ) -> Result<Result<(), Unread>, Error> {
         if trusting && let Some(summed) = file.summed() {
             total.add(summed.sums, summed.times);
@@ -370,12 +392,9 @@ impl Storage {
         let Ok(location) = self.data_location(&file.path) else {
             return Ok(Err(Unread::Unreadable));
         };
-        let on_retry: OnRetry<'_> = &Storage::warn_of_retry;
-        let bytes = match self.get_retrying(&location, on_retry).await {
-            Ok(Some(bytes)) => bytes,
-            Ok(None) => return Ok(Err(Unread::Missing)),
-            Err(Error::Shutdown) => return Err(Error::Shutdown),
-            Err(_) => return Ok(Err(Unread::Unreadable)),
+        // That the store refuses to give it says nothing of the file.
+        let Some(bytes) = self.get_retrying(&location, on_retry).await? else {
+            return Ok(Err(Unread::Missing));
         };
         let (path, schema) = (file.path.clone(), Arc::clone(schema));
         let sum_up = move || sum_up(&path, bytes, &schema);

@@ -7,7 +7,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
-use mvsink_persist::{Change, CompactOptions, Error, FileEncoder, Frontier, ReadOptions, Shard};
+use mvsink_persist::{
+    Change, CompactOptions, Error, FileEncoder, Frontier, ReadOptions, RepairOptions, Shard,
+};
 use serde_json::{Value, json};
 use support::damage::*;
 use support::run;
@@ -400,6 +402,31 @@ fn files_of_earlier_versions_and_files_put_back_keep_what_is_known_of_them() {
             assert_eq!(shard.progress().upper, Frontier::At(3));
         });
     }
+}
+
+/// What a merge brought is gone before anybody looked at it: that hinders nobody who accepts what came after it.
+#[test]
+fn an_edit_of_what_was_merged_and_deleted_is_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let mut merge = removals(&shard, &[0, 1]);
+        merge.push(rewritten(dir, "merged.parquet", &[update(0), update(1)]));
+        drop(shard);
+        put(dir, merge);
+        let mut delete = removed("merged.parquet");
+        delete["remove"]["dataChange"] = true.into();
+        let last = put(dir, vec![delete]);
+        fs::remove_file(dir.join("merged.parquet")).unwrap();
+        let mut options = RepairOptions::default();
+        options.accept_edits = true;
+        let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();
+        assert_eq!(report.accepted, Some(last + 1), "{report:?}");
+        let shard = open(dir).await.unwrap();
+        shard.check_rewrites().await.unwrap();
+        assert_eq!(shard.unaccepted_edit(), None);
+    });
 }
 
 #[test]

@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use mvsink_persist::{Frontier, Pinned, Shard};
+use mvsink_persist::{DataFile, Frontier, Pinned, Shard};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
@@ -35,8 +35,16 @@ const ANNOUNCER: usize = 0;
 pub(super) struct First {
     pub(super) version: u64,
     pub(super) upper: Frontier<i64>,
-    /// The paths of the files, as the log has them.
-    pub(super) files: Vec<String>,
+    pub(super) files: Vec<FirstFile>,
+}
+
+/// A file that a collection begins with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FirstFile {
+    /// Its path, as the log has it.
+    pub(super) path: String,
+    /// The log says what its rows add up to, as only sinks and merges do.
+    pub(super) summed: bool,
 }
 
 impl From<&Pinned> for First {
@@ -44,7 +52,19 @@ impl From<&Pinned> for First {
         First {
             version: pinned.progress.version,
             upper: pinned.progress.upper,
-            files: pinned.files().map(|file| file.path.clone()).collect(),
+            files: pinned
+                .files()
+                .map(|file| FirstFile::from(&**file))
+                .collect(),
+        }
+    }
+}
+
+impl From<&DataFile> for FirstFile {
+    fn from(file: &DataFile) -> Self {
+        FirstFile {
+            path: file.path.clone(),
+            summed: file.summed().is_some(),
         }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Whatever a dataflow makes of the rows, by adding up no more than their differences, then fits the type, wherever they
 //! meet: whoever adds two differences does not look, and panics or wraps. Only rows with large differences are counted, each
-//! by its fingerprint: of others it takes more than a table has, or 65,536 that are just not large.
+//! by its fingerprint: of others it takes more than a table has, or 65,536 that are just not large. And only rows of other
+//! programs: those of sinks have been in a dataflow. They count where they take back one that was counted.
 
 use std::collections::HashMap;
 
@@ -52,6 +53,18 @@ impl Multiplicities {
         }
     }
 
+    /// Takes back what these rows take back of those that were counted.
+    pub(super) fn take_back(&mut self, rows: &[(u128, i128)]) {
+        for (hash, diff) in rows {
+            let sum = self.sums.get(hash).copied().unwrap_or(0);
+            // Towards nothing, and no further.
+            let taken = (*diff).clamp((-sum).min(0), (-sum).max(0));
+            if taken != 0 {
+                self.add(&[(*hash, taken)]);
+            }
+        }
+    }
+
     /// Counts rows, by their fingerprints; `false` if they are more than can be added up.
     pub(super) fn add(&mut self, rows: &[(u128, i128)]) -> bool {
         for (hash, diff) in rows {
@@ -90,6 +103,14 @@ mod tests {
             assert!(rows.add(&[(1, -(max / 2)), (2, -(1 << 48)), (2, 1 << 48)]));
             assert!(rows.sums.is_empty(), "{rows:?}");
         }
+        // What sinks wrote counts only if it takes something back.
+        let mut rows = Multiplicities::new::<i32>(2);
+        for tick in 0..100_000 {
+            rows.take_back(&[(1, 1 << 30), (tick, -(1 << 30))]);
+        }
+        assert!(rows.add(&[(1, 1 << 29)]));
+        rows.take_back(&[(1, -(1 << 29)), (1, -(1 << 29))]);
+        assert!(rows.sums.is_empty(), "{rows:?}");
         // The share of each worker is smaller.
         let mut rows = Multiplicities::new::<i64>(2);
         assert!(!rows.add(&[(1, max / 2), (2, 1 << 48)]));

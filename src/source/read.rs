@@ -8,6 +8,7 @@ use mvsink_persist::{DataFile, Error as ShardError, Frontier, Schema, Unfit};
 use super::Piece;
 use super::condemned::{Cause, Condemned};
 use super::files::{OpenFile, Sign, Taken, Taking};
+use super::first::FirstFile;
 use super::task::{Share, Task};
 use crate::bounds::{Data, Diff, Timestamp};
 use crate::error::Error;
@@ -42,7 +43,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         on_damage: OnDamage,
     ) -> Result<(), Error> {
         match self.share {
-            Share::Files => self.read_mine(&file.path, version, taking).await,
+            Share::Files => self.read_mine(&file.into(), version, taking).await,
             Share::Buckets => {
                 self.read_bucketed(file, version, upper, taking, on_damage)
                     .await
@@ -54,14 +55,16 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     /// Reads a file if it is this worker's. Whoever reads the collection must have all of it.
     pub(super) async fn read_mine(
         &self,
-        path: &str,
+        file: &FirstFile,
         version: u64,
         taking: Taking,
     ) -> Result<(), Error> {
+        let FirstFile { path, summed } = file;
         if route_file(path, self.worker.peers) != self.worker.index {
             return Ok(());
         }
-        let read = self.read_all(path, version, taking, None).await;
+        let count = |large: &[_]| self.count(path, version, *summed, large);
+        let read = self.read_all(path, taking, None, count).await;
         let ReadThrough { unfit, damage } = read?;
         if let Some(error) = damage {
             return Err(error);
@@ -99,7 +102,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         }
         let exactly = self.exactly(file).filter(|_| !removed);
         let path = &file.path;
-        let read = self.read_all(path, version, taking, exactly.clone());
+        // A sink's corrections add up more than its dataflow can.
+        let read = self.read_all(path, taking, exactly.clone(), |_| Ok(()));
         let read = read.await?;
         let mut unfit = read.unfit;
         if let Some(error) = read.damage {
@@ -129,9 +133,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
     async fn read_all(
         &self,
         path: &str,
-        version: u64,
         taking: Taking,
         exactly: Option<Arc<Schema>>,
+        count: impl Fn(&[(u128, i128)]) -> Result<(), Error>,
     ) -> Result<ReadThrough, Error> {
         let mut read = ReadThrough::default();
         let mut open = match OpenFile::read(&self.worker, &self.shard, path).await {
@@ -146,7 +150,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         loop {
             match self.next(&mut open, taking, exactly.clone()).await {
                 Ok(Some(taken)) => {
-                    self.count(path, version, &taken.large)?;
+                    count(&taken.large)?;
                     if exactly.is_none() || read.unfit.is_empty() && taken.unfit.is_empty() {
                         self.send_taken(taken.rows, taken.errors).await;
                         sent += 1;
@@ -173,13 +177,24 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Ok(read)
     }
 
-    /// Counts the rows that a collection gets. A sink's corrections add up more than its dataflow can.
-    fn count(&self, path: &str, version: u64, large: &[(u128, i128)]) -> Result<(), Error> {
-        if self.share != Share::Files || large.is_empty() {
+    /// Counts rows with large differences that a collection gets.
+    fn count(
+        &self,
+        path: &str,
+        version: u64,
+        summed: bool,
+        large: &[(u128, i128)],
+    ) -> Result<(), Error> {
+        if large.is_empty() {
             return Ok(());
         }
         let multiplicities = self.multiplicities.lock();
         let mut multiplicities = multiplicities.unwrap_or_else(PoisonError::into_inner);
+        if summed {
+            // A dataflow has added them up already.
+            multiplicities.take_back(large);
+            return Ok(());
+        }
         if multiplicities.add(large) {
             return Ok(());
         }

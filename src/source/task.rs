@@ -187,8 +187,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 progress.version = first.version;
                 progress.upper = first.upper;
                 let all = self.all(Sign::Plus, Frontier::At(0));
-                for path in &first.files {
-                    self.read_mine(path, first.version, all).await?;
+                for file in &first.files {
+                    self.read_mine(file, first.version, all).await?;
                 }
             }
             Purpose::View { as_of, end } => self.compare(&pinned, as_of, end).await?,

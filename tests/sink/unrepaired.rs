@@ -318,9 +318,12 @@ fn an_edit_read_while_a_batch_is_in_flight_is_counted_until_somebody_has_repaire
         put.release();
         // The batch does not repair it.
         step_until_so(worker, "the batch is there", || differs_at(END + 1));
-        let compared = handle.compared().borrow().clone().unwrap();
-        assert_eq!(compared.frontier, Frontier::At(END as i64 + 1));
-        assert_eq!(compared.differs.unwrap().upper, END as i64 + 1);
+        let compared = handle.compared();
+        step_until_so(worker, "it was compared as of the batch", || {
+            let compared = compared.borrow().clone().unwrap();
+            let at = compared.differs.unwrap().upper;
+            compared.frontier == Frontier::At(END as i64 + 1) && at == END as i64 + 1
+        });
         // A rival does, and goes beyond the input.
         handle_of_runtime.block_on(async {
             let shard = rival.client().open_existing(SHARED).await.unwrap();

@@ -332,12 +332,13 @@ async fn open_one<D: Data>(
 ) -> Result<Shard, Error> {
     use mvsink::mvsink_persist::Error as ShardError;
     let codec = Codec::<D, String>::new().map_err(Error::from)?;
-    let mut open = Open::new(codec.schema());
+    let mut open = Open::for_codec(&codec);
     if let Some(properties) = source {
         open = open.as_input();
         open.properties = properties.clone();
     }
-    cx.client()
+    let shard = cx
+        .client()
         .open_or_create(url, open)
         .await
         .map_err(|error| match error {
@@ -355,7 +356,10 @@ async fn open_one<D: Data>(
                 }),
             },
             other => Error::from(other),
-        })
+        })?;
+    // Where a view can begin depends on what others have edited.
+    shard.check_rewrites().await.map_err(Error::from)?;
+    Ok(shard)
 }
 
 /// The first time of each sink. A view begins at the last time that its shard has, so that it is compared with

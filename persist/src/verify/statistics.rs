@@ -106,9 +106,9 @@ impl Statistics {
 /// A value of the column that lies beyond the bound.
 fn first_beyond(column: &dyn Array, said: &Value, beyond: Ordering) -> Option<String> {
     let bound = match (said, column.data_type()) {
-        (Value::Number(said), DataType::Float32 | DataType::Float64) => {
-            Bound::Number(said.as_f64()?)
-        }
+        // Its writer may give the shortest number that is read as this one.
+        (Value::Number(said), DataType::Float32) => Bound::Number(f64::from(said.as_f64()? as f32)),
+        (Value::Number(said), DataType::Float64) => Bound::Number(said.as_f64()?),
         (Value::Number(said), data_type) if data_type.is_integer() => match said.as_i64() {
             Some(said) => Bound::Integer(said),
             None => Bound::Number(said.as_f64()?),
@@ -137,5 +137,23 @@ fn first_beyond(column: &dyn Array, said: &Value, beyond: Ordering) -> Option<St
             let value = values.find(|value| (*value).cmp(&said) == beyond)?;
             Some(format!("{value:?}"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::Float32Array;
+
+    use super::*;
+
+    #[test]
+    fn a_bound_may_be_the_shortest_number_that_is_read_as_the_value() {
+        let column = Float32Array::from(vec![0.1, 0.7]);
+        let beyond =
+            |said: f64, beyond: Ordering| first_beyond(&column, &Value::from(said), beyond);
+        assert_eq!(beyond(0.1, Ordering::Less), None);
+        assert_eq!(beyond(0.7, Ordering::Greater), None);
+        assert!(beyond(0.2, Ordering::Less).is_some());
+        assert!(beyond(0.6, Ordering::Greater).is_some());
     }
 }
