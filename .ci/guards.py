@@ -1009,6 +1009,30 @@ GUARDS = [
         "--test sink", "r24_an_ingest_sink_fails",
     ),
     Guard(
+        "R10", "many runs are merged at any time", "src/corrections/bounded.rs",
+        "            || self.due.are_many()\n",
+        "",
+        "--lib", "runs_that_are_given_back",
+    ),
+    Guard(
+        "accept", "a merge whose file is gone hinders no acceptance", "persist/src/accept.rs",
+        "                        Err(Error::EntryGone { .. }) => true,\n",
+        "                        Err(error @ Error::EntryGone { .. }) => return Err(error),\n",
+        "--test rewrites", "an_edit_of_what",
+    ),
+    Guard(
+        "sources", "differences of sinks only take back", "src/source/multiplicity.rs",
+        "            let taken = (*diff).clamp((-sum).min(0), (-sum).max(0));\n",
+        "            let taken = *diff + 0 * sum;\n",
+        "--lib", "rows_add_up_to_what",
+    ),
+    Guard(
+        "verify", "a bound may be a short number", "persist/src/verify/statistics.rs",
+        "Bound::Number(f64::from(said.as_f64()? as f32))",
+        "Bound::Number(said.as_f64()?)",
+        "--lib", "a_bound_may_be_the_shortest",
+    ),
+    Guard(
         "edits", "an entry that calls itself no change is looked at", "persist/src/log/state.rs",
         "filter(|(_, change)| *change || is_other)",
         "filter(|(_, change)| *change || is_other && false)",
@@ -1034,7 +1058,7 @@ GUARDS = [
     ),
     Guard(
         "edits", "merges of merges are compared as one", "persist/src/rewrite.rs",
-        "                None => self.compare_chain(rewrite).await?,\n",
+        "                None => self.compare_chain(rewrite, on_retry).await?,\n",
         "                None => Verdict::Other,\n",
         "--test rewrites", "what_is_merged_twice",
     ),

@@ -89,9 +89,14 @@ impl<T: Time> Runs<T> {
         self.runs.iter().map(Run::bytes_in_memory).sum()
     }
 
+    /// True if some should be merged, however large they are.
+    fn are_many(&self) -> bool {
+        self.runs.len() > RUNS_MAX
+    }
+
     /// What should be merged; `doubled` asks for all if they have doubled.
     fn to_merge(&self, doubled: bool) -> Option<Vec<Run<T>>> {
-        if self.runs.len() > RUNS_MAX {
+        if self.are_many() {
             let mut runs = self.runs.clone();
             runs.sort_by_key(Run::rows);
             runs.truncate(RUNS_MAX / 2);
@@ -337,7 +342,12 @@ impl<D: Ord, T: Time, R: Diff, H: Fn(&D) -> u64 + Clone> Bounded<D, T, R, H> {
 
     /// True if [`Bounded::relieve`] may have something to do.
     pub(crate) fn wants_relief(&self) -> bool {
-        self.is_over() || !self.returning.is_empty() || self.merge.is_some() || self.advanced
+        self.is_over()
+            || !self.returning.is_empty()
+            || self.merge.is_some()
+            || self.advanced
+            || self.due.are_many()
+            || self.areas().any(Runs::are_many)
     }
 
     /// True if any update is on disk.

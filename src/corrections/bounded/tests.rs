@@ -405,6 +405,31 @@ fn r10_what_was_verified_is_not_read_back() {
 }
 
 /// Far more rows than memory may hold, in and out again, and what is in memory meanwhile.
+/// A drain that is given back leaves a run more, though no time has passed.
+#[test]
+fn runs_that_are_given_back_are_merged_once_they_are_many() {
+    const BUDGET: usize = 256 << 10;
+    const FIRST: u32 = 20_000;
+    let disk = Faulty::new(0);
+    let mut store: Store<i64, _> = store(&disk, BUDGET, hashed());
+    store.advance(0);
+    for container in snapshot(0..FIRST) {
+        store.insert(container, |_| None);
+        relieve(&mut store);
+    }
+    for number in FIRST..FIRST + 2 * RUNS_MAX as u32 {
+        for container in snapshot(number..number + 1) {
+            store.insert(container, |_| None);
+        }
+        let taken = drain(&mut store, Frontier::At(1));
+        store.give_back(taken);
+    }
+    assert!(store.due.runs.len() > RUNS_MAX);
+    assert!(store.wants_relief());
+    relieve(&mut store);
+    assert!(store.due.runs.len() <= RUNS_MAX);
+}
+
 #[test]
 fn r10_memory_stays_within_the_budget() {
     const ROWS: u32 = 100_000;
