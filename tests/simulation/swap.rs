@@ -53,8 +53,12 @@ impl World<'_> {
                 let ghost = self.let_notice(&objects);
                 self.stop();
                 let names = self.names();
-                if ghost || objects.iter().any(|(path, ..)| !names.contains(path)) {
-                    // Calls that were under way have changed it: whoever made the copy makes it again.
+                let is_entry = |path: &Path| path.as_ref().ends_with(".json");
+                let is_new = |path: &Path| objects.iter().all(|(known, ..)| known != path);
+                let written = names.iter().any(|path| is_entry(path) && is_new(path));
+                if ghost || written || objects.iter().any(|(path, ..)| !names.contains(path)) {
+                    // Calls that were under way have changed it, or somebody who was behind has gone on with it, with files
+                    // that it does not have: whoever made the copy makes it again.
                     self.replace(&objects);
                 }
                 self.judge = judge;
