@@ -1057,6 +1057,12 @@ GUARDS = [
         "--test rewrites", "files_that_another_program_merges",
     ),
     Guard(
+        "edits", "what lies in a file's place is not read for it", "persist/src/rewrite.rs",
+        "                if !is_told && brought_paths.contains(",
+        "                if false && !is_told && brought_paths.contains(",
+        "--test rewrites", "in_the_place_of_one",
+    ),
+    Guard(
         "edits", "merges of merges are compared as one", "persist/src/rewrite.rs",
         "                None => self.compare_chain(rewrite, on_retry).await?,\n",
         "                None => Verdict::Other,\n",

@@ -404,6 +404,27 @@ fn files_of_earlier_versions_and_files_put_back_keep_what_is_known_of_them() {
     }
 }
 
+/// What lies there now must not be taken for what lay there before.
+#[test]
+fn a_file_with_other_rows_in_the_place_of_one_is_an_edit() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let path = data_file(&shard, 1).path;
+        for of in ["a sink's", "another program's"] {
+            let rows = [((7, Some(format!("in the place of {of} file"))), 1, 1)];
+            let version = put(dir, vec![rewritten(dir, &path, &rows)]);
+            shard.refresh().await.unwrap();
+            let entry = shard.entry(version).await.unwrap();
+            assert!(entry.foreign, "{of}: {entry:?}");
+            let opened = open(dir).await.unwrap();
+            opened.check_rewrites().await.unwrap();
+            assert_eq!(opened.unaccepted_edit(), Some(version), "{of}");
+        }
+    });
+}
+
 /// What a merge brought is gone before anybody looked at it: that hinders nobody who accepts what came after it.
 #[test]
 fn an_edit_of_what_was_merged_and_deleted_is_accepted() {
