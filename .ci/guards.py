@@ -708,8 +708,8 @@ GUARDS = [
     ),
     Guard(
         "repair", "a data file is read again before its reference goes", "persist/src/repair/steps.rs",
-        "        if !matches!(super::judge(&differences, file), Some(Judgement::Lost(_))) {\n",
-        "        if !matches!(super::judge(&differences, file), Some(Judgement::Lost(_))) && false {\n",
+        "    if !files.iter().all(is_lost) {\n",
+        "    if !files.iter().all(is_lost) && false {\n",
         "--test repair_beside", "a_data_file_that_a_copy_brings",
     ),
     Guard(
@@ -1046,8 +1046,8 @@ GUARDS = [
     ),
     Guard(
         "edits", "the times of such an entry are compared", "persist/src/rewrite.rs",
-        "        self.times = bounds(self.times, times);\n",
-        "        self.times = bounds(self.times, times).filter(|_| false);\n",
+        "        self.times = join_ranges(self.times, times);\n",
+        "        self.times = join_ranges(self.times, times).filter(|_| false);\n",
         "--test rewrites", "an_entry",
     ),
     Guard(

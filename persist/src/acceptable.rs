@@ -23,13 +23,11 @@ use serde::de::IgnoredAny;
 
 use crate::codec::column;
 use crate::error::Error;
-use crate::file::decode_file;
+use crate::file::{BATCH_ROWS, decode_file};
 use crate::log::state::State;
 use crate::schema::{DIFF_COLUMN, ERROR_COLUMN, RESERVED_PREFIX, TIME_COLUMN};
 use crate::verify::Difference;
 
-/// Rows decoded at once.
-const BATCH_ROWS: usize = 8192;
 /// The largest difference of a row that can be accepted: thousands of them add up within 64 bits.
 const ACCEPTED_DIFF_MAX: u64 = 1 << 47;
 /// The table property with the columns, and what is inside of them, that are null in no row of data: as JSON, a list of

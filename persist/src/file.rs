@@ -32,6 +32,9 @@ use crate::row_hash::Fingerprints;
 use crate::schema::TIME_COLUMN;
 use crate::sums::Sums;
 
+/// Rows of a file that are decoded at once where all of them are looked at.
+pub(crate) const BATCH_ROWS: usize = 8192;
+
 /// The rows of a row group: what a reader that goes through many files at once holds of each.
 const ROW_GROUP_ROWS_MAX: usize = 128 * 1024;
 

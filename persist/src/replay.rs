@@ -586,9 +586,7 @@ impl Storage {
             ahead = next_ahead(ahead);
         }
     }
-}
 
-impl Storage {
     /// The error of an opener, which found nothing to go on from beyond the fence of a repair, if it is one.
     fn at_fence(&self, version: u64, commit: &Commit, error: Error) -> Error {
         let restored = commit.info.as_ref().and_then(|info| info.restored);

@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use crate::data_file::{Adder, DataFile};
 use crate::error::Error;
-use crate::file::decode_file;
+use crate::file::{BATCH_ROWS, decode_file};
 use crate::frontier::Frontier;
 use crate::lock;
 use crate::log::action::Commit;
@@ -33,10 +33,8 @@ use crate::row_hash::Fingerprints;
 use crate::shard::{Inner, Shard};
 use crate::storage::{OnRetry, Storage};
 use crate::sums::Sums;
-use crate::verify::examine::range;
+use crate::verify::examine::{join_ranges, range};
 
-/// Rows decoded at once.
-const BATCH_ROWS: usize = 8192;
 /// How many entries before one are searched for what the log says of a file.
 const ENTRIES_BEFORE_MAX: u64 = 1000;
 
@@ -109,7 +107,7 @@ struct Total {
 impl Total {
     fn add(&mut self, sums: &Sums, times: Option<(i64, i64)>) {
         self.sums.merge(sums);
-        self.times = bounds(self.times, times);
+        self.times = join_ranges(self.times, times);
     }
 }
 
@@ -424,15 +422,7 @@ fn sum_up(path: &str, bytes: Bytes, schema: &Schema) -> Result<(Sums, Option<(i6
     for batch in decode_file(path, bytes, None, BATCH_ROWS)? {
         let batch = batch?;
         fingerprints.add(&batch)?;
-        times = bounds(times, range(&batch, true)?);
+        times = join_ranges(times, range(&batch, true)?);
     }
     Ok((fingerprints.sums(), times))
-}
-
-/// The least and the greatest of both.
-fn bounds(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-        (a, b) => a.or(b),
-    }
 }

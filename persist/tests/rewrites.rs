@@ -57,6 +57,13 @@ fn put(dir: &Path, mut actions: Vec<Value>) -> u64 {
     version
 }
 
+/// Opens the table, and has entries of other programs looked at.
+async fn looked_at(dir: &Path) -> Shard {
+    let shard = open(dir).await.unwrap();
+    shard.check_rewrites().await.unwrap();
+    shard
+}
+
 /// What another program puts into its entry.
 type Edit = fn(&Path, &Shard) -> Vec<Value>;
 
@@ -125,8 +132,7 @@ fn an_entry_that_says_it_changes_no_data_and_does_is_an_edit() {
                 "{what}: {error}"
             );
             // Whoever opens it, or appends, goes by it too.
-            let opened = open(dir).await.unwrap();
-            opened.check_rewrites().await.unwrap();
+            let opened = looked_at(dir).await;
             let known = (opened.edited(), opened.unaccepted_edit());
             assert_eq!(known, (Some(version), Some(version)), "{what}");
             grow(&shard, 4).await;
@@ -136,8 +142,7 @@ fn an_entry_that_says_it_changes_no_data_and_does_is_an_edit() {
                 (None, None),
                 "{what}"
             );
-            let opened = open(dir).await.unwrap();
-            opened.check_rewrites().await.unwrap();
+            let opened = looked_at(dir).await;
             assert_eq!(opened.edited(), None, "{what}");
         });
     }
@@ -161,8 +166,7 @@ fn an_edit_that_says_it_changes_no_data_is_known_from_a_checkpoint_too() {
             let version = put(dir, actions(dir, &shard));
             // Nobody has looked at it when the checkpoint is written.
             open(dir).await.unwrap().checkpoint().await.unwrap();
-            let opened = open(dir).await.unwrap();
-            opened.check_rewrites().await.unwrap();
+            let opened = looked_at(dir).await;
             let known = (opened.edited(), opened.unaccepted_edit());
             assert_eq!(known, (Some(version), Some(version)), "{what}");
             grow(&opened, 4).await;
@@ -201,8 +205,7 @@ fn files_that_another_program_merges_are_followed() {
                 let other = open(dir).await.unwrap();
                 assert_eq!(other.checkpoint().await.unwrap(), version);
             }
-            let opened = open(dir).await.unwrap();
-            opened.check_rewrites().await.unwrap();
+            let opened = looked_at(dir).await;
             let edits = (opened.edited(), opened.unaccepted_edit());
             assert_eq!(edits, (None, None), "{what}");
             shard.refresh().await.unwrap();
@@ -249,8 +252,7 @@ fn what_is_merged_twice_and_deleted_before_anybody_looks_is_followed() {
         actions.push(rewritten(dir, "twice.parquet", &all));
         let second = put(dir, actions);
         fs::remove_file(dir.join("once.parquet")).unwrap();
-        let opened = open(dir).await.unwrap();
-        opened.check_rewrites().await.unwrap();
+        let opened = looked_at(dir).await;
         assert_eq!(opened.edited(), None);
         shard.refresh().await.unwrap();
         for version in [first, second] {
@@ -280,8 +282,7 @@ fn a_file_that_is_named_again_without_changing_data_is_no_edit() {
         again["add"]["dataChange"] = false.into();
         let version = put(dir, vec![again, removed("nowhere.parquet")]);
         for _ in 0..2 {
-            let opened = open(dir).await.unwrap();
-            opened.check_rewrites().await.unwrap();
+            let opened = looked_at(dir).await;
             assert_eq!((opened.edited(), opened.unaccepted_edit()), (None, None));
             // Below a checkpoint it is not known what was there before.
             opened.checkpoint().await.unwrap();
@@ -418,8 +419,7 @@ fn a_file_with_other_rows_in_the_place_of_one_is_an_edit() {
             shard.refresh().await.unwrap();
             let entry = shard.entry(version).await.unwrap();
             assert!(entry.foreign, "{of}: {entry:?}");
-            let opened = open(dir).await.unwrap();
-            opened.check_rewrites().await.unwrap();
+            let opened = looked_at(dir).await;
             assert_eq!(opened.unaccepted_edit(), Some(version), "{of}");
         }
     });
@@ -444,8 +444,7 @@ fn an_edit_of_what_was_merged_and_deleted_is_accepted() {
         options.accept_edits = true;
         let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();
         assert_eq!(report.accepted, Some(last + 1), "{report:?}");
-        let shard = open(dir).await.unwrap();
-        shard.check_rewrites().await.unwrap();
+        let shard = looked_at(dir).await;
         assert_eq!(shard.unaccepted_edit(), None);
     });
 }
@@ -462,8 +461,7 @@ fn an_edit_that_nobody_has_looked_at_stays_unanswered() {
             let hold = shard.hold("reader", at(0), Duration::from_secs(60));
             hold.await.unwrap().release().await.unwrap();
             for _ in 0..2 {
-                let opened = open(dir).await.unwrap();
-                opened.check_rewrites().await.unwrap();
+                let opened = looked_at(dir).await;
                 let known = (opened.edited(), opened.unaccepted_edit());
                 assert_eq!(known, (Some(version), Some(version)), "{what}");
                 opened.checkpoint().await.unwrap();

@@ -3,11 +3,12 @@
 //! They are added again by one commit that changes no data, with the identity of a commit of ours: it is no edit, and
 //! followers go on. What another program said of them beyond the number of rows is left out where some of it was wrong.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::json;
 
-use super::steps::{Taken, is_of_this_table};
+use super::steps::{Taken, examine_again};
 use super::{Judgement, MisstatedFile};
 use crate::commit::{Outcome, Plan, our_info, removal};
 use crate::data_file::{DataFile, FILE_TAG, MAX_TIME_TAG, MIN_TIME_TAG, SORTED_TAG};
@@ -25,28 +26,21 @@ pub(super) async fn correct_files(
     files: &[MisstatedFile],
     committed: &mut Option<u64>,
 ) -> Result<Taken, Error> {
-    let storage = &shard.inner().storage;
-    shard.refresh().await?;
-    let Some(state) = state.filter(|state| is_of_this_table(shard, state)) else {
+    let paths = files.iter().map(|misstated| misstated.path.as_str());
+    let Some(examined) = examine_again(shard, state, paths).await? else {
         return Ok(Taken::Changed);
     };
+    let why: BTreeMap<_, _> = files.iter().map(|it| (it.path.as_str(), &it.why)).collect();
     let mut right = Vec::new();
-    for misstated in files {
-        let Some(file) = state.file(&misstated.path) else {
-            return Ok(Taken::Changed);
-        };
-        // What somebody else has removed meanwhile needs no step.
-        if !shard.has_live_file(&misstated.path) {
-            continue;
-        }
-        let found = storage.examine_file(file, state).await?;
+    for (file, found) in examined {
         let differences: Vec<_> = found.differences.iter().collect();
-        match super::judge(&differences, file) {
-            Some(Judgement::Misstated(why)) if why == misstated.why => {}
+        match super::judge(&differences, &file) {
+            Some(Judgement::Misstated(wrong)) if Some(&&wrong) == why.get(file.path.as_str()) => {}
             _ => return Ok(Taken::Changed),
         }
-        let plain = storage.root.plain(&file.path);
-        right.push((Arc::clone(file), corrected(file, plain, &found)));
+        let plain = shard.inner().storage.root.plain(&file.path);
+        let add = corrected(&file, plain, &found);
+        right.push((file, add));
     }
     let version = shard.correct_references(right).await?;
     *committed = version.or(*committed);

@@ -37,6 +37,7 @@ use crate::replay::Evidence;
 use crate::shard::Shard;
 use crate::storage::{Occupied, Storage};
 use crate::survey::Survey;
+use crate::verify::Examined;
 
 /// What tells an entry of one repair from those of others, in the parameters of its operation.
 const REPAIR_PARAMETER: &str = "mvsink.repair";
@@ -295,34 +296,45 @@ pub(super) async fn drop_files(
     paths: &[&str],
     committed: &mut Option<u64>,
 ) -> Result<Taken, Error> {
-    let storage = &shard.inner().storage;
-    shard.refresh().await?;
-    let Some(state) = state.filter(|state| is_of_this_table(shard, state)) else {
+    let Some(files) = examine_again(shard, state, paths.iter().copied()).await? else {
         return Ok(Taken::Changed);
     };
-    let mut lost = Vec::new();
-    for path in paths {
-        let Some(file) = state.file(path) else {
-            return Ok(Taken::Changed);
-        };
-        // What somebody else has removed meanwhile needs no step.
-        if !shard.has_live_file(path) {
-            continue;
-        }
-        let differences = storage.examine_file(file, state).await?.differences;
-        let differences: Vec<_> = differences.iter().collect();
-        if !matches!(super::judge(&differences, file), Some(Judgement::Lost(_))) {
-            return Ok(Taken::Changed);
-        }
-        lost.push(Arc::clone(file));
+    let is_lost = |(file, found): &(Arc<DataFile>, Examined)| {
+        let differences: Vec<_> = found.differences.iter().collect();
+        matches!(super::judge(&differences, file), Some(Judgement::Lost(_)))
+    };
+    if !files.iter().all(is_lost) {
+        return Ok(Taken::Changed);
     }
+    let lost = files.into_iter().map(|(file, _)| file).collect();
     *committed = shard.drop_references(lost).await?;
     Ok(Taken::Done)
 }
 
-pub(super) fn is_of_this_table(shard: &Shard, state: &State) -> bool {
-    let id = shard.inner().with_state(|now| now.metadata().id.clone());
-    state.metadata().id == id
+/// Examines these files of this state again, but for those that somebody has removed meanwhile, which need no step. `None` if
+/// it is another table now, or one of them was not in this state.
+pub(super) async fn examine_again<'a>(
+    shard: &Shard,
+    state: Option<&State>,
+    paths: impl Iterator<Item = &'a str>,
+) -> Result<Option<Vec<(Arc<DataFile>, Examined)>>, Error> {
+    let inner = shard.inner();
+    shard.refresh().await?;
+    let table = inner.with_state(|now| now.metadata().id.clone());
+    let Some(state) = state.filter(|state| state.metadata().id == table) else {
+        return Ok(None);
+    };
+    let mut examined = Vec::new();
+    for path in paths {
+        let Some(file) = state.file(path) else {
+            return Ok(None);
+        };
+        if shard.has_live_file(path) {
+            let found = inner.storage.examine_file(file, state).await?;
+            examined.push((Arc::clone(file), found));
+        }
+    }
+    Ok(Some(examined))
 }
 
 impl Shard {

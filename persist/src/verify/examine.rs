@@ -17,15 +17,12 @@ use crate::codec::{NO_TIME, Unfit, unfit_for_any_type};
 use crate::conform::conform;
 use crate::data_file::DataFile;
 use crate::error::Error;
-use crate::file::decode_file;
+use crate::file::{BATCH_ROWS, decode_file};
 use crate::lock;
 use crate::multiplicity::Multiplicities;
 use crate::row_hash::Fingerprints;
 use crate::schema::{DIFF_COLUMN, TIME_COLUMN, check_order, check_schema};
 use crate::sums::Sums;
-
-/// Rows decoded at once.
-const BATCH_ROWS: usize = 8192;
 
 /// What one file is.
 #[derive(Debug, Default)]
@@ -157,10 +154,7 @@ fn compare(
         if file.sums.is_none() {
             unfit.merge(unfit_for_any_type(&batch)?);
         }
-        times = match (times, range(&batch, file.sums.is_some())?) {
-            (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
-            (a, b) => a.or(b),
-        };
+        times = join_ranges(times, range(&batch, file.sums.is_some())?);
     }
     examined.times = times;
     examined.sums = fingerprints.sums();
@@ -223,4 +217,12 @@ pub(crate) fn range(batch: &RecordBatch, nulls_count: bool) -> Result<Option<(i6
     let there = || times.iter().flatten();
     let least = nulls.then_some(NO_TIME).or_else(|| there().min());
     Ok(least.zip(there().max().or(least)))
+}
+
+/// The least and the greatest of both.
+pub(crate) fn join_ranges(a: Option<(i64, i64)>, b: Option<(i64, i64)>) -> Option<(i64, i64)> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some((a.0.min(b.0), a.1.max(b.1))),
+        (a, b) => a.or(b),
+    }
 }
