@@ -1,7 +1,7 @@
 //! What other programs do to a view's table, and how the view repairs it: while it runs, and when it starts again.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,32 +15,8 @@ use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::{Value, json};
 
+pub(crate) use crate::support::append_entry as edit;
 use crate::support::{self, Driver, Row, runtime};
-
-/// Puts the next entry of a local shard's log, as another program does: whoever is faster, it comes next.
-pub(crate) fn edit(shard: &Path, actions: &[Value]) {
-    let log = shard.join("_delta_log");
-    let entry = |version: u64| log.join(format!("{version:020}.json"));
-    let is_entry = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "json");
-    let number = |path: PathBuf| path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
-    let last = || {
-        let entries = std::fs::read_dir(&log).unwrap();
-        let entries = entries.map(|entry| entry.unwrap().path()).filter(is_entry);
-        entries.map(number).max()
-    };
-    let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
-    // As a whole, as every writer does.
-    let staged = log.join("staged");
-    std::fs::write(&staged, lines.join("\n")).unwrap();
-    loop {
-        let next = last().map_or(0, |last: u64| last + 1);
-        match std::fs::hard_link(&staged, entry(next)) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            linked => break linked.unwrap(),
-        }
-    }
-    std::fs::remove_file(&staged).unwrap();
-}
 
 /// The action that adds a file with these rows, as another program writes them.
 pub(crate) fn file(shard: &Path, name: &str, rows: &[(Row, i64, i64)]) -> Value {

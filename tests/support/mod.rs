@@ -449,16 +449,29 @@ pub fn unreferenced(cx: &Context, url: &str, store: &dyn object_store::ObjectSto
     })
 }
 
-/// Puts the next entry of a shard's log, as another program does.
+/// Puts the next entry of a local shard's log, as another program does: whoever is faster, it comes next.
 pub fn append_entry(shard: &std::path::Path, actions: &[serde_json::Value]) {
     let log = shard.join("_delta_log");
+    let entry = |version: u64| log.join(format!("{version:020}.json"));
+    let is_entry = |path: &std::path::PathBuf| path.extension().is_some_and(|kind| kind == "json");
+    let number =
+        |path: std::path::PathBuf| path.file_stem().unwrap().to_str().unwrap().parse().unwrap();
+    let last = || {
+        let entries = std::fs::read_dir(&log).unwrap();
+        let entries = entries.map(|entry| entry.unwrap().path()).filter(is_entry);
+        entries.map(number).max()
+    };
     let lines: Vec<String> = actions.iter().map(ToString::to_string).collect();
     // As a whole, as every writer does.
     let staged = log.join("staged");
     std::fs::write(&staged, lines.join("\n")).unwrap();
-    let entry = |version: u64| log.join(format!("{version:020}.json"));
-    let put = |version: &u64| std::fs::hard_link(&staged, entry(*version)).is_ok();
-    assert!((0..1 << 20).any(|version| put(&version)));
+    loop {
+        let next = last().map_or(0, |last: u64| last + 1);
+        match std::fs::hard_link(&staged, entry(next)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            linked => break linked.unwrap(),
+        }
+    }
     std::fs::remove_file(&staged).unwrap();
 }
 
