@@ -161,6 +161,11 @@ impl Adder {
     }
 }
 
+/// True of a tag that says something of a file's rows.
+pub(crate) fn is_own_tag(name: &str) -> bool {
+    name.starts_with(OWN_TAGS)
+}
+
 fn file_tag(name: &str, size: i64) -> String {
     format!("{name}:{size}")
 }
@@ -281,6 +286,11 @@ impl DataFile {
             .and_then(|tags| tags.get(SUMS_TAG)?.as_deref());
         let is_same_size = u64::try_from(add.size) == Ok(self.size);
         is_same_size && self.sums.is_some() && tag.and_then(Sums::from_tag) == self.sums
+    }
+
+    /// True if it has a name as sinks draw them.
+    pub(crate) fn has_drawn_name(&self) -> bool {
+        is_drawn(self.path.rsplit('/').next().unwrap_or_default())
     }
 
     /// What its rows add up to and when, if its writer said both: as only this crate does.

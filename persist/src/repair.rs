@@ -9,7 +9,7 @@
 //! | a live data file is missing, does not lie in the table, cannot be read, or has other rows than were written | its reference is dropped; of an input **if that is asked for** |
 //! | a checkpoint cannot be read or contradicts the entries, and they lead to its version | it is written anew from them |
 //! | a checkpoint cannot be read, no entries lead there, but a later checkpoint stands for it | it is set aside |
-//! | a file is whole, and the log is wrong about its size, path, rows or statistics | it is added again as it is |
+//! | a file is whole, and the log is wrong about its size, path, rows, statistics or tags of ours | it is added again as it is |
 //! | a repair that was to go back was cut off, and what was missing is there again | its fence is set aside |
 //! | entries are missing, cannot be read, or say what no writer can have said, later ones are there | the table goes back to the version before, **if that is asked for** |
 //! | the pointer leads to no checkpoint | it is made to lead to the newest, or set aside if there is none |
@@ -566,6 +566,7 @@ fn judge(differences: &[&Difference], file: &DataFile) -> Option<Judgement> {
                     | Difference::Times { .. }
                     | Difference::Statistics { .. }
                     | Difference::Path { .. }
+                    | Difference::Tags { .. }
                     | Difference::Order
             )
     };

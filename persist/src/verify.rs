@@ -16,6 +16,7 @@
 
 mod difference;
 pub(crate) mod examine;
+mod origin;
 mod statistics;
 
 use std::fmt;
@@ -247,14 +248,10 @@ impl Storage {
             })
             .buffer_unordered(FILES_AT_ONCE);
         let mut done = 0;
-        let mut replaced = Vec::new();
+        let mut differing = Vec::new();
         while let Some((file, found)) = examined.next().await {
             let mut found = found?;
             found.judge_nulls(&file, is_edited, &mut report.notes);
-            let has_other_rows = |found: &Difference| matches!(found, Difference::Sums { .. });
-            if found.differences.iter().any(has_other_rows) {
-                replaced.push((file.path.clone(), found.sums.clone()));
-            }
             report.rows += found.rows;
             report.bytes += found.bytes;
             report.sums.merge(&found.sums);
@@ -266,13 +263,9 @@ impl Storage {
                     text: format!("it has rows at {last}, which is not below the upper {upper}"),
                 });
             }
-            let differences = found.differences.into_iter();
-            report
-                .findings
-                .extend(differences.map(|difference| Finding {
-                    path: file.path.clone(),
-                    difference,
-                }));
+            if !found.differences.is_empty() {
+                differing.push((file, found));
+            }
             done += 1;
             progress(VerifyProgress {
                 done,
@@ -281,16 +274,30 @@ impl Storage {
             });
         }
         drop(examined);
-        for (path, sums) in replaced {
-            let is_it =
-                |file: &&Arc<DataFile>| file.path != path && file.sums.as_ref() == Some(&sums);
-            if let Some(other) = all.values().find(is_it) {
+        self.tell_tags(state, &mut differing).await?;
+        let has_other_rows = |found: &Difference| matches!(found, Difference::Sums { .. });
+        for (file, found) in differing {
+            let path = &file.path;
+            let is_it = |other: &&Arc<DataFile>| {
+                other.path != *path && other.sums.as_ref() == Some(&found.sums)
+            };
+            if found.differences.iter().any(has_other_rows)
+                && let Some(other) = all.values().find(is_it)
+            {
                 let text = format!(
                     "its rows are those of {}: a copy of that is in its place",
                     other.path
                 );
+                let path = path.clone();
                 report.notes.push(Note { path, text });
             }
+            let differences = found.differences.into_iter();
+            report
+                .findings
+                .extend(differences.map(|difference| Finding {
+                    path: path.clone(),
+                    difference,
+                }));
         }
         let multiplicities = lock(&multiplicities);
         for (path, rows) in multiplicities.beyond() {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{DataType, Field, Schema};
-use mvsink_persist::{DataFile, FileEncoder, Open, RepairOptions, RepairReport, RepairStep, Shard};
+use mvsink_persist::{
+    DataFile, FileEncoder, FileMeta, Open, RepairOptions, RepairReport, RepairStep, Shard,
+};
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 use support::damage::*;
@@ -44,6 +46,25 @@ fn added(dir: &Path, version: u64) -> Value {
     let text = fs::read_to_string(entry(dir, version)).unwrap();
     let line = text.lines().find(|line| line.starts_with("{\"add\""));
     serde_json::from_str(line.unwrap()).unwrap()
+}
+
+fn tags(dir: &Path, version: u64) -> Value {
+    added(dir, version)["add"]["tags"].clone()
+}
+
+/// Appends a file with two rows at each of these times, in one batch.
+async fn append_at(shard: &Shard, lower: i64, upper: i64) {
+    let rows: Vec<Row> = (0..2).map(|key| (key, None)).collect();
+    let mut file = FileEncoder::new(codec().schema()).unwrap();
+    for time in lower..upper {
+        let batch = codec().encode(rows.iter().map(|row| (row, time, 1)));
+        file.write(&batch.unwrap()).unwrap();
+    }
+    let file = file.finish().unwrap();
+    let meta = FileMeta::from(&file);
+    let staged = shard.put_file(file.bytes, meta, &|_| ()).await.unwrap();
+    let append = support::append(lower as u64, lower, upper, vec![staged]);
+    shard.append(append, &|_| ()).await.unwrap();
 }
 
 fn live(shard: &Shard, name: &str) -> Option<DataFile> {
@@ -118,8 +139,129 @@ fn a_wrong_size_of_a_whole_file_is_named_and_put_right() {
             let shard = mended(dir, what, &["size"]).await;
             let file = live(&shard, &path).unwrap();
             assert_eq!(file.size, size as u64, "{what}");
-            // Its tags were about a file of another size, as those are that were copied.
-            assert!(file.sums.is_none() && file.min_time.is_none(), "{what}");
+            // The sink's entry has the sums of these rows.
+            let summed = file.summed().unwrap();
+            assert_eq!(summed.times, Some((3, 3)), "{what}");
+            assert_eq!(tags(dir, 10), tags(dir, 4), "{what}");
+        });
+    }
+}
+
+/// The sink's own entry tells that the rows are the ones that were written.
+#[test]
+fn wrong_tags_of_a_whole_file_of_a_sink_are_named_and_put_right() {
+    type Edit = fn(&mut Value, &Value);
+    let cases: [(&str, Edit, &[&str]); 5] = [
+        ("the least time", |tags, _| tags["mvsink.min_time"] = "4".into(), &["tags"]),
+        ("the greatest time", |tags, _| tags["mvsink.max_time"] = "2".into(), &["tags"]),
+        ("sums", |tags, other| tags["mvsink.sums"] = other["mvsink.sums"].clone(), &["tags"]),
+        (
+            "all of another file",
+            |tags, other| {
+                let own = tags["mvsink.file"].take();
+                *tags = other.clone();
+                tags["mvsink.file"] = own;
+            },
+            &["tags"],
+        ),
+        (
+            "all, and the size",
+            |tags, other| {
+                let own = tags["mvsink.file"].as_str().unwrap().to_owned();
+                *tags = other.clone();
+                tags["mvsink.file"] = (own + "1").into();
+            },
+            &["size", "tags"],
+        ),
+    ];
+    for (what, edit, kinds) in cases {
+        for checkpoint in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path();
+            run(async {
+                let input = Open::new(codec().schema()).as_input();
+                let shard = plain().open_or_create(url(dir), input).await.unwrap();
+                grow(&shard, 6).await;
+                drop(shard);
+                let mut again = added(dir, 4);
+                edit(&mut again["add"]["tags"], &tags(dir, 2));
+                if kinds.contains(&"size") {
+                    let size = again["add"]["size"].to_string() + "1";
+                    again["add"]["size"] = serde_json::from_str(&size).unwrap();
+                }
+                again["add"]["dataChange"] = false.into();
+                put_entry(dir, 7, &[again]);
+                if checkpoint {
+                    open(dir).await.unwrap().checkpoint().await.unwrap();
+                }
+                mended(dir, what, kinds).await;
+                assert_eq!(tags(dir, 8), tags(dir, 4), "{what}");
+            });
+        }
+    }
+}
+
+#[test]
+fn a_wrong_time_in_the_entry_of_a_sink_is_put_right_within_its_batch_alone() {
+    for (replaced, min) in [(None, "3"), (None, "4"), (Some((5, 9)), "2"), (Some((1, 4)), "2")] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 2).await;
+            append_at(&shard, 2, 5).await;
+            drop(shard);
+            let text = fs::read_to_string(entry(dir, 3)).unwrap();
+            let edited = text.replace("\"mvsink.min_time\":\"2\"", &format!("\"mvsink.min_time\":\"{min}\""));
+            fs::write(entry(dir, 3), edited).unwrap();
+            if let Some((lower, upper)) = replaced {
+                // The same rows, at other times.
+                let other = tempfile::tempdir().unwrap();
+                let other = other.path();
+                let shard = filled(other, lower).await;
+                append_at(&shard, lower, upper).await;
+                let path = |dir: &Path, version| {
+                    let add = added(dir, version);
+                    dir.join(add["add"]["path"].as_str().unwrap())
+                };
+                fs::copy(path(other, lower as u64 + 1), path(dir, 3)).unwrap();
+                let report = repair(dir).await;
+                let [RepairStep::DropFiles { files }] = &report.steps[..] else {
+                    panic!("{report:?}");
+                };
+                assert_eq!(files.len(), 1);
+                return;
+            }
+            mended(dir, min, &["tags"]).await;
+            let found = tags(dir, 4);
+            assert_eq!(found["mvsink.min_time"], "2");
+            assert_eq!(found["mvsink.sums"], tags(dir, 3)["mvsink.sums"]);
+        });
+    }
+}
+
+/// They are believed until then.
+#[test]
+fn tags_of_ours_on_a_file_of_another_program_are_named_and_put_right() {
+    for answered in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            drop(filled(dir, 6).await);
+            let size = put_theirs(dir, "theirs.parquet");
+            let mut forged = theirs("theirs.parquet", size, &json!({"numRecords": 2}));
+            forged["add"]["tags"] = tags(dir, 2);
+            forged["add"]["tags"]["mvsink.file"] = format!("theirs.parquet:{size}").into();
+            put_entry(dir, 7, &[forged]);
+            if answered {
+                grow(&open(dir).await.unwrap(), 9).await;
+            }
+            let shard = mended(dir, "forged", &["order", "tags"]).await;
+            let file = live(&shard, "theirs.parquet").unwrap();
+            assert_eq!(file.rows, Some(2));
+            // What no sink has looked at has none.
+            let times = file.summed().map(|summed| summed.times);
+            assert_eq!(times, answered.then_some(Some((2, 2))));
+            assert!(shard.has_live_file("theirs.parquet"));
         });
     }
 }

@@ -1,4 +1,4 @@
-//! Putting right what the log says of files that are whole: the path, the size, the rows, statistics.
+//! Putting right what the log says of files that are whole: the path, the size, the rows, statistics, tags of ours.
 //!
 //! They are added again by one commit that changes no data, with the identity of a commit of ours: it is no edit, and
 //! followers go on. What another program said of them beyond the number of rows is left out where some of it was wrong.
@@ -11,7 +11,7 @@ use serde_json::json;
 use super::steps::{Taken, examine_again};
 use super::{Judgement, MisstatedFile};
 use crate::commit::{Outcome, Plan, our_info, removal};
-use crate::data_file::{DataFile, FILE_TAG, MAX_TIME_TAG, MIN_TIME_TAG, SORTED_TAG};
+use crate::data_file::{DataFile, FileMeta, StagedFile, is_own_tag};
 use crate::error::Error;
 use crate::log::action::{Add, Commit, CommitInfo};
 use crate::log::state::State;
@@ -31,6 +31,13 @@ pub(super) async fn correct_files(
         return Ok(Taken::Changed);
     };
     let why: BTreeMap<_, _> = files.iter().map(|it| (it.path.as_str(), &it.why)).collect();
+    // An edit that nobody has answered may have brought rows that no sink has looked at.
+    let is_seen = |path: &str| {
+        shard.inner().with_state(|state| {
+            let is_answered = state.edited().is_none() && state.unaccepted().is_none();
+            is_answered && state.rewrites().is_empty() && !state.is_unseen(path)
+        })
+    };
     let mut right = Vec::new();
     for (file, found) in examined {
         let differences: Vec<_> = found.differences.iter().collect();
@@ -39,7 +46,7 @@ pub(super) async fn correct_files(
             _ => return Ok(Taken::Changed),
         }
         let plain = shard.inner().storage.root.plain(&file.path);
-        let add = corrected(&file, plain, &found);
+        let add = corrected(&file, plain, &found, is_seen(&file.path));
         right.push((file, add));
     }
     let version = shard.correct_references(right).await?;
@@ -48,34 +55,40 @@ pub(super) async fn correct_files(
 }
 
 /// The action that puts right what the log says of the file, which was examined: statistics of other programs beyond
-/// the number of rows go. `plain` is its path, if that is to be another.
-fn corrected(file: &DataFile, plain: Option<String>, found: &Examined) -> Add {
-    let add = file.to_add();
-    let mut tags = add.tags.unwrap_or_default();
-    // They are about the file as it is.
-    tags.remove(FILE_TAG);
+/// the number of rows go where some are wrong. `plain` is its path, if that is to be another. If a sink wrote its rows, or one has
+/// looked at them, tags say all that is known of them now; else another program's rows have none.
+fn corrected(file: &DataFile, plain: Option<String>, found: &Examined, is_seen: bool) -> Add {
     let is_wrong = |is: fn(&Difference) -> bool| found.differences.iter().any(is);
-    if is_wrong(|found| matches!(found, Difference::Order)) {
-        tags.remove(SORTED_TAG);
-    }
-    if is_wrong(|found| matches!(found, Difference::Times { .. })) {
-        tags.remove(MIN_TIME_TAG);
-        tags.remove(MAX_TIME_TAG);
-    }
-    let is_right = !is_wrong(|found| {
+    let is_fit = found.nulls == (0, 0) && !is_wrong(|it| matches!(it, Difference::Unfit { .. }));
+    let is_known = found.is_as_written || found.is_of_other && is_seen && is_fit;
+    let others = file.tags.iter().filter(|(name, _)| !is_own_tag(name));
+    let others = others.map(|(name, value)| (name.clone(), value.clone()));
+    let described = StagedFile {
+        path: plain.unwrap_or_else(|| file.path.clone()),
+        size: found.bytes,
+        meta: FileMeta {
+            rows: found.rows,
+            times: found.times.filter(|_| is_known),
+            sums: is_known.then(|| found.sums.clone()),
+            sorted: is_known && found.is_sorted,
+            tags: others.collect(),
+        },
+        staged_ms: file.modification_time,
+        written: true,
+    };
+    let are_wrong = is_wrong(|found| {
         matches!(
             found,
             Difference::Rows { .. } | Difference::Times { .. } | Difference::Statistics { .. }
         )
     });
+    let add = described.to_add();
     Add {
-        path: plain.unwrap_or(add.path),
-        size: i64::try_from(found.bytes).unwrap_or(i64::MAX),
-        stats: match is_right {
-            true => add.stats,
-            false => Some(json!({"numRecords": found.rows}).to_string()),
+        data_change: false,
+        stats: match &file.stats {
+            Some(stats) if !are_wrong && file.rows == Some(found.rows) => Some(stats.clone()),
+            _ => add.stats,
         },
-        tags: Some(tags),
         ..add
     }
 }

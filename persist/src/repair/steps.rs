@@ -334,6 +334,7 @@ pub(super) async fn examine_again<'a>(
             examined.push((Arc::clone(file), found));
         }
     }
+    inner.storage.tell_tags(state, &mut examined).await?;
     Ok(Some(examined))
 }
 

@@ -48,6 +48,11 @@ pub enum Difference {
         /// The buckets whose sums differ, in order.
         buckets: Vec<u8>,
     },
+    /// Its rows are as they were written, and what our tags say of them is wrong.
+    Tags {
+        /// What, in words.
+        why: String,
+    },
     /// It is said to be in the order of its fingerprints, and is not.
     Order,
     /// Its rows are those that were written, by the columns that it has; the columns of the table are others.
@@ -133,6 +138,7 @@ impl Difference {
             Difference::Rows { .. } => "rows",
             Difference::Times { .. } => "times",
             Difference::Sums { .. } => "sums",
+            Difference::Tags { .. } => "tags",
             Difference::Order => "order",
             Difference::Schema { .. } => "schema",
             Difference::Path { .. } => "path",
@@ -182,6 +188,10 @@ impl fmt::Display for Difference {
                 f,
                 "its rows are not those that were written: fingerprints differ in {} of 256 buckets",
                 buckets.len()
+            ),
+            Difference::Tags { why } => write!(
+                f,
+                "its rows are as they were written, and its `mvsink.` tags in the log are wrong: {why}"
             ),
             Difference::Order => write!(f, "it is not in the order that the log says"),
             Difference::Schema { why } => write!(

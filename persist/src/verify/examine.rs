@@ -31,9 +31,17 @@ pub(crate) struct Examined {
     pub(crate) bytes: u64,
     /// The least and the greatest.
     pub(crate) times: Option<(i64, i64)>,
-    pub(super) sums: Sums,
+    pub(crate) sums: Sums,
+    /// Its rows are in the order of their fingerprints.
+    pub(crate) is_sorted: bool,
+    /// All of it could be read.
+    pub(crate) is_whole: bool,
+    /// Its rows are known to be those that a sink wrote.
+    pub(crate) is_as_written: bool,
+    /// Another program put it into the table, as far as entries tell.
+    pub(crate) is_of_other: bool,
     /// Rows of another program without a time, and without a multiplicity.
-    pub(super) nulls: (u64, u64),
+    pub(crate) nulls: (u64, u64),
     pub(crate) differences: Vec<Difference>,
 }
 
@@ -88,6 +96,7 @@ pub(super) fn examine(
         examined.differences.push(Difference::Schema { why });
         return examined;
     }
+    examined.is_whole = compared.is_ok();
     if let Err(error) = compared {
         examined.differences.push(match error {
             // The finding names the file already.
@@ -158,6 +167,7 @@ fn compare(
     }
     examined.times = times;
     examined.sums = fingerprints.sums();
+    examined.is_sorted = fingerprints.sorted;
     let found = &mut examined.differences;
     if let Some(why) = unfit.why {
         let rows = unfit.rows;
@@ -183,6 +193,7 @@ fn compare(
     if let Some(expected) = &file.sums {
         let mut difference = examined.sums.clone();
         difference.subtract(expected);
+        examined.is_as_written = difference.is_zero();
         if !difference.is_zero() {
             found.push(Difference::Sums {
                 buckets: difference.buckets().map(|(bucket, _)| bucket).collect(),
