@@ -450,6 +450,15 @@ def counts_that_are_wrong(path):
 
 
 @edit
+def tags_that_are_wrong(path):
+    """Add its files again with wrong tags of mvsink's."""
+    adds = live_adds(path)
+    for add in adds.values():
+        tags = {**add["tags"], "mvsink.min_time": add["tags"]["mvsink.max_time"], "mvsink.sums": "1:AAE" + "A" * 20}
+        put_entry(path, {"add": {**add, "tags": tags, "dataChange": False}})
+
+
+@edit
 def column_twice(path):
     """Put a schema into the log in which a column stands twice, but for the case."""
     metadata = [action["metaData"] for entry in entries(path) for action in actions(entry) if "metaData" in action][-1]

@@ -109,6 +109,7 @@ GROUPS = {
         Situation("paths_of_another_form", MENDS, "adds files again whose paths others do not resolve, by plain ones, and retracts the rows; not all other readers find absolute ones", kinds=("path",), others=False),
         Situation("size_of_none", MENDS, "adds them again with their sizes, by a commit that changes no data", kinds=("size",), tests="mend: `a_wrong_size_of_a_whole_file_is_named_and_put_right`"),
         Situation("counts_that_are_wrong", MENDS, "adds them again with their numbers of rows, and no bounds", kinds=("rows", "statistics"), tests="mend: `wrong_statistics_of_other_programs_are_named_and_put_right`"),
+        Situation("tags_that_are_wrong", MENDS, "adds them again with true ones; until then tags that are about the same file, by its name and size, are believed", kinds=("tags",), tests="mend: `wrong_tags_of_a_whole_file_of_a_sink_are_named_and_put_right`"),
         Situation("column_twice", REFUSES, "names the column, and how the entry is given up; no file is dropped", error="two columns.*--drop-entries=", kinds=("refused",), tests="metadata: `metadata_that_is_refused_costs_no_file_and_can_be_given_up`"),
         Situation("upper_moved_by_hand", MENDS, "refuses to go on from it; with `--drop-entries`, sets the entry aside", command="repair {} --drop-entries", kinds=("frontier",), tests="forged: `whoever_opens_or_follows_refuses_forged_frontiers_by_the_name_of_their_entry`"),
         Situation("entry_far_ahead", MENDS, "refuses the gap; with `--drop-entries`, sets the entry aside", command="repair {} --drop-entries", kinds=("entries missing",), tests="gaps: `a_sink_that_commits_all_the_time_notices_an_entry_far_ahead_within_half_a_minute`"),
@@ -152,7 +153,8 @@ A view's table is an ordinary Delta table, and other tools may write to it. mvsi
 commit makes the table what it was to be), **follows** it (readers see the same contents, and the view goes on),
 **refuses** (one line says what is wrong; nothing is written), or **mends** it: `mvsink verify` names the damage, `mvsink repair`
 does what can be done without the writer, and the view's next run writes again what was lost. An ingest table has nothing to compare itself
-with: there an edit of rows is an error that names the edit, until somebody accepts it with `mvsink repair --accept-edits`.
+with: there an edit of rows is an error that names the edit, until somebody accepts it with `mvsink repair --accept-edits`. A file that
+is added again is one file: it is no edit.
 
 A repair is part of a view's next batch. A run that has no new events for one says that the table differs, and exits 1; the
 status of an embedded sink is then `Unrepaired`.

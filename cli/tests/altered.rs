@@ -192,6 +192,37 @@ fn an_edited_source_is_accepted_by_command_and_then_goes_on() {
     succeed(&["verify", text(&table)]);
 }
 
+/// A path is one file, and no row differs.
+#[test]
+fn a_source_whose_files_are_added_again_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("person");
+    let (path, size) = files(&table).remove(0);
+    let theirs = copy(&table, &path, "theirs.parquet");
+    let again = |path: &str, size: u64| {
+        edit(
+            &table,
+            &[json!({"add": {
+                "path": path, "partitionValues": {}, "size": size, "modificationTime": 1, "dataChange": true,
+            }})],
+        );
+    };
+    again(&path, size);
+    demo(dir.path(), "3000");
+    demo(dir.path(), "6000");
+    // With a wrong size, which a repair puts right: a file of a sink, and one of another program.
+    edit(&table, &[theirs]);
+    succeed(&["repair", text(&table), "--accept-edits"]);
+    demo(dir.path(), "9000");
+    for (path, events) in [(path.as_str(), "12000"), ("theirs.parquet", "15000")] {
+        again(path, 0);
+        succeed(&["repair", text(&table)]);
+        demo(dir.path(), events);
+    }
+    succeed(&["verify", text(&table)]);
+}
+
 /// Else a repair would accept rows that no run could read.
 #[test]
 fn sources_say_which_of_their_columns_are_never_null() {

@@ -176,7 +176,7 @@ impl Storage {
             let files = commit.adds.iter();
             let files: Vec<_> = files.map(|add| DataFile::from_add(add, adder)).collect();
             let is_edit = match inner {
-                _ if is_foreign(&commit) => true,
+                None if is_foreign(&commit) => true,
                 Some(inner) if Rewrite::of_entry(version, Frontier::Empty, &commit).is_some() => {
                     match inner.entry(version).await {
                         // As it counts for those who stop at edits.

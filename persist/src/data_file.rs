@@ -170,6 +170,11 @@ fn file_tag(name: &str, size: i64) -> String {
     format!("{name}:{size}")
 }
 
+/// True of the path of a file with a name as sinks draw them.
+pub(crate) fn has_drawn_name(path: &str) -> bool {
+    is_drawn(path.rsplit('/').next().unwrap_or_default())
+}
+
 /// True of the names that sinks draw for their files.
 fn is_drawn(name: &str) -> bool {
     let Some(name) = name.strip_suffix(".parquet") else {
@@ -286,11 +291,6 @@ impl DataFile {
             .and_then(|tags| tags.get(SUMS_TAG)?.as_deref());
         let is_same_size = u64::try_from(add.size) == Ok(self.size);
         is_same_size && self.sums.is_some() && tag.and_then(Sums::from_tag) == self.sums
-    }
-
-    /// True if it has a name as sinks draw them.
-    pub(crate) fn has_drawn_name(&self) -> bool {
-        is_drawn(self.path.rsplit('/').next().unwrap_or_default())
     }
 
     /// What its rows add up to and when, if its writer said both: as only this crate does.

@@ -17,7 +17,7 @@ use crate::lock;
 use crate::log::action::{Commit, CommitId};
 use crate::log::entry_path;
 use crate::log::state::{Entry, is_foreign, upper_of};
-use crate::rewrite::Rewrite;
+use crate::rewrite::{Rewrite, is_of_known_files};
 use crate::shard::Inner;
 use crate::storage::Storage;
 
@@ -146,8 +146,12 @@ impl Inner {
         let known = known.into_iter().find(|rewrite| rewrite.version == version);
         let rewrite = known.or_else(|| {
             let rewrite = Rewrite::of_entry(version, lower, &commit)?;
-            (!is_foreign(&commit)).then(|| Arc::new(rewrite))
+            let is_to_be_looked_at = !is_foreign(&commit) || is_of_known_files(&commit);
+            is_to_be_looked_at.then(|| Arc::new(rewrite))
         });
+        let foreign = is_foreign(&commit) && rewrite.is_none();
+        // Those of one that is looked at are known once it was.
+        let counts = |data_change: bool| data_change && (foreign || !is_foreign(&commit));
         Ok(Entry {
             version,
             id: commit.info.as_ref().and_then(|info| info.id),
@@ -156,19 +160,19 @@ impl Inner {
             adds: commit
                 .adds
                 .iter()
-                .filter(|add| add.data_change)
+                .filter(|add| counts(add.data_change))
                 .map(|add| Arc::new(DataFile::from_add(add, adder)))
                 .collect(),
             // What their adds said of them is in entries further back; rows can be read without.
             removes: commit
                 .removes
                 .iter()
-                .filter(|remove| remove.data_change)
+                .filter(|remove| counts(remove.data_change))
                 .map(|remove| Arc::new(DataFile::from_remove(remove)))
                 .collect(),
-            foreign: is_foreign(&commit),
+            foreign,
             // A sink adds what is new, and takes nothing away.
-            exact: !is_foreign(&commit) && rewrite.as_ref().is_none_or(|it| it.is_exact()),
+            exact: !foreign && rewrite.as_ref().is_none_or(|it| it.is_exact()),
             rewrite,
         })
     }

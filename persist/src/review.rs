@@ -20,7 +20,7 @@
 use crate::error::Error;
 use crate::log::state::is_foreign;
 use crate::replay::{Log, next_ahead};
-use crate::rewrite::Rewrite;
+use crate::rewrite::{Rewrite, is_of_known_files};
 use crate::storage::{OnRetry, Storage};
 
 impl Storage {
@@ -45,7 +45,7 @@ impl Storage {
                     }
                     parsed => parsed?,
                 };
-                if is_foreign(&commit) {
+                if is_foreign(&commit) && !is_of_known_files(&commit) {
                     log.state.set_edited(found);
                     if Some(found) > accepted {
                         log.state.set_unaccepted(found);

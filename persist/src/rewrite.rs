@@ -8,6 +8,10 @@
 //!                  are alike for the files that it brings and for those that it takes away
 //! ```
 //!
+//! So may one that only names live files again, whatever it says: where a size in it is another, the rows tell; with the same
+//! size a file is the one that is there, and brings nothing. A time of modification tells nothing: whoever names a file again
+//! may give any.
+//!
 //! Of the files of sinks the log says both, so that only the new files are read. What cannot be compared, since a file is
 //! gone, counts as an edit.
 //!
@@ -21,7 +25,7 @@ use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use crate::data_file::{Adder, DataFile};
+use crate::data_file::{Adder, DataFile, has_drawn_name};
 use crate::error::Error;
 use crate::file::{BATCH_ROWS, decode_file};
 use crate::frontier::Frontier;
@@ -95,6 +99,13 @@ impl Rewrite {
             ..Rewrite::new(version, upper, added.collect(), removed.collect())
         })
     }
+}
+
+/// True if another program's entry does nothing but add files, by names as sinks draw them: these may be live already, and then
+/// they bring no rows.
+pub(crate) fn is_of_known_files(commit: &Commit) -> bool {
+    let mut names = commit.adds.iter().map(|add| &add.path);
+    commit.removes.is_empty() && !commit.adds.is_empty() && names.all(|path| has_drawn_name(path))
 }
 
 /// What rows add up to, and their least and greatest time.
@@ -212,9 +223,13 @@ impl Inner {
             for file in removed {
                 let is_told = trusting && file.summed().is_some();
                 if !is_told && brought_paths.contains(&root.key(&file.path)) {
-                    // Another file is in its place: its own rows are not to be had.
-                    all = false;
-                    continue;
+                    // Another file may be in its place, whose rows are not its own.
+                    let is_it = trusting
+                        && self.storage.length_of(file, on_retry).await? == Some(file.size);
+                    if !is_it {
+                        all = false;
+                        continue;
+                    }
                 }
                 let read = self
                     .storage
@@ -380,6 +395,19 @@ impl Storage {
             }
         }
         Ok(found)
+    }
+
+    /// The size of what lies in the place of a file.
+    async fn length_of(
+        &self,
+        file: &DataFile,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Option<u64>, Error> {
+        let Ok(location) = self.data_location(&file.path) else {
+            return Ok(None);
+        };
+        let found = self.head(&location, on_retry).await?;
+        Ok(found.map(|found| found.size))
     }
 
     /// Adds the rows of a file to `total`: by what the log says of them, where it does and is to be trusted.

@@ -269,6 +269,120 @@ fn an_edit_that_says_it_changes_no_data_is_shown_and_accepted() {
     });
 }
 
+/// What the log says of the file of this version, as another program says it again.
+fn again(dir: &Path, version: u64, change: impl Fn(&mut Value)) -> Value {
+    let text = fs::read_to_string(entry(dir, version)).unwrap();
+    let line = text.lines().find(|line| line.starts_with("{\"add\""));
+    let mut action: Value = serde_json::from_str(line.unwrap()).unwrap();
+    action["add"]["dataChange"] = true.into();
+    change(&mut action["add"]);
+    action
+}
+
+async fn left(dir: &Path) -> Option<u64> {
+    let shard = open(dir).await.unwrap();
+    shard.check_rewrites().await.unwrap();
+    assert_eq!(shard.edited(), shard.unaccepted_edit());
+    shard.unaccepted_edit()
+}
+
+#[test]
+fn a_live_file_that_is_added_again_is_no_edit() {
+    type Edit = fn(&mut Value);
+    let edits: [(&str, Edit); 7] = [
+        ("as it is", |_| ()),
+        ("later", |add| {
+            add["modificationTime"] = 9_000_000_000_000_i64.into()
+        }),
+        ("without tags", |add| add["tags"] = Value::Null),
+        ("with other statistics", |add| {
+            add["stats"] = "{\"numRecords\": 1}".into()
+        }),
+        ("with no size", |add| add["size"] = 0.into()),
+        ("with another size", |add| add["size"] = 12345.into()),
+        ("by another path", |add| {
+            add["path"] = format!("./{}", add["path"].as_str().unwrap()).into();
+        }),
+    ];
+    for (what, change) in edits {
+        // The file of a sink, and one of another program.
+        for version in [3, 5] {
+            for checkpoint in [false, true] {
+                let dir = tempfile::tempdir().unwrap();
+                let dir = dir.path();
+                run(async {
+                    input(dir).await;
+                    grow(&open(dir).await.unwrap(), 4).await;
+                    edit(dir, &[add(dir, "theirs.parquet").await]).await;
+                    assert!(repair(dir, false, true).await.accepted.is_some());
+                    grow(&open(dir).await.unwrap(), 6).await;
+                    let running = open(dir).await.unwrap();
+                    let progress = running.progress();
+                    edit(dir, &[again(dir, version, change)]).await;
+                    running.refresh().await.unwrap();
+                    running.check_rewrites().await.unwrap();
+                    assert_eq!(running.unaccepted_edit(), None, "{what}, {version}");
+                    let entry = running.entry(progress.version + 1).await.unwrap();
+                    assert!(!entry.foreign && entry.adds.is_empty(), "{what}: {entry:?}");
+                    // Of files that no sink named nothing tells below a checkpoint that they were there.
+                    if checkpoint && version == 5 {
+                        return;
+                    }
+                    if checkpoint {
+                        running.checkpoint().await.unwrap();
+                    }
+                    assert_eq!(left(dir).await, None, "{what}, {version}");
+                    // Nor is it one once the size is put right.
+                    let report = repair(dir, false, true).await;
+                    assert!(
+                        report.accepted.is_none() && report.left.is_empty(),
+                        "{report:?}"
+                    );
+                    assert!(verify(dir).await.is_clean(), "{what}, {version}");
+                    assert_eq!(left(dir).await, None, "{what}, {version}");
+                    grow(&open(dir).await.unwrap(), 7).await;
+                    let after = open(dir).await.unwrap().progress();
+                    assert_eq!((after.upper, after.since), (at(7), progress.since));
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_live_file_that_is_written_anew_or_added_beside_another_is_an_edit() {
+    for checkpoint in [false, true] {
+        for beside in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let dir = dir.path();
+            run(async {
+                input(dir).await;
+                let mut actions = vec![again(dir, 3, |_| ())];
+                if beside {
+                    actions.push(add(dir, "theirs.parquet").await);
+                } else {
+                    let path = actions[0]["add"]["path"].as_str().unwrap().to_owned();
+                    let columns = theirs(dir, &path, readable());
+                    actions[0]["add"]["size"] = columns["add"]["size"].clone();
+                }
+                let version = edit(dir, &actions).await;
+                if checkpoint {
+                    open(dir).await.unwrap().checkpoint().await.unwrap();
+                }
+                assert_eq!(left(dir).await, Some(version));
+                let report = repair(dir, true, true).await;
+                let versions = report.steps.iter().flat_map(|step| match step {
+                    RepairStep::AcceptEdits { edits } => {
+                        edits.iter().map(|it| it.version).collect()
+                    }
+                    _ => Vec::new(),
+                });
+                assert_eq!(versions.collect::<Vec<_>>(), [version], "{report:?}");
+            });
+        }
+    }
+}
+
 /// An input table, whose numbers are null in no row, and whose texts may be.
 async fn input(dir: &Path) {
     let codec = codec();

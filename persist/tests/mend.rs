@@ -152,9 +152,21 @@ fn a_wrong_size_of_a_whole_file_is_named_and_put_right() {
 fn wrong_tags_of_a_whole_file_of_a_sink_are_named_and_put_right() {
     type Edit = fn(&mut Value, &Value);
     let cases: [(&str, Edit, &[&str]); 5] = [
-        ("the least time", |tags, _| tags["mvsink.min_time"] = "4".into(), &["tags"]),
-        ("the greatest time", |tags, _| tags["mvsink.max_time"] = "2".into(), &["tags"]),
-        ("sums", |tags, other| tags["mvsink.sums"] = other["mvsink.sums"].clone(), &["tags"]),
+        (
+            "the least time",
+            |tags, _| tags["mvsink.min_time"] = "4".into(),
+            &["tags"],
+        ),
+        (
+            "the greatest time",
+            |tags, _| tags["mvsink.max_time"] = "2".into(),
+            &["tags"],
+        ),
+        (
+            "sums",
+            |tags, other| tags["mvsink.sums"] = other["mvsink.sums"].clone(),
+            &["tags"],
+        ),
         (
             "all of another file",
             |tags, other| {
@@ -203,7 +215,12 @@ fn wrong_tags_of_a_whole_file_of_a_sink_are_named_and_put_right() {
 
 #[test]
 fn a_wrong_time_in_the_entry_of_a_sink_is_put_right_within_its_batch_alone() {
-    for (replaced, min) in [(None, "3"), (None, "4"), (Some((5, 9)), "2"), (Some((1, 4)), "2")] {
+    for (replaced, min) in [
+        (None, "3"),
+        (None, "4"),
+        (Some((5, 9)), "2"),
+        (Some((1, 4)), "2"),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         run(async {
@@ -211,7 +228,10 @@ fn a_wrong_time_in_the_entry_of_a_sink_is_put_right_within_its_batch_alone() {
             append_at(&shard, 2, 5).await;
             drop(shard);
             let text = fs::read_to_string(entry(dir, 3)).unwrap();
-            let edited = text.replace("\"mvsink.min_time\":\"2\"", &format!("\"mvsink.min_time\":\"{min}\""));
+            let edited = text.replace(
+                "\"mvsink.min_time\":\"2\"",
+                &format!("\"mvsink.min_time\":\"{min}\""),
+            );
             fs::write(entry(dir, 3), edited).unwrap();
             if let Some((lower, upper)) = replaced {
                 // The same rows, at other times.

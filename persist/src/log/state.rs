@@ -329,7 +329,10 @@ impl State {
             }
         }
         (self.upper, self.since, self.version) = (upper, since, version);
-        let foreign = is_foreign(commit);
+        let (mut adds, mut removes) = self.change_files(commit, Adder::of(commit));
+        let is_nothing = adds.is_empty() && removes.is_empty();
+        // Live files that are only named again bring rows if they are others now.
+        let foreign = is_foreign(commit) && !is_nothing && !self.are_same_paths(&adds, &removes);
         if foreign {
             let edit = Edit {
                 version,
@@ -356,11 +359,10 @@ impl State {
         }
         self.forget_accepted();
         self.holds.update(&self.txns, commit.txns.iter());
-        let (mut adds, mut removes) = self.change_files(commit, Adder::of(commit));
         let is_new = id.is_none();
         self.look(commit, &adds, is_new, id.is_some() && upper > lower);
         let mut rewrite = None;
-        if is_new && !foreign && !(adds.is_empty() && removes.is_empty()) {
+        if is_new && !foreign && !is_nothing {
             let (added, removed) = (std::mem::take(&mut adds), std::mem::take(&mut removes));
             let found = Arc::new(Rewrite::new(version, lower, added, removed));
             self.rewrites.push(Arc::clone(&found));
@@ -378,6 +380,16 @@ impl State {
             exact: true,
             rewrite,
         })
+    }
+
+    /// True if the files have the same paths.
+    fn are_same_paths(&self, added: &[Arc<DataFile>], removed: &[Arc<DataFile>]) -> bool {
+        let root = self.files.root();
+        let keys = |files: &[Arc<DataFile>]| -> BTreeSet<String> {
+            let keys = files.iter().map(|file| root.key(&file.path).into_owned());
+            keys.collect()
+        };
+        added.len() == removed.len() && keys(added) == keys(removed)
     }
 
     /// Keeps count of what views have looked at. An append may have been on its way when a file came; whoever makes the

@@ -16,7 +16,7 @@ use futures::future::join_all;
 
 use super::Difference;
 use super::examine::Examined;
-use crate::data_file::{Adder, DataFile};
+use crate::data_file::{Adder, DataFile, has_drawn_name};
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::action::Commit;
@@ -107,7 +107,7 @@ impl Storage {
             let origin = origin.filter(|origin| match origin {
                 Origin::Sink { .. } => true,
                 // One of ours may have been added before.
-                Origin::Other => origins.is_whole || !file.has_drawn_name(),
+                Origin::Other => origins.is_whole || !has_drawn_name(&file.path),
             });
             if let Some(origin) = origin {
                 found.is_of_other = matches!(origin, Origin::Other);
@@ -162,7 +162,8 @@ fn blame_tags(differences: &mut Vec<Difference>) {
             Difference::Sums { .. } | Difference::Times { .. } | Difference::Rows { .. }
         )
     };
-    let is_needed = |found: &Difference| matches!(found, Difference::Sums { .. } | Difference::Times { .. });
+    let is_needed =
+        |found: &Difference| matches!(found, Difference::Sums { .. } | Difference::Times { .. });
     if !differences.iter().any(is_needed) {
         return;
     }
