@@ -12,6 +12,7 @@ Exit status: 0 if everything is equal, 1 if something differs.
 """
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -191,6 +192,8 @@ def overwrite(table):
 
 
 EDITS = [append, delete, update, merge, optimize, vacuum, checkpoint, restore, overwrite]
+# How a run ends that has found an edit when it had written all its times.
+TOLD = re.compile(r"differs? from the view .* a view repairs its table with the next events: run again", re.DOTALL)
 VIEWS = ["q0", "q1", "q2", "q3", "q4", "q8"]
 
 
@@ -223,11 +226,12 @@ def edits_beside_a_run(directory):
     edited, whole = directory / "beside", directory / "beside-whole"
     demo(edited, 20_000)
     events = 150_000
+    # A pipe that nobody reads would stop it.
+    said = directory / "beside.stderr"
     run = subprocess.Popen(
         [MVSINK, "run", "nexmark", "--dir", edited, "--events", str(events), "--workers", "2", "--rate", "15000"],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=said.open("w"),
     )
     done = Counter()
     while run.poll() is None:
@@ -240,8 +244,10 @@ def edits_beside_a_run(directory):
                 # They may lose the race with our commits: that is theirs to try again.
                 done[f"{edit.__name__} failed: {type(error).__name__}"] += 1
             time.sleep(0.05)
-    if run.returncode != 0:
-        sys.exit(f"engines.py: the run beside the edits failed: {run.stderr.read().strip()}")
+    errors = said.read_text().strip()
+    # An edit after the last time is told: nothing is left to repair it with.
+    if run.returncode != 0 and not TOLD.search(errors):
+        sys.exit(f"engines.py: the run beside the edits failed: {errors}")
     print(f"beside the run: {dict(done)}")
     # The last edits came when nobody was there to repair them.
     demo(edited, events + 10_000)

@@ -19,6 +19,9 @@ const ROUND_MS: u64 = 250;
 /// Within these rounds it is noticed: half a minute, and the dozens of calls of a slow store that it takes to look.
 const NOTICED: usize = 40_000 / ROUND_MS as usize;
 
+/// Within these rounds everybody has seen the last entry.
+const CAUGHT_UP: usize = 10_000 / ROUND_MS as usize;
+
 /// All objects of the table, with their times.
 type Objects = Vec<(Path, PutPayload, i64)>;
 
@@ -49,6 +52,7 @@ impl World<'_> {
                 if judge.next() == self.judge.next() {
                     return;
                 }
+                self.let_catch_up();
                 self.replace(&objects);
                 let ghost = self.let_notice(&objects);
                 self.stop();
@@ -172,6 +176,15 @@ impl World<'_> {
         self.ran.steps += 1;
         // Before its log is cleaned up.
         self.source.iter_mut().for_each(|it| it.look(self.plan));
+    }
+
+    /// Whoever knows no more than the copy has takes it for the table, and is right.
+    fn let_catch_up(&mut self) {
+        self.faulty.set_percent(0);
+        for _ in 0..CAUGHT_UP {
+            self.quiet_round();
+        }
+        self.faulty.set_percent(self.percent);
     }
 
     /// By the end of the promised time whoever had the table open has failed, and nobody writes into it any more.
