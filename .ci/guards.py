@@ -1040,14 +1040,14 @@ GUARDS = [
     ),
     Guard(
         "edits", "the rows of such an entry are compared", "persist/src/rewrite.rs",
-        "            if all && taken == brought {\n",
-        "            if all || taken == brought {\n",
+        "            if all && taken == sum {\n",
+        "            if all || taken == sum {\n",
         "--test rewrites", "an_e",
     ),
     Guard(
         "edits", "the times of such an entry are compared", "persist/src/rewrite.rs",
-        "        self.times = join_ranges(self.times, times);\n",
-        "        self.times = join_ranges(self.times, times).filter(|_| false);\n",
+        "        self.times = join_ranges(self.times, other.times);\n",
+        "        self.times = join_ranges(self.times, other.times).filter(|_| false);\n",
         "--test rewrites", "an_entry",
     ),
     Guard(
@@ -1058,8 +1058,8 @@ GUARDS = [
     ),
     Guard(
         "edits", "what lies in a file's place is not read for it", "persist/src/rewrite.rs",
-        "                if !is_told && brought_paths.contains(",
-        "                if false && !is_told && brought_paths.contains(",
+        "                if brought_keys.contains(",
+        "                if false && brought_keys.contains(",
         "--test rewrites", "in_the_place_of_one",
     ),
     Guard(
@@ -1067,6 +1067,24 @@ GUARDS = [
         "                None => self.compare_chain(rewrite, on_retry).await?,\n",
         "                None => Verdict::Other,\n",
         "--test rewrites", "what_is_merged_twice",
+    ),
+    Guard(
+        "edits", "a commit tells the sums of merged files", "persist/src/log/state.rs",
+        "        commit.adds.extend(told.iter().map(|file| file.to_add()));\n",
+        "",
+        "--test rewrites", "again_and_again",
+    ),
+    Guard(
+        "edits", "a merged file that was read is known when it is gone", "persist/src/replay.rs",
+        "rewrites.find_map(|rewrite| rewrite.total_of(file).cloned())",
+        "rewrites.find_map(|rewrite| rewrite.total_of(file).cloned().filter(|_| false))",
+        "--test rewrites", "that_was_read_is_known",
+    ),
+    Guard(
+        "edits", "the sums of other programs' rows are not told", "persist/src/rewrite.rs",
+        "if known.iter().all(Option::is_some)",
+        "if true",
+        "--test rewrites", "other_rows_is_not_told",
     ),
     Guard(
         "edits", "a review finds entries that nobody has looked at", "persist/src/review.rs",

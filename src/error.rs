@@ -85,10 +85,10 @@ pub enum Error {
         /// Why the source failed.
         error: std::sync::Arc<Error>,
     },
-    /// The log was cleaned up beyond what was read, and so were files that tell what has changed since.
+    /// The log was cleaned up beyond what was read, or files were removed and deleted that tell what has changed since.
     #[error(
-        "what has changed in {url} since version {version} is not known any more, since that was cleaned up: \
-         start again, which reads it anew"
+        "what has changed in {url} since version {version} is not known any more, since log entries or data files that \
+         tell it were deleted meanwhile: start again, which reads it anew"
     )]
     Behind {
         /// The address of the shard.

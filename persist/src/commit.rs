@@ -415,15 +415,19 @@ impl Shard {
             if inner.tail().is_due(env) {
                 inner.catch_up(on_retry).await?;
             }
-            let (tail, plan, table, review) = {
+            let (tail, plan, table, review, told) = {
                 let log = lock(&inner.log);
                 let table = log.state.metadata().id.clone();
-                let plan = plan(&log.state);
+                let mut plan = plan(&log.state);
+                let told = match &mut plan {
+                    Plan::Put(commit) => log.state.tell_sums(commit),
+                    Plan::Done(_) => BTreeSet::new(),
+                };
                 let review = match &plan {
                     Plan::Put(commit) => log.state.review(commit),
                     Plan::Done(_) => None,
                 };
-                (log.tail(), plan, table, review)
+                (log.tail(), plan, table, review, told)
             };
             let mut commit = match plan {
                 Plan::Put(commit) => *commit,
@@ -511,7 +515,8 @@ impl Shard {
                 if !ours {
                     continue;
                 }
-                let adds = |state: &State| commit.adds.iter().any(|add| state.is_live(&add.path));
+                let mut own = commit.adds.iter().filter(|add| !told.contains(&add.path));
+                let adds = |state: &State| own.any(|add| state.is_live(&add.path));
                 if !inner.with_state(adds) {
                     // Nobody reads it there: an opener begins beyond it.
                     inner.drop_phantom(slot).await;

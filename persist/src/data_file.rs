@@ -308,6 +308,20 @@ impl DataFile {
         Some(Summed { sums, times })
     }
 
+    /// The same file, once its rows were read: they add up to this, and these are their least and greatest time.
+    pub(crate) fn with_sums(&self, sums: Sums, (min, max): (i64, i64)) -> Self {
+        let mut tags = self.tags.clone();
+        tags.insert(MIN_TIME_TAG.to_owned(), min.to_string());
+        tags.insert(MAX_TIME_TAG.to_owned(), max.to_string());
+        DataFile {
+            min_time: Some(min),
+            max_time: Some(max),
+            sums: Some(sums),
+            tags,
+            ..self.clone()
+        }
+    }
+
     /// A file as its removal describes it.
     pub(crate) fn from_remove(remove: &Remove) -> Self {
         let add = Add {

@@ -32,13 +32,14 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::beyond::{Beyond, Bridge};
 use crate::client::{Environment, Moment};
+use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::location::for_shell;
 use crate::log::action::Commit;
 use crate::log::checkpoint::LogFile;
 use crate::log::entry_path;
 use crate::log::state::{Entry, State, TOMBSTONE_RETENTION_MS};
-use crate::rewrite::Rewrite;
+use crate::rewrite::{Rewrite, Total};
 use crate::storage::{OnRetry, Storage};
 
 /// Log entries read at once when there are many to read.
@@ -269,6 +270,12 @@ impl Log {
         let rewrites = self.rewrites.iter();
         let rewrites = rewrites.filter(|rewrite| rewrite.version >= version);
         rewrites.cloned().collect()
+    }
+
+    /// What the rows of this file add up to, if another program's entry brought it and somebody here has read it.
+    pub(crate) fn total_of(&self, file: &DataFile) -> Option<Total> {
+        let mut rewrites = self.rewrites.iter().rev();
+        rewrites.find_map(|rewrite| rewrite.total_of(file).cloned())
     }
 
     /// The entries in memory, in ascending order.

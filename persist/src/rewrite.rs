@@ -13,19 +13,20 @@
 //! may give any.
 //!
 //! Of the files of sinks the log says both, so that only the new files are read. What cannot be compared, since a file is
-//! gone, counts as an edit.
+//! gone, counts as an edit. So the log is told of the new files as well, by the next commit of whoever has read them
+//! ([`crate::log::state::State::tell_sums`]): they may be merged again, and be gone, before the next look.
 //!
 //! Whoever needs to know has an entry looked at: a reader that comes to it ([`Inner::judged`]), and what goes by edits that
 //! nobody has answered ([`Shard::check_rewrites`]). Until then it keeps commits from saying that all edits are answered.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use crate::data_file::{Adder, DataFile, has_drawn_name};
+use crate::data_file::{Adder, DataFile, Summed, has_drawn_name};
 use crate::error::Error;
 use crate::file::{BATCH_ROWS, decode_file};
 use crate::frontier::Frontier;
@@ -53,6 +54,8 @@ pub(crate) struct Rewrite {
     /// False if it is not known which of its files were in the table before it.
     is_exact: bool,
     verdict: OnceCell<Verdict>,
+    /// What the rows of the files add up to that it brings, as they were read: they are the rows of sinks.
+    summed: OnceLock<Vec<(Arc<DataFile>, Total)>>,
 }
 
 /// Whether the rows are the same after an entry as before it.
@@ -63,6 +66,12 @@ pub(crate) enum Verdict {
 }
 
 impl Rewrite {
+    /// What the rows of this file add up to, if it brought it and that is known.
+    pub(crate) fn total_of(&self, file: &DataFile) -> Option<&Total> {
+        let mut summed = self.summed.get()?.iter();
+        summed.find_map(|(brought, total)| (**brought == *file).then_some(total))
+    }
+
     pub(crate) fn new(
         version: u64,
         upper: Frontier<i64>,
@@ -76,6 +85,7 @@ impl Rewrite {
             removed,
             is_exact: true,
             verdict: OnceCell::new(),
+            summed: OnceLock::new(),
         }
     }
 
@@ -110,15 +120,15 @@ pub(crate) fn is_of_known_files(commit: &Commit) -> bool {
 
 /// What rows add up to, and their least and greatest time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Total {
+pub(crate) struct Total {
     sums: Sums,
     times: Option<(i64, i64)>,
 }
 
 impl Total {
-    fn add(&mut self, sums: &Sums, times: Option<(i64, i64)>) {
-        self.sums.merge(sums);
-        self.times = join_ranges(self.times, times);
+    fn add(&mut self, other: &Total) {
+        self.sums.merge(&other.sums);
+        self.times = join_ranges(self.times, other.times);
     }
 }
 
@@ -174,7 +184,7 @@ impl Inner {
                 Some((added, removed)) => (added, removed),
                 None => (&rewrite.added, &rewrite.removed),
             };
-            let verdict = match self.compare(added, removed, on_retry).await? {
+            let verdict = match self.compare(rewrite, added, removed, on_retry).await? {
                 Some(verdict) => verdict,
                 None => self.compare_chain(rewrite, on_retry).await?,
             };
@@ -193,19 +203,17 @@ impl Inner {
     /// `None` if a file that was brought is gone since somebody took it away again.
     async fn compare(
         &self,
+        rewrite: &Rewrite,
         added: &[Arc<DataFile>],
         removed: &[Arc<DataFile>],
         on_retry: OnRetry<'_>,
     ) -> Result<Option<Verdict>, Error> {
         let schema = self.with_state(|state| state.schema());
-        let mut brought = Total::default();
+        let read = async |file: &DataFile| self.storage.read_total(file, &schema, on_retry).await;
+        let mut brought = Vec::new();
         for file in added {
-            match self
-                .storage
-                .add_up(file, &schema, false, &mut brought, on_retry)
-                .await?
-            {
-                Ok(()) => {}
+            match read(file).await? {
+                Ok(total) => brought.push((Arc::clone(file), total)),
                 Err(Unread::Unreadable) => return Ok(Some(Verdict::Other)),
                 Err(Unread::Missing) => {
                     self.catch_up(on_retry).await?;
@@ -214,15 +222,21 @@ impl Inner {
                 }
             }
         }
+        let mut sum = Total::default();
+        brought.iter().for_each(|(_, total)| sum.add(total));
         let root = &self.storage.root;
-        let brought_paths: BTreeSet<_> = added.iter().map(|file| root.key(&file.path)).collect();
+        let brought_keys: BTreeSet<_> = added.iter().map(|file| root.key(&file.path)).collect();
+        let known: Vec<_> = removed.iter().map(|file| self.known_total(file)).collect();
         // Rows of a table whose columns have changed may have other fingerprints than when they were written.
         for trusting in [true, false] {
             let mut taken = Total::default();
             let mut all = true;
-            for file in removed {
-                let is_told = trusting && file.summed().is_some();
-                if !is_told && brought_paths.contains(&root.key(&file.path)) {
+            for (file, known) in removed.iter().zip(&known) {
+                if let Some(total) = known.as_ref().filter(|_| trusting) {
+                    taken.add(total);
+                    continue;
+                }
+                if brought_keys.contains(&root.key(&file.path)) {
                     // Another file may be in its place, whose rows are not its own.
                     let is_it = trusting
                         && self.storage.length_of(file, on_retry).await? == Some(file.size);
@@ -231,17 +245,42 @@ impl Inner {
                         continue;
                     }
                 }
-                let read = self
-                    .storage
-                    .add_up(file, &schema, trusting, &mut taken, on_retry);
-                let read = read.await?;
-                all &= read.is_ok();
+                match read(file).await? {
+                    Ok(total) => taken.add(&total),
+                    Err(_) => all = false,
+                }
             }
-            if all && taken == brought {
+            if all && taken == sum {
+                if known.iter().all(Option::is_some) {
+                    self.remember(rewrite, brought);
+                }
                 return Ok(Some(Verdict::Same));
             }
         }
         Ok(Some(Verdict::Other))
+    }
+
+    /// What is known of the rows of a file without reading it: by the log, or since it was read here as it came.
+    fn known_total(&self, file: &DataFile) -> Option<Total> {
+        match file.summed() {
+            Some(Summed { sums, times }) => Some(Total {
+                sums: sums.clone(),
+                times,
+            }),
+            None => lock(&self.log).total_of(file),
+        }
+    }
+
+    /// Keeps what the rows of these files add up to, which have been rows of sinks before.
+    fn remember(&self, rewrite: &Rewrite, brought: Vec<(Arc<DataFile>, Total)>) {
+        let state = &mut lock(&self.log).state;
+        for (file, Total { sums, times }) in &brought {
+            if let Some(times) = times {
+                state.sum_up(file, sums, *times);
+            }
+        }
+        // Another look at the same time has found the same.
+        let _ = rewrite.summed.set(brought);
     }
 
     /// Compares all at once what this entry and the later ones of its kind do, which took away what it brought.
@@ -273,7 +312,7 @@ impl Inner {
         }
         let added: Vec<_> = added.into_values().collect();
         let removed: Vec<_> = removed.into_values().collect();
-        match self.compare(&added, &removed, on_retry).await? {
+        match self.compare(first, &added, &removed, on_retry).await? {
             Some(Verdict::Same) => {
                 let later = chain.iter().filter(|later| later.version > first.version);
                 for later in later {
@@ -410,19 +449,13 @@ impl Storage {
         Ok(found.map(|found| found.size))
     }
 
-    /// Adds the rows of a file to `total`: by what the log says of them, where it does and is to be trusted.
-    async fn add_up(
+    /// Reads what the rows of a file add up to.
+    async fn read_total(
         &self,
         file: &DataFile,
         schema: &SchemaRef,
-        trusting: bool,
-        total: &mut Total,
         on_retry: OnRetry<'_>,
-    ) -> Result<Result<(), Unread>, Error> {
-        if trusting && let Some(summed) = file.summed() {
-            total.add(summed.sums, summed.times);
-            return Ok(Ok(()));
-        }
+    ) -> Result<Result<Total, Unread>, Error> {
         let Ok(location) = self.data_location(&file.path) else {
             return Ok(Err(Unread::Unreadable));
         };
@@ -432,19 +465,14 @@ impl Storage {
         };
         let (path, schema) = (file.path.clone(), Arc::clone(schema));
         let sum_up = move || sum_up(&path, bytes, &schema);
-        let read = self.env.cpu.run(sum_up).await?;
-        Ok(match read {
-            Ok((sums, times)) => {
-                total.add(&sums, times);
-                Ok(())
-            }
+        Ok(match self.env.cpu.run(sum_up).await? {
+            Ok(total) => Ok(total),
             Err(_) => Err(Unread::Unreadable),
         })
     }
 }
 
-/// What the rows of a file add up to, and their least and greatest time.
-fn sum_up(path: &str, bytes: Bytes, schema: &Schema) -> Result<(Sums, Option<(i64, i64)>), Error> {
+fn sum_up(path: &str, bytes: Bytes, schema: &Schema) -> Result<Total, Error> {
     let mut fingerprints = Fingerprints::new(schema)?;
     let mut times = None;
     for batch in decode_file(path, bytes, None, BATCH_ROWS)? {
@@ -452,5 +480,8 @@ fn sum_up(path: &str, bytes: Bytes, schema: &Schema) -> Result<(Sums, Option<(i6
         fingerprints.add(&batch)?;
         times = join_ranges(times, range(&batch, true)?);
     }
-    Ok((fingerprints.sums(), times))
+    Ok(Total {
+        sums: fingerprints.sums(),
+        times,
+    })
 }

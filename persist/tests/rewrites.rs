@@ -12,7 +12,7 @@ use mvsink_persist::{
 };
 use serde_json::{Value, json};
 use support::damage::*;
-use support::run;
+use support::{client, options, run};
 
 type Update = (Row, i64, i64);
 
@@ -45,9 +45,10 @@ fn removals(shard: &Shard, times: &[i64]) -> Vec<Value> {
 
 /// Puts the next entry; gives its version.
 fn put(dir: &Path, mut actions: Vec<Value>) -> u64 {
-    let version = (0..)
-        .find(|version| !entry(dir, *version).exists())
-        .unwrap();
+    let names = fs::read_dir(in_log(dir, "")).unwrap();
+    let names = names.map(|it| it.unwrap().file_name().into_string().unwrap());
+    let versions = names.filter_map(|name| name.split('.').next()?.parse::<u64>().ok());
+    let version = versions.max().unwrap() + 1;
     actions.insert(0, json!({"commitInfo": {"operation": "OPTIMIZE"}}));
     let lines: Vec<_> = actions.iter().map(Value::to_string).collect();
     // As a whole: somebody may follow.
@@ -258,13 +259,133 @@ fn what_is_merged_twice_and_deleted_before_anybody_looks_is_followed() {
         for version in [first, second] {
             assert!(!shard.entry(version).await.unwrap().foreign);
         }
-        // A later one, of what is gone and never was looked at, cannot be told from an edit.
+        // What has been read here is known when it is gone.
         let mut actions = vec![removed("twice.parquet")];
         actions.push(rewritten(dir, "thrice.parquet", &all));
         fs::remove_file(dir.join("twice.parquet")).unwrap();
         let third = put(dir, actions);
         shard.refresh().await.unwrap();
-        assert!(shard.entry(third).await.unwrap().foreign);
+        assert!(!shard.entry(third).await.unwrap().foreign);
+        // What others have to know of it, the next commit tells.
+        drop(shard);
+        assert_eq!(looked_at(dir).await.edited(), None);
+    });
+}
+
+/// Merges all live files into one, as another program, and deletes those at once; gives the version.
+fn merge_and_delete(dir: &Path, shard: &Shard, name: &str, upper: i64) -> u64 {
+    let paths: Vec<_> = shard.pin().files().map(|file| file.path.clone()).collect();
+    let mut actions: Vec<_> = paths.iter().map(|path| removed(path)).collect();
+    let all: Vec<_> = (0..upper).rev().map(update).collect();
+    actions.push(rewritten(dir, name, &all));
+    let version = put(dir, actions);
+    paths
+        .iter()
+        .for_each(|path| fs::remove_file(dir.join(path)).unwrap());
+    version
+}
+
+/// How what was merged before is known when it is merged again.
+#[derive(Clone, Copy, Debug)]
+enum Told {
+    /// By a commit of who has read it.
+    ByCommit,
+    /// By a checkpoint, and no entry.
+    ByCheckpoint,
+    /// It was read by who follows, and the log tells nothing of it.
+    Here,
+}
+
+#[test]
+fn what_was_merged_and_deleted_is_merged_again_and_again() {
+    for told in [Told::ByCommit, Told::ByCheckpoint, Told::Here] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let follower = filled(dir, 3).await;
+            for round in 0..4 {
+                let what = format!("{told:?}, round {round}");
+                // Each time another process, but for the one that follows.
+                let mut options = options(100 + round);
+                options.checkpoint_interval = 0;
+                let another = client(options);
+                let opened = async || match told {
+                    Told::Here => follower.clone(),
+                    Told::ByCommit | Told::ByCheckpoint => {
+                        another.open_existing(url(dir)).await.unwrap()
+                    }
+                };
+                let before = open(dir).await.unwrap();
+                let upper = before.progress().upper.time().unwrap();
+                let name = format!("{round}.parquet");
+                let version = merge_and_delete(dir, &before, &name, upper);
+                let shard = opened().await;
+                shard.refresh().await.unwrap();
+                shard.check_rewrites().await.unwrap();
+                assert!(!shard.entry(version).await.unwrap().foreign, "{what}");
+                let known = (shard.edited(), shard.unaccepted_edit());
+                assert_eq!(known, (None, None), "{what}");
+                if !matches!(told, Told::Here) {
+                    grow(&shard, upper + 1).await;
+                }
+                if matches!(told, Told::ByCheckpoint) {
+                    let version = shard.checkpoint().await.unwrap();
+                    let entries = (0..=version).filter(|version| entry(dir, *version).exists());
+                    remove_entries(dir, entries);
+                }
+                assert_eq!(shard.progress().since, at(0), "{what}");
+                let report = verify(dir).await;
+                assert!(report.is_clean(), "{what}: {report:?}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_merged_file_that_was_read_is_known_when_it_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let mut actions = removals(&shard, &[0, 1]);
+        actions.push(rewritten(dir, "once.parquet", &[update(0), update(1)]));
+        let first = put(dir, actions);
+        let mut actions = removals(&shard, &[2]);
+        actions.push(removed("once.parquet"));
+        let all = [update(2), update(1), update(0)];
+        actions.push(rewritten(dir, "twice.parquet", &all));
+        let second = put(dir, actions);
+        // Both are in the log before the first is looked at.
+        shard.refresh().await.unwrap();
+        assert!(!shard.entry(first).await.unwrap().foreign);
+        fs::remove_file(dir.join("once.parquet")).unwrap();
+        assert!(!shard.entry(second).await.unwrap().foreign);
+    });
+}
+
+/// The rows of a file that another program has merged are told only if they were those of sinks: what it adds of its own
+/// is looked at by whoever reads it.
+#[test]
+fn what_was_merged_of_other_rows_is_not_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let mut theirs = rewritten(dir, "theirs.parquet", &[((9, None), 1, 1)]);
+        theirs["add"]["dataChange"] = true.into();
+        put(dir, vec![theirs]);
+        let mut actions = removals(&shard, &[0]);
+        actions.push(removed("theirs.parquet"));
+        let rows = [update(0), ((9, None), 1, 1)];
+        actions.push(rewritten(dir, "merged.parquet", &rows));
+        put(dir, actions);
+        let shard = looked_at(dir).await;
+        grow(&shard, 4).await;
+        let shard = open(dir).await.unwrap();
+        let mut files = shard.pin().files().cloned().collect::<Vec<_>>();
+        files.retain(|file| file.summed().is_none());
+        let untold: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(untold, ["merged.parquet"]);
     });
 }
 

@@ -188,7 +188,9 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 progress.upper = first.upper;
                 let all = self.all(Sign::Plus, Frontier::At(0));
                 for file in &first.files {
-                    self.read_mine(file, first.version, all).await?;
+                    if let Err(error) = self.read_mine(file, first.version, all).await {
+                        return Err(self.behind_if_removed(error, first.version).await?);
+                    }
                 }
             }
             Purpose::View { as_of, end } => self.compare(&pinned, as_of, end).await?,
@@ -263,7 +265,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                     progress = Box::pin(self.jump(progress)).await?;
                     continue;
                 }
-                taken => taken?,
+                Err(error) => return Err(self.behind_if_removed(error, progress.version).await?),
+                Ok(()) => {}
             }
             if let Some(seen) = &mut self.seen {
                 seen.entry(&entry, self.shard.file_set());
@@ -281,6 +284,27 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             self.worker.instance.finished();
         }
         Ok(())
+    }
+
+    fn behind(&self, version: u64) -> Error {
+        let url = self.shard.url().to_owned();
+        Error::Behind { url, version }
+    }
+
+    /// The error of reading a file: another one if somebody has removed and deleted it, so that nothing of the table is
+    /// missing.
+    async fn behind_if_removed(&self, error: Error, version: u64) -> Result<Error, Error> {
+        let Error::Shard(ShardError::MissingFile { path }) = &error else {
+            return Ok(error);
+        };
+        let refresh = || self.shard.refresh();
+        self.worker.retry("follow", refresh).await?;
+        let name = path.strip_prefix(self.shard.url()).unwrap_or(path);
+        let is_live = self.shard.has_live_file(name.trim_start_matches('/'));
+        Ok(match is_live {
+            true => error,
+            false => self.behind(version),
+        })
     }
 
     async fn take(&self, entry: &Entry) -> Result<(), Error> {
@@ -349,10 +373,7 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
             // At a since of `from` itself, what was read before may have been moved there.
             pinned.check_readable((from - 1).max(0))?;
         }
-        let behind = || Error::Behind {
-            url: self.shard.url().to_owned(),
-            version: passed.version,
-        };
+        let behind = || self.behind(passed.version);
         let files = pinned.file_set();
         let changed = self.seen.as_ref().and_then(|seen| seen.changes_to(&files));
         let changed = changed.ok_or_else(behind)?;

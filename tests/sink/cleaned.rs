@@ -217,7 +217,8 @@ fn r17_a_source_keeps_what_it_has_still_to_read_and_lets_it_go() {
         let seen = slow.read(2, 2, tidy_up);
         if !holds {
             // The control: a source without a hold finds the second file gone.
-            assert!(seen.unwrap_err().contains("is missing"));
+            let error = seen.unwrap_err();
+            assert!(error.contains("start again, which reads it anew"), "{error}");
             continue;
         }
         assert_eq!(

@@ -33,6 +33,7 @@ use crate::log::path_map::PathMap;
 use crate::log::table_root::TableRoot;
 use crate::rewrite::Rewrite;
 use crate::schema::{check_order, check_schema};
+use crate::sums::Sums;
 
 /// The `txn` action that holds the shard's upper.
 pub(crate) const UPPER: &str = "mvsink.upper";
@@ -64,6 +65,9 @@ const REMOVED_BY: &str = "mvsink.removed_by";
 pub(crate) const TOMBSTONE_RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Uppers that are remembered, for the retention of a number of times.
 pub(crate) const UPPERS_MAX: usize = 4096;
+
+/// How many files a commit tells the sums of that are not its own.
+const SUMMED_UP_MAX: usize = 64;
 
 /// After so many appends a view has looked at a file: the first may have been on its way when it came.
 const APPENDS_SEEN: u8 = 2;
@@ -130,6 +134,9 @@ pub(crate) struct State {
     /// The keys of the live files of other programs that no view can have looked at yet, each with the appends since it
     /// came.
     unseen: BTreeMap<String, u8>,
+    /// The keys of live files that another program has merged from those of sinks, whose rows were read here: the log is
+    /// still to be told what they add up to.
+    summed_up: BTreeSet<String>,
     tombstones: PathMap<Tombstone>,
     holds: Holds,
     /// The last uppers beside the empty one, ascending: those seen since the checkpoint that this began with.
@@ -214,6 +221,7 @@ impl State {
             files: Files::new(Arc::clone(root)),
             paths_hash: 0,
             unseen: BTreeMap::new(),
+            summed_up: BTreeSet::new(),
             tombstones: PathMap::new(Arc::clone(root)),
             holds: Holds::default(),
             uppers: upper.time().into_iter().collect(),
@@ -451,6 +459,7 @@ impl State {
         };
         for remove in &commit.removes {
             if let Some(file) = self.files.remove(&remove.path) {
+                self.summed_up.remove(&*root.key(&remove.path));
                 self.paths_hash ^= path_hash(&file.path);
             }
             let tombstone = Tombstone {
@@ -465,7 +474,9 @@ impl State {
         }
         for add in &commit.adds {
             self.tombstones.remove(&add.path);
-            let known = before_commit.get(&*root.key(&add.path));
+            let key = root.key(&add.path);
+            self.summed_up.remove(&*key);
+            let known = before_commit.get(&*key);
             let adder = match known.is_some_and(|file| file.is_repeated_by(add)) {
                 true => Adder::Sink,
                 false => adder,
@@ -587,6 +598,38 @@ impl State {
         if Some(edit.version) > self.accepted() {
             self.unaccepted = later(self.unaccepted).or(Some(edit).filter(is_open));
         }
+    }
+
+    /// What the rows of this file, if it is live, add up to, and their least and greatest time, was read.
+    pub(crate) fn sum_up(&mut self, file: &DataFile, sums: &Sums, times: (i64, i64)) {
+        let Some(live) = self.files.get(&file.path) else {
+            return;
+        };
+        if **live != *file || live.summed().is_some() {
+            return;
+        }
+        let key = self.files.root().key(&file.path).into_owned();
+        let file = Arc::new(live.with_sums(sums.clone(), times));
+        self.files.insert(file.path.clone(), file);
+        self.summed_up.insert(key);
+    }
+
+    /// Lets a sink's commit tell what the rows of some files add up to, beside what it does: it names them as they are, and
+    /// changes nothing of them. Gives their paths.
+    pub(crate) fn tell_sums(&self, commit: &mut Commit) -> BTreeSet<String> {
+        if Adder::of(commit) != Adder::Sink || self.summed_up.is_empty() {
+            return BTreeSet::new();
+        }
+        let root = self.files.root();
+        let adds = commit.adds.iter().map(|add| root.key(&add.path));
+        let removes = commit.removes.iter().map(|remove| root.key(&remove.path));
+        let named: BTreeSet<_> = adds.chain(removes).collect();
+        let keys = self.summed_up.iter();
+        let keys = keys.filter(|key| !named.contains(key.as_str()));
+        let files = keys.filter_map(|key| self.files.get_key(key));
+        let told: Vec<_> = files.take(SUMMED_UP_MAX).cloned().collect();
+        commit.adds.extend(told.iter().map(|file| file.to_add()));
+        told.iter().map(|file| file.path.clone()).collect()
     }
 
     fn forget_accepted(&mut self) {
