@@ -222,6 +222,23 @@ def edits_are_repaired(directory):
     same_views(edited, whole, "after edits between runs")
 
 
+def upkeep_is_followed(directory):
+    """Merges of all files, which are deleted at once, between runs: no table loses its past, and no input stops."""
+    kept, whole = directory / "kept", directory / "kept-whole"
+    for events in EVENTS[:4]:
+        demo(kept, events)
+        for table in sorted(kept.iterdir()):
+            optimize(table)
+            DeltaTable(str(table)).vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False)
+    demo(kept, EVENTS[4])
+    demo(whole, EVENTS[4])
+    for table in sorted(kept.iterdir()):
+        since = json.loads(mvsink("inspect", table, "--json"))["since"]
+        if since != 0:
+            sys.exit(f"engines.py: {table.name}: a merge was taken for an edit, its since is {since}")
+    same_views(kept, whole, "after merges and vacuums between runs")
+
+
 def edits_beside_a_run(directory):
     edited, whole = directory / "beside", directory / "beside-whole"
     demo(edited, 20_000)
@@ -261,6 +278,7 @@ def main():
     demo(directory / "read", 60_000)
     readers_agree(directory / "read")
     edits_are_repaired(directory)
+    upkeep_is_followed(directory)
     edits_beside_a_run(directory)
     print("engines.py: all equal")
 
