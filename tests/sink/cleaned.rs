@@ -218,7 +218,10 @@ fn r17_a_source_keeps_what_it_has_still_to_read_and_lets_it_go() {
         if !holds {
             // The control: a source without a hold finds the second file gone.
             let error = seen.unwrap_err();
-            assert!(error.contains("start again, which reads it anew"), "{error}");
+            assert!(
+                error.contains("start again, which reads it anew"),
+                "{error}"
+            );
             continue;
         }
         assert_eq!(
