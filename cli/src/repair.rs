@@ -195,11 +195,14 @@ fn step_object(step: &RepairStep) -> Value {
             upper_before,
             data_files,
             rows,
+            entries_unread,
             holds,
             accepted,
         } => json!({
             "step": "drop entries", "from": from, "goes_on_as": goes_on_as, "files": files, "upper": upper.time(),
-            "upper_before": upper_before.and_then(Frontier::time), "data_files": data_files, "rows": rows,
+            "upper_before": upper_before.and_then(Frontier::time), "data_files": data_files,
+            // What cannot be read may have had any.
+            "rows": (*entries_unread == 0).then_some(rows), "entries_unread": entries_unread,
             "holds": holds, "accepted": accepted,
         }),
         RepairStep::RewriteCheckpoint { version } => {
@@ -234,6 +237,7 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
             upper_before,
             data_files,
             rows,
+            entries_unread,
             holds,
             accepted,
         } => {
@@ -241,9 +245,14 @@ fn step_lines(step: &RepairStep, dry_run: bool) -> Vec<String> {
                 Some(was) if was > upper => format!(" instead of {was}"),
                 _ => String::new(),
             };
+            let unread = match entries_unread {
+                0 => String::new(),
+                1 => ", and the unknown rows of an entry that cannot be read,".to_owned(),
+                more => format!(", and the unknown rows of {more} entries that cannot be read,"),
+            };
             let what = format!(
                 "{} files of the log from entry {from} on: the upper is {upper}{was}, and {data_files} data files with \
-                 {rows} rows are lost as far as no sink writes them again; the table goes on as version {goes_on_as}",
+                 {rows} rows{unread} are lost as far as no sink writes them again; the table goes on as version {goes_on_as}",
                 files.len()
             );
             let mut lines = vec![did("set aside", "set aside", what)];

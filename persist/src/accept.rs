@@ -245,7 +245,14 @@ impl Storage {
         let (table, required) = (state.schema(), Arc::new(Required::of_table(state)));
         let mut found = Vec::new();
         let files = state.files();
-        let mut of_others: Vec<_> = files.values().filter(|file| file.sums.is_none()).collect();
+        // Tags on what another program has added are its word.
+        let is_of_other = |file: &&Arc<DataFile>| {
+            file.sums.is_none()
+                || unaccepted
+                    .added_in
+                    .contains_key(&*self.root.key(&file.path))
+        };
+        let mut of_others: Vec<_> = files.values().filter(is_of_other).collect();
         of_others.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         for file in of_others
             .into_iter()

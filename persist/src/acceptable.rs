@@ -9,8 +9,8 @@
 //!             no null where the type of the rows has none
 //! ```
 //!
-//! What can be null the columns of a table do not say, which all can. So a table that is created for an input says it in a
-//! property ([`REQUIRED_PROPERTY`]).
+//! What can be null the columns of a table do not say, which all can. So a table that is created says it in a
+//! property ([`REQUIRED_PROPERTY`]). Verification names the same rows, in a view until it has taken them back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -209,7 +209,7 @@ pub(crate) fn unacceptable(
 }
 
 /// The rows of a batch that sources cannot read, and why.
-fn unfit_rows(
+pub(crate) fn unfit_rows(
     batch: &RecordBatch,
     table: &Schema,
     required: &Required,

@@ -157,6 +157,26 @@ impl Storage {
         }
     }
 
+    /// Warns of a checkpoint that the log was read from, where all entries come before it: they were not cleaned up.
+    pub(crate) async fn warn_if_ahead(
+        &self,
+        version: u64,
+        on_retry: OnRetry<'_>,
+    ) -> Result<(), Error> {
+        let files = self.list_log(on_retry).await?;
+        let entries = files.iter().filter_map(|file| match file {
+            LogFile::Entry(version) => Some(*version),
+            _ => None,
+        });
+        if let Some(end) = entries.max().filter(|end| *end < version) {
+            tracing::warn!(
+                shard = %self.url, end, version,
+                "the log's entries end before its last checkpoint, went on from that; `mvsink verify` says more"
+            );
+        }
+        Ok(())
+    }
+
     /// True if the entry says that it is of another table, or is not there any more.
     async fn is_foreign_entry(
         &self,

@@ -160,7 +160,8 @@ impl Open {
         }
     }
 
-    /// The same for the columns of a codec. A table that is there may also have those in which earlier versions stored
+    /// The same for the columns of a codec. A table that is created says in its property `mvsink.required` which of them are
+    /// null in no row, so that verification names rows of other programs that lack them, and a repair accepts none. A table that is there may also have those in which earlier versions stored
     /// the type; [`Codec::for_table`] writes and reads these.
     pub fn for_codec<D, E>(codec: &Codec<D, E>) -> Self
     where
@@ -179,8 +180,7 @@ impl Open {
     }
 
     /// A table that is created says in its property `mvsink.mode` that it holds an input: nobody writes its rows again if
-    /// they are lost, so that a [repair](Client::repair) gives none up unless told to. In `mvsink.required` it says which of
-    /// the columns of a codec's type are null in no row, so that a repair accepts no rows of other programs that lack them.
+    /// they are lost, so that a [repair](Client::repair) gives none up unless told to.
     #[must_use]
     pub fn as_input(mut self) -> Self {
         self.input = true;

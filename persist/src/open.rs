@@ -44,6 +44,10 @@ impl Storage {
         };
         // Whatever else the pointer says: what is found decides.
         let failed = match self.load_checkpoint(version, on_retry).await {
+            Ok(log) if self.is_ahead_of_another(&log, on_retry).await? => Error::Corrupt {
+                path: self.show(&checkpoint_path(version)),
+                why: "it is of another table than the log's entries".into(),
+            },
             Ok(log) => return Ok(Some(log)),
             Err(error) => error.into_unusable()?,
         };
@@ -73,6 +77,9 @@ impl Storage {
         checkpoints.sort_unstable();
         for version in checkpoints.into_iter().rev() {
             match self.load_checkpoint(version, on_retry).await {
+                Ok(log) if self.is_ahead_of_another(&log, on_retry).await? => {
+                    tracing::warn!(shard = %self.url, version, "ignoring a checkpoint of another table");
+                }
                 Ok(log) => return Ok(Some(log)),
                 Err(error) => failed = Some(error.into_unusable()?),
             }
@@ -190,6 +197,22 @@ impl Storage {
         Ok(Log::new(state, evidence))
     }
 
+    /// True of a checkpoint whose entry is not there, where the log begins with an entry of another table.
+    pub(crate) async fn is_ahead_of_another(
+        &self,
+        log: &Log,
+        on_retry: OnRetry<'_>,
+    ) -> Result<bool, Error> {
+        if log.tail().evidence != Evidence::Listing {
+            return Ok(false);
+        }
+        match self.load_first_entry(on_retry).await {
+            Ok(first) => Ok(first.state.metadata().id != log.state.metadata().id),
+            Err(error @ Error::Shutdown) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
     pub(crate) async fn load_first_entry(&self, on_retry: OnRetry<'_>) -> Result<Log, Error> {
         let bytes = self.get_existing(&entry_path(0), on_retry).await?;
         self.first_entry(&bytes)
@@ -250,9 +273,9 @@ impl Storage {
         configuration.insert(FORMAT_PROPERTY.into(), Some(FORMAT.to_string()));
         if open.input {
             configuration.insert(MODE_PROPERTY.into(), Some(INPUT_MODE.into()));
-            if let Some(required) = open.required.to_property() {
-                configuration.insert(REQUIRED_PROPERTY.into(), Some(required));
-            }
+        }
+        if let Some(required) = open.required.to_property() {
+            configuration.insert(REQUIRED_PROPERTY.into(), Some(required));
         }
         let id = CommitId {
             nonce: self.env.random_u128(),

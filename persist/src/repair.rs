@@ -42,6 +42,7 @@ use crate::log::checkpoint::{checkpoint_path, last_checkpoint_path};
 use crate::log::state::State;
 use crate::log::{entry_path, folder};
 use crate::survey::{BreakOff, Survey};
+use crate::verify::examine::accepted_nulls;
 use crate::verify::{Difference, Examination, Finding, Note, VerifyProgress};
 
 use steps::Taken;
@@ -86,6 +87,8 @@ pub enum RepairStep {
         data_files: u64,
         /// The rows of these, as far as the log says.
         rows: u64,
+        /// The entries among them that cannot be read: what these appended is not known.
+        entries_unread: u64,
         /// The holds that were taken, moved or released in them, and are as they were before.
         holds: Vec<String>,
         /// The last version up to which edits were accepted in them, which are not accepted any more.
@@ -320,7 +323,9 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
     }
     plan.steps.extend(repair_checkpoints(survey));
     // Without an end that an opener finds nothing can be committed.
-    let opens = broken.is_none() || drops_entries;
+    let is_ahead = |finding: &Finding| matches!(finding.difference, Difference::Ahead { .. });
+    // Of a log that may be another one's no file is given up.
+    let opens = (broken.is_none() || drops_entries) && !report.findings.iter().any(is_ahead);
     let keeps_files = survey.end.as_ref().is_some_and(State::is_input) && !options.drop_files;
     let mut found: BTreeMap<&str, Vec<&Difference>> = BTreeMap::new();
     for finding in &report.findings {
@@ -411,6 +416,15 @@ impl RepairReport {
     fn accept(&mut self, edits: Vec<ForeignEdit>, refused: Vec<Finding>) {
         if refused.is_empty() {
             self.steps.push(RepairStep::AcceptEdits { edits });
+            // A sink reads such rows.
+            let is_null =
+                |left: &Unrepaired| matches!(left.finding.difference, Difference::Nulls { .. });
+            for left in self.left.extract_if(.., |left| is_null(left)) {
+                self.notes.push(Note {
+                    text: accepted_nulls(&left.finding.difference),
+                    path: left.finding.path,
+                });
+            }
             return;
         }
         for finding in refused {
@@ -453,6 +467,7 @@ fn drop_entries(survey: &Survey, broken: &BreakOff, end: &State) -> RepairStep {
         upper_before: broken.upper,
         data_files: broken.files,
         rows: broken.rows,
+        entries_unread: broken.unread,
         holds: broken.holds.iter().cloned().collect(),
         accepted: broken
             .accepted

@@ -495,6 +495,9 @@ impl Storage {
                     match read {
                         Ok(()) if stands => {
                             self.settle_log(on_retry).await?;
+                            if beginning.evidence == Evidence::Listing {
+                                self.warn_if_ahead(beginning.version, on_retry).await?;
+                            }
                             log.confirm(started);
                             log.listed(started);
                             return Ok(Some(log));

@@ -49,8 +49,6 @@ const FUTURE_MS_MIN: i64 = 60 * 60 * 1000;
 pub(crate) struct Survey {
     /// The state at the end, if there is a beginning to read it from.
     pub(crate) end: Option<State>,
-    /// Whether another program has edited the data, and no sink has answered that yet.
-    pub(crate) is_edited: bool,
     /// Where the log breaks off though more of it is there.
     pub(crate) break_off: Option<BreakOff>,
     /// The checkpoints that cannot be read, or are not what the entries lead to, each with the state that it is to
@@ -85,6 +83,8 @@ pub(crate) struct BreakOff {
     pub(crate) files: u64,
     /// Their rows, as far as their writers said.
     pub(crate) rows: u64,
+    /// The entries beyond it that cannot be read: what they add is not known.
+    pub(crate) unread: u64,
     /// Some of them could not be had, and may be as they should.
     pub(crate) is_unknown: bool,
     /// The holds that they set.
@@ -217,6 +217,7 @@ impl Storage {
             }
         }
         let Walk {
+            base,
             mut log,
             broken,
             suspects,
@@ -232,7 +233,6 @@ impl Storage {
         survey.next = survey
             .next
             .max(end.as_ref().map_or(0, |end| end.version + 1));
-        survey.is_edited = end.as_ref().is_some_and(|end| end.edited().is_some());
         for (entry, file, why) in suspects {
             if end.as_ref().is_some_and(|end| end.is_live(&file)) {
                 survey.find(&entry, Difference::Frontier { why });
@@ -266,6 +266,9 @@ impl Storage {
                     found => Difference::NoFile { found },
                 },
             );
+        }
+        if let (Some(base), None) = (base, &survey.break_off) {
+            find_ahead(base, objects, &mut survey);
         }
         let mut good = checkpoints.good;
         if let Some(broken) = &mut survey.break_off {
@@ -341,6 +344,18 @@ impl Storage {
                 survey.note(&object.location, text);
             }
         }
+    }
+}
+
+/// A log ends before the checkpoint that it is read from: the oldest entries are cleaned up first, so these were lost, or an
+/// older log was copied back.
+fn find_ahead(base: u64, objects: &[(LogFile, ObjectMeta)], survey: &mut Survey) {
+    let entries = objects.iter().filter_map(|(file, _)| match file {
+        LogFile::Entry(version) => Some(*version),
+        _ => None,
+    });
+    if let Some(end) = entries.max().filter(|end| *end < base) {
+        survey.find(&checkpoint_path(base), Difference::Ahead { end });
     }
 }
 

@@ -40,7 +40,7 @@ use crate::survey::Survey;
 
 pub use difference::Difference;
 pub(crate) use examine::Examined;
-use examine::{bounds, examine};
+use examine::{OpenRows, bounds, examine};
 
 /// Files in memory at once.
 const FILES_AT_ONCE: usize = 4;
@@ -205,10 +205,7 @@ impl Storage {
             });
         }
         let mut report = match &survey.end {
-            Some(state) => {
-                let is_edited = survey.is_edited;
-                self.examine_files(state, is_edited, progress).await?
-            }
+            Some(state) => self.examine_files(state, progress).await?,
             None => VerifyReport::of(0, 0),
         };
         let is_missing = |finding: &Finding| finding.difference == Difference::Missing;
@@ -233,25 +230,29 @@ impl Storage {
     async fn examine_files(
         &self,
         state: &State,
-        is_edited: bool,
         progress: OnFile<'_>,
     ) -> Result<VerifyReport, Error> {
         let all = state.files();
         let files: Vec<Arc<DataFile>> = all.values().cloned().collect();
         let mut report = VerifyReport::of(state.version, files.len());
         let (schema, upper) = (state.schema(), state.progress().upper);
+        let open = OpenRows::of(state);
         let multiplicities = Arc::new(Mutex::new(Multiplicities::default()));
         let mut examined = stream::iter(files)
             .map(|file| {
                 let (schema, rows) = (Arc::clone(&schema), Arc::clone(&multiplicities));
-                async move { (Arc::clone(&file), self.examine(file, schema, rows).await) }
+                let open = open.clone();
+                async move {
+                    let examined = self.examine(Arc::clone(&file), schema, open, rows);
+                    (file, examined.await)
+                }
             })
             .buffer_unordered(FILES_AT_ONCE);
         let mut done = 0;
         let mut differing = Vec::new();
         while let Some((file, found)) = examined.next().await {
             let mut found = found?;
-            found.judge_nulls(&file, is_edited, &mut report.notes);
+            found.judge_nulls(&file, &open, &mut report.notes);
             report.rows += found.rows;
             report.bytes += found.bytes;
             report.sums.merge(&found.sums);
@@ -321,7 +322,8 @@ impl Storage {
         file: &Arc<DataFile>,
         state: &State,
     ) -> Result<Examined, Error> {
-        self.examine(Arc::clone(file), state.schema(), Arc::default())
+        let open = OpenRows::of(state);
+        self.examine(Arc::clone(file), state.schema(), open, Arc::default())
             .await
     }
 
@@ -329,6 +331,7 @@ impl Storage {
         &self,
         file: Arc<DataFile>,
         schema: Arc<Schema>,
+        open: OpenRows,
         multiplicities: Arc<Mutex<Multiplicities>>,
     ) -> Result<Examined, Error> {
         let read = || async {
@@ -356,7 +359,7 @@ impl Storage {
         let mut examined = self
             .env
             .cpu
-            .run(move || examine(&file, bytes, &schema, &multiplicities))
+            .run(move || examine(&file, bytes, &schema, &open, &multiplicities))
             .await?;
         let differs = plain.map(|plain| Difference::Path { plain });
         examined.differences.extend(differs);

@@ -490,6 +490,9 @@ fn rows_that_sources_cannot_read_are_named_and_nothing_is_accepted() {
             edit(dir, &[theirs(dir, "readable.parquet", readable())]).await;
             let file = format!("{what}.parquet");
             let version = edit(dir, &[theirs(dir, &file, columns)]).await;
+            let found = verify(dir).await;
+            let named: Vec<_> = found.findings.iter().map(|it| it.path.as_str()).collect();
+            assert_eq!(named, [&file], "{what}: {found:?}");
             for dry_run in [true, false] {
                 let found = contents(dir);
                 let report = repair(dir, dry_run, true).await;
@@ -522,6 +525,94 @@ fn rows_that_sources_cannot_read_are_named_and_nothing_is_accepted() {
                 report.accepted.is_some() && report.left.is_empty(),
                 "{what}: {report:?}"
             );
+        });
+    }
+}
+
+/// A sink reads them, and so do sources.
+#[test]
+fn rows_without_times_or_multiplicities_are_named_until_they_are_accepted() {
+    for name in ["mv_time", "mv_diff"] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            input(dir).await;
+            let columns = with(name, numbers([Some(1), None]));
+            edit(dir, &[theirs(dir, "theirs.parquet", columns)]).await;
+            let expected = [("theirs.parquet".to_owned(), "nulls")];
+            assert_eq!(named(&verify(dir).await), expected);
+            assert_eq!(repair(dir, true, false).await.left.len(), 1);
+            for dry_run in [true, false] {
+                let report = repair(dir, dry_run, true).await;
+                assert_eq!(accepted(&report).len(), 1);
+                assert!(report.left.is_empty(), "{report:?}");
+                let is_told = |note: &mvsink_persist::Note| {
+                    note.text.contains(name) && note.text.contains("accepted")
+                };
+                assert!(report.notes.iter().any(is_told), "{report:?}");
+            }
+            for upper in [3, 4] {
+                grow(&open(dir).await.unwrap(), upper).await;
+                let found = verify(dir).await;
+                assert!(found.is_clean(), "{found:?}");
+                let mut notes = found.notes.iter();
+                assert!(notes.any(|note| note.text.contains(name)), "{found:?}");
+            }
+            let shard = open(dir).await.unwrap();
+            let mut rows = 0;
+            let mut read = shard.snapshot(3, ReadOptions::default()).unwrap();
+            while let Some(batch) = read.next().await.unwrap() {
+                rows += codec().decode(&batch).unwrap().ok.len();
+            }
+            assert!(rows >= 5, "{rows}");
+        });
+    }
+}
+
+/// The tags are another program's word.
+#[test]
+fn tags_of_ours_let_no_row_pass_that_sources_cannot_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        input(dir).await;
+        let mut action = theirs(dir, "theirs.parquet", with("c0", numbers([None, None])));
+        let size = action["add"]["size"].clone();
+        let tags = again(dir, 3, |_| ());
+        action["add"]["tags"] = tags["add"]["tags"].clone();
+        action["add"]["tags"]["mvsink.file"] = format!("theirs.parquet:{size}").into();
+        edit(dir, &[action]).await;
+        assert!(!verify(dir).await.is_clean());
+        let report = repair(dir, false, true).await;
+        assert!(report.accepted.is_none(), "{report:?}");
+        let told = format!("{:?}", report.left);
+        assert!(told.contains("column c0 is null"), "{told}");
+    });
+}
+
+#[test]
+fn rows_that_a_view_takes_back_are_named_until_it_has() {
+    for (name, array) in [
+        ("c0", numbers([None, None])),
+        ("mv_diff", numbers([Some(1), Some(1 << 50)])),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let open_view = Open::for_codec(&codec());
+            let shard = plain().open_or_create(url(dir), open_view).await.unwrap();
+            grow(&shard, 3).await;
+            edit(dir, &[theirs(dir, "theirs.parquet", with(name, array))]).await;
+            let found = verify(dir).await;
+            assert_eq!(
+                named(&found),
+                [("theirs.parquet".to_owned(), "unfit")],
+                "{name}"
+            );
+            assert!(found.findings[0].to_string().contains(name), "{found:?}");
+            shard.refresh().await.unwrap();
+            grow(&shard, 4).await;
+            assert!(verify(dir).await.is_clean(), "{name}");
         });
     }
 }

@@ -264,11 +264,15 @@ fn entries_are_given_up_only_if_that_is_asked_for() {
                 upper,
                 upper_before,
                 rows,
+                entries_unread,
                 ..
             } = &report.steps[0]
             else {
                 panic!("{what}: {report:?}");
             };
+            // What they added is not known.
+            let unread = u64::from(what == "cut short");
+            assert_eq!(*entries_unread, unread, "{what}");
             let upper_now = i64::try_from(from - 1).unwrap();
             assert_eq!((*first, *upper), (from, at(upper_now)), "{what}");
             if what.starts_with("missing") {

@@ -34,6 +34,13 @@ pub(super) fn on(finding: &Finding, survey: &Survey) -> String {
             "a view answers that itself with its next batch; elsewhere another program must delete the rows, or give them \
              values"
         }
+        Difference::Ahead { end } => {
+            return format!(
+                "nothing here tells whether the entries after {end} were lost or an older log was copied back: put them back \
+                 from a copy; or move this checkpoint away, if the table is to be as its entries say; or the entries, if \
+                 it is to be as the checkpoint says, which is what readers take it for"
+            );
+        }
         Difference::Contradicts { .. } => {
             "nothing here tells which of them is right, and readers believe the checkpoint: replace the wrong one by that \
              of a copy"
@@ -78,9 +85,14 @@ pub(super) fn to_drop(finding: &Finding, broken: Option<&BreakOff>, survey: &Sur
         Some(was) if was > upper => format!(" instead of {was}"),
         _ => String::new(),
     };
+    let unread = match broken.unread {
+        0 => String::new(),
+        1 => ", and the unknown rows of an entry that cannot be read,".to_owned(),
+        more => format!(", and the unknown rows of {more} entries that cannot be read,"),
+    };
     let back = format!(
-        "goes back to version {}, with an upper of {upper}{was}: {} data files with {} rows are lost as far as no sink \
-         writes them again",
+        "goes back to version {}, with an upper of {upper}{was}: {} data files with {} rows{unread} are lost as far as no \
+         sink writes them again",
         end.version, broken.files, broken.rows
     );
     let from = broken.version;

@@ -49,7 +49,7 @@ impl Storage {
         for version in versions.iter().rev().copied() {
             let path = checkpoint_path(version);
             let why = match self.load_checkpoint(version, on_retry).await {
-                Ok(log) => match self.is_of_another_table(&log.state, on_retry).await? {
+                Ok(log) => match self.is_of_another_table(&log, on_retry).await? {
                     false => {
                         found.good.push(version);
                         found.base.get_or_insert(log);
@@ -122,16 +122,13 @@ impl Storage {
     }
 
     /// True if the entry of the same version says that it is of another table than the checkpoint.
-    async fn is_of_another_table(
-        &self,
-        state: &State,
-        on_retry: OnRetry<'_>,
-    ) -> Result<bool, Error> {
+    async fn is_of_another_table(&self, log: &Log, on_retry: OnRetry<'_>) -> Result<bool, Error> {
+        let state = &log.state;
         let entry = self
             .get_retrying(&entry_path(state.version), on_retry)
             .await?;
         let Some(entry) = entry else {
-            return Ok(false);
+            return self.is_ahead_of_another(log, on_retry).await;
         };
         let commit = self.parse_entry(state.version, entry).await?;
         let table = commit.ok().and_then(|(commit, _)| commit.info?.table);

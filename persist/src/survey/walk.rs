@@ -29,7 +29,7 @@ pub(super) type Parsed = Result<(Commit, Evidence), Difference>;
 pub(super) struct Walk<'s> {
     url: &'s str,
     /// The version of the checkpoint that it began with.
-    base: Option<u64>,
+    pub(super) base: Option<u64>,
     pub(super) log: Option<Log>,
     previous: Option<u64>,
     pub(super) broken: Option<BreakOff>,
@@ -90,7 +90,9 @@ impl<'s> Walk<'s> {
             Err(difference) => {
                 let is_unknown = matches!(difference, Difference::Refused { .. });
                 survey.find(&path, difference);
-                self.break_off(version).is_unknown |= is_unknown;
+                let broken = self.break_off(version);
+                broken.is_unknown |= is_unknown;
+                broken.unread += 1;
                 return;
             }
         };

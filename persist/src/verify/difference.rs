@@ -94,6 +94,12 @@ pub enum Difference {
         /// The first of them, in words.
         why: String,
     },
+    /// It is a checkpoint that the log's entries end before: those up to its version are missing, and readers go on from it all
+    /// the same.
+    Ahead {
+        /// The last entry that is there.
+        end: u64,
+    },
     /// It is the pointer to the newest checkpoint, and leads to none. The log is read without it; other readers may refuse
     /// the table.
     Pointer {
@@ -149,6 +155,7 @@ impl Difference {
             Difference::Folder => "folder",
             Difference::NoFile { .. } => "no file",
             Difference::Contradicts { .. } => "contradicts",
+            Difference::Ahead { .. } => "ahead",
             Difference::Pointer { .. } => "pointer",
             Difference::Frontier { .. } => "frontier",
             Difference::Nulls { .. } => "nulls",
@@ -218,6 +225,10 @@ impl fmt::Display for Difference {
             }
             Difference::Folder => write!(f, "a directory is in its place"),
             Difference::NoFile { found } => write!(f, "{found} is in its place"),
+            Difference::Ahead { end } => write!(
+                f,
+                "the log ends before it, with entry {end}, and readers go on from it all the same"
+            ),
             Difference::Contradicts { why } => write!(f, "it contradicts the log's entries: {why}"),
             Difference::Pointer { to: Some(version) } => write!(
                 f,

@@ -3,7 +3,7 @@
 //! A file of ours whose rows are others by the table's columns may be as it was written: its sums tell, by the columns
 //! that it has itself. Then the schema is what is wrong.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -13,12 +13,14 @@ use bytes::Bytes;
 
 use super::statistics::Statistics;
 use super::{Difference, Note};
+use crate::acceptable::{Required, unfit_rows};
 use crate::codec::{NO_TIME, Unfit, unfit_for_any_type};
 use crate::conform::conform;
 use crate::data_file::DataFile;
 use crate::error::Error;
 use crate::file::{BATCH_ROWS, decode_file};
 use crate::lock;
+use crate::log::state::State;
 use crate::multiplicity::Multiplicities;
 use crate::row_hash::Fingerprints;
 use crate::schema::{DIFF_COLUMN, TIME_COLUMN, check_order, check_schema};
@@ -45,24 +47,71 @@ pub(crate) struct Examined {
     pub(crate) differences: Vec<Difference>,
 }
 
+/// What is to come of the rows of other programs.
+#[derive(Clone, Debug)]
+pub(super) struct OpenRows {
+    /// An edit is still to be answered, or, of an input, to be accepted.
+    is_edited: bool,
+    /// Somebody has accepted the edits.
+    is_accepted: bool,
+    /// What sources could not read, where nobody takes it back, or is still to: the columns that are null in no row.
+    required: Option<Arc<Required>>,
+}
+
+impl OpenRows {
+    pub(super) fn of(state: &State) -> Self {
+        let is_edited = match state.is_input() {
+            true => state.unaccepted().is_some(),
+            false => state.edited().is_some(),
+        };
+        let is_strict = is_edited || state.is_input();
+        OpenRows {
+            is_edited,
+            is_accepted: !is_edited && state.edited().is_some(),
+            required: is_strict.then(|| Arc::new(Required::of_table(state))),
+        }
+    }
+
+    /// The rows of a batch of another program that nobody can read.
+    fn unfit(&self, batch: &RecordBatch, table: &Schema) -> Result<Unfit, Error> {
+        let Some(required) = &self.required else {
+            return unfit_for_any_type(batch);
+        };
+        let mut unfit = Unfit::default();
+        for why in unfit_rows(batch, table, required)?.into_values() {
+            unfit.add(1, why);
+        }
+        Ok(unfit)
+    }
+}
+
 impl Examined {
     /// Rows of another program without a time are rows at the upper at which they were seen, and those without a
     /// multiplicity are there once. Other readers see that otherwise; once a sink has answered the edit, nobody does.
-    pub(super) fn judge_nulls(&mut self, file: &DataFile, is_edited: bool, notes: &mut Vec<Note>) {
+    pub(super) fn judge_nulls(&mut self, file: &DataFile, open: &OpenRows, notes: &mut Vec<Note>) {
         let (times, diffs) = self.nulls;
-        if times == 0 && diffs == 0 {
+        // Of what cannot be read nothing is known.
+        if times == 0 && diffs == 0 || !self.is_whole {
             return;
         }
         let nulls = Difference::Nulls { times, diffs };
-        if is_edited || file.sums.is_some() {
+        if open.is_edited || file.sums.is_some() {
             self.differences.push(nulls);
             return;
         }
         notes.push(Note {
             path: file.path.clone(),
-            text: format!("{nulls}; a sink has answered that"),
+            text: match open.is_accepted {
+                true => accepted_nulls(&nulls),
+                false => format!("{nulls}; a sink has answered that"),
+            },
         });
     }
+}
+
+/// That somebody has accepted rows with nulls, in words.
+pub(crate) fn accepted_nulls(nulls: &Difference) -> String {
+    format!("{nulls}, and that was accepted: they count once, from the upper on")
 }
 
 pub(super) fn bounds(file: &DataFile) -> Option<(i64, i64)> {
@@ -73,6 +122,7 @@ pub(super) fn examine(
     file: &DataFile,
     bytes: Bytes,
     schema: &Schema,
+    open: &OpenRows,
     multiplicities: &Mutex<Multiplicities>,
 ) -> Examined {
     let mut examined = Examined {
@@ -86,7 +136,14 @@ pub(super) fn examine(
             found: examined.bytes,
         });
     }
-    let compared = compare(file, bytes.clone(), schema, multiplicities, &mut examined);
+    let compared = compare(
+        file,
+        bytes.clone(),
+        schema,
+        open,
+        multiplicities,
+        &mut examined,
+    );
     let is_other = |found: &Difference| matches!(found, Difference::Sums { .. });
     let other = examined.differences.iter().position(is_other);
     if (other.is_some() || matches!(compared, Err(Error::Row { .. })))
@@ -141,6 +198,7 @@ fn compare(
     file: &DataFile,
     bytes: Bytes,
     schema: &Schema,
+    open: &OpenRows,
     multiplicities: &Mutex<Multiplicities>,
     examined: &mut Examined,
 ) -> Result<(), Error> {
@@ -161,7 +219,7 @@ fn compare(
             statistics.add(&batch);
         }
         if file.sums.is_none() {
-            unfit.merge(unfit_for_any_type(&batch)?);
+            unfit.merge(open.unfit(&batch, schema)?);
         }
         times = join_ranges(times, range(&batch, file.sums.is_some())?);
     }
