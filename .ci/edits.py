@@ -450,6 +450,16 @@ def counts_that_are_wrong(path):
 
 
 @edit
+def data_file_damaged(path):
+    """Damage the end of a data file, which keeps its size."""
+    file = Path(path) / next(iter(live_adds(path)))
+    whole = bytearray(file.read_bytes())
+    for place in (-60, -40):
+        whole[place] ^= 0xFF
+    file.write_bytes(whole)
+
+
+@edit
 def tags_that_are_wrong(path):
     """Add its files again with wrong tags of mvsink's."""
     adds = live_adds(path)

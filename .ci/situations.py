@@ -130,6 +130,7 @@ GROUPS = {
     "Files and folders": [
         Situation("data_file_lost", MENDS, "drops the reference", kinds=("missing",)),
         Situation("data_file_cut_short", MENDS, "drops the reference", kinds=("size", "unreadable")),
+        Situation("data_file_damaged", MENDS, "drops the reference; until then a run that reads it names the command", kinds=("unreadable",), tests="altered: `a_view_with_a_file_that_is_damaged_at_its_size_names_the_command_that_mends_it`"),
         Situation("data_file_replaced", MENDS, "drops the reference", kinds=("sums",)),
         Situation("data_file_of_the_future", FOLLOWS, "one file does not move the time of the store", beside=True),
         Situation("files_outside", REPAIRS, "reads none of them, and removes the references", beside=True),

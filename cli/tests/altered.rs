@@ -152,6 +152,39 @@ fn a_run_without_new_events_names_lost_files_and_deleting_the_table_helps() {
     succeed(&["verify", text(&table)]);
 }
 
+/// Its size does not tell that it is damaged, and a view reads it back when it differs.
+#[test]
+fn a_view_with_a_file_that_is_damaged_at_its_size_names_the_command_that_mends_it() {
+    let whole = tempfile::tempdir().unwrap();
+    demo(whole.path(), "9000");
+    let dir = tempfile::tempdir().unwrap();
+    demo(dir.path(), "3000");
+    let table = dir.path().join("q3");
+    let (path, size) = files(&table).remove(0);
+    let file = table.join(path);
+    let mut bytes = fs::read(&file).unwrap();
+    // In the footer.
+    for place in [size - 60, size - 40] {
+        bytes[usize::try_from(place).unwrap()] ^= 0xff;
+    }
+    fs::write(&file, bytes).unwrap();
+    let command = format!("`mvsink repair {}`", text(&table));
+    for events in ["3000", "6000"] {
+        let line = failing(dir.path(), events);
+        assert!(line.contains(&command), "{line}");
+        assert!(line.contains(text(&file)), "{line}");
+    }
+    let done = succeed(&["repair", text(&table)]);
+    assert!(
+        done.starts_with("dropped the references to 1 data files"),
+        "{done}"
+    );
+    // The sources have the events of the runs that failed: there are none left but for new ones.
+    demo(dir.path(), "9000");
+    expect_same(&table, &whole.path().join("q3"));
+    succeed(&["verify", text(&table)]);
+}
+
 #[test]
 fn an_edit_that_changes_nothing_is_no_failure() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,7 +280,11 @@ fn a_source_that_has_lost_a_file_goes_on_after_a_repair() {
     let table = dir.path().join("person");
     fs::remove_file(table.join(files(&table).remove(0).0)).unwrap();
     let line = failing(dir.path(), "6000");
-    assert!(line.contains("`mvsink repair`"), "{line}");
+    let command = format!("`mvsink repair {}`", text(&table));
+    assert!(
+        line.contains(&command) && line.contains("--drop-files"),
+        "{line}"
+    );
     succeed(&["repair", text(&table), "--drop-files"]);
     demo(dir.path(), "9000");
     demo(dir.path(), "9000");

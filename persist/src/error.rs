@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::data_file::has_drawn_name;
 use crate::frontier::Frontier;
-use crate::location::make_room;
+use crate::location::{for_shell, make_room};
 use crate::log::action::CommitId;
 
 /// An error of a shard: what was being done, to what, and why it failed.
@@ -33,7 +34,7 @@ pub enum Error {
         why: String,
     },
     /// A Rust type has no Delta schema, or a value does not fit its column.
-    #[error("{type_name} cannot be stored: {why}")]
+    #[error("{} cannot be stored: {why}", without_paths(type_name))]
     Type {
         /// The Rust type.
         type_name: String,
@@ -41,7 +42,7 @@ pub enum Error {
         why: String,
     },
     /// A row of the table is no value of the Rust type: another program wrote it.
-    #[error("a row of the table is no {type_name}: {why}")]
+    #[error("a row of the table is no {}: {why}", without_paths(type_name))]
     Row {
         /// The Rust type.
         type_name: String,
@@ -91,8 +92,9 @@ pub enum Error {
     },
     /// A file has rows that the Rust type cannot hold: another program wrote them, or this one with another type.
     #[error(
-        "{path}, in version {version} of the shard, has {rows} rows that cannot be read as {type_name}: {why}; \
-         a view repairs that itself, from any other shard another program must delete them"
+        "{path}, in version {version} of the shard, has {rows} rows that cannot be read as {}: {why}; \
+         a view repairs that itself, from any other shard another program must delete them",
+        without_paths(type_name)
     )]
     UnfitRows {
         /// The file.
@@ -109,7 +111,9 @@ pub enum Error {
     /// A file that the log refers to is not there.
     #[error(
         "{path} is missing, though the log of the shard refers to it: put it back, or drop the reference with \
-         `mvsink repair`; a view that is started again does so by itself with its next batch, and writes its rows once more"
+         `{}`, of an input with --drop-files, whose rows are lost then; a view that is started again does so by itself with \
+         its next batch, and writes its rows once more",
+        repair_of(path)
     )]
     MissingFile {
         /// The file.
@@ -297,7 +301,7 @@ pub enum Error {
         version: u64,
     },
     /// Something that is no file has the name of a file of the shard.
-    #[error("{path} is {found} where a file of the log belongs: move it away")]
+    #[error("{path} is {found} where a file of the shard belongs: move it away")]
     NoFile {
         /// The file that belongs there.
         path: String,
@@ -367,14 +371,57 @@ impl Error {
 }
 
 /// What to do about a damaged file of this name: a data file is one of many.
-fn what_helps(path: &str) -> &'static str {
+fn what_helps(path: &str) -> String {
     match path.ends_with(".parquet") && !path.contains("_delta_log/") {
-        true => {
-            "; put it back as it was, or drop the reference with `mvsink repair`; a view that is started again does so \
-             by itself with its next batch, where the file is missing or has another size, and writes its rows once more"
-        }
-        false => " (`mvsink repair` says what can be done)",
+        true => format!(
+            "; put it back as it was, or drop the reference with `{}`, after which a view writes its rows once more with \
+             its next batch, and an input, which needs --drop-files, has lost them; where the file is missing or has \
+             another size, a view that is started again does so by itself",
+            repair_of(path)
+        ),
+        false => " (`mvsink repair` says what can be done)".to_owned(),
     }
+}
+
+/// The command that repairs the table of this data file. Only sinks' files are known to lie in its directory itself.
+fn repair_of(path: &str) -> String {
+    match path.rsplit_once('/') {
+        Some((url, _)) if has_drawn_name(path) => format!("mvsink repair {}", for_shell(url)),
+        _ => "mvsink repair".to_owned(),
+    }
+}
+
+/// The name of a Rust type without the modules that its parts are from.
+fn without_paths(name: &str) -> String {
+    let mut short = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(first) = rest.chars().next() {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
+        let part = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        match part {
+            0 => {
+                short.push(first);
+                rest = &rest[first.len_utf8()..];
+            }
+            _ => {
+                let last = rest[..part].rsplit("::").next();
+                short.push_str(last.unwrap_or_default());
+                rest = &rest[part..];
+            }
+        }
+    }
+    short
+}
+
+/// True of the error of a symbolic link that leads to itself.
+pub(crate) fn is_link_loop(error: &std::io::Error) -> bool {
+    // The kind has no stable name.
+    format!("{:?}", error.kind()) == "FilesystemLoop"
+}
+
+/// True if a store fails at a symbolic link that leads to itself.
+pub(crate) fn meets_link_loop(error: &object_store::Error) -> bool {
+    io_error(error).is_some_and(is_link_loop)
 }
 
 fn entries(first: u64, last: u64) -> String {
@@ -456,19 +503,20 @@ fn io_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std:
 
 fn io_is_transient(error: &std::io::Error) -> bool {
     use std::io::ErrorKind;
-    !matches!(
-        error.kind(),
-        ErrorKind::PermissionDenied
-            | ErrorKind::ReadOnlyFilesystem
-            | ErrorKind::NotADirectory
-            | ErrorKind::IsADirectory
-            | ErrorKind::AlreadyExists
-            | ErrorKind::InvalidFilename
-            | ErrorKind::FileTooLarge
-            | ErrorKind::NotFound
-            | ErrorKind::InvalidInput
-            | ErrorKind::Unsupported
-    )
+    !is_link_loop(error)
+        && !matches!(
+            error.kind(),
+            ErrorKind::PermissionDenied
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::AlreadyExists
+                | ErrorKind::InvalidFilename
+                | ErrorKind::FileTooLarge
+                | ErrorKind::NotFound
+                | ErrorKind::InvalidInput
+                | ErrorKind::Unsupported
+        )
 }
 
 /// By the message of a failed request: `object_store` keeps the type of such errors to itself. Tests against a server

@@ -103,7 +103,13 @@ impl Storage {
             let work = move || create_folders(&folder, &missing, |path| sync_folder(path, fsync));
             self.blocking(&shown, work)
         };
-        self.retry(on_retry, create).await
+        match self.retry(on_retry, create).await {
+            Err(Error::Replaced { .. }) => Err(Error::Url {
+                url: self.url.to_string(),
+                why: "no directory can be made there: give another address".into(),
+            }),
+            created => created,
+        }
     }
 
     /// Waits until the names of all entries that have been found in the log are safe on the disk.

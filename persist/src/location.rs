@@ -26,7 +26,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use url::Url;
 
-use crate::error::Error;
+use crate::error::{Error, is_link_loop};
 use crate::lock;
 pub(crate) use address::Address;
 pub use address::local_directory;
@@ -141,7 +141,11 @@ impl Stores {
     }
 
     fn local(&self, url: String, path: &FsPath) -> Result<Location, String> {
-        let path = canonical(path).map_err(|error| unnameable(path, &error))?;
+        let path = canonical(path).map_err(|error| match is_link_loop(&error) {
+            true => "its path leads through a symbolic link that leads to itself: remove the link"
+                .to_owned(),
+            false => unnameable(path, &error),
+        })?;
         let prefix = Path::from_absolute_path(&path).map_err(|error| unnameable(&path, &error))?;
         Ok(Location {
             url,

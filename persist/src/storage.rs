@@ -12,7 +12,9 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::client::Environment;
-use crate::error::{Error, bucket_is_missing, credentials_advice, is_below_a_file};
+use crate::error::{
+    Error, bucket_is_missing, credentials_advice, is_below_a_file, is_link_loop, meets_link_loop,
+};
 use crate::local::{LogSync, Prepared, Published};
 use crate::log::table_root::TableRoot;
 use crate::log::{entry_path, folder};
@@ -66,6 +68,11 @@ impl Storage {
             // Local stores do their work on the runtime's threads, and those are going away.
             return Error::Shutdown;
         }
+        if meets_link_loop(&source)
+            && let Some(found) = self.link_loop(path)
+        {
+            return found;
+        }
         let path = self.show(path);
         match credentials_advice(&source) {
             Some(advice) => Error::NoCredentials {
@@ -80,6 +87,34 @@ impl Storage {
                 source,
             },
         }
+    }
+
+    /// The link to itself that keeps the object, or the directory, from being read, if the objects are files.
+    fn link_loop(&self, path: &Path) -> Option<Error> {
+        let is_loop = |found: &Error| {
+            matches!(
+                found,
+                Error::NoFile {
+                    found: LINK_LOOP,
+                    ..
+                } | Error::NoFolder {
+                    found: LINK_LOOP,
+                    ..
+                }
+            )
+        };
+        if let Some(found) = self.in_place_of(path).filter(is_loop) {
+            return Some(found);
+        }
+        if let Some(found) = self.in_place_of_log().filter(is_loop) {
+            return Some(found);
+        }
+        let listed = std::fs::read_dir(self.local.as_ref()?.join(path.as_ref())).ok()?;
+        let mut names = listed.flatten().map(|entry| entry.file_name());
+        names.find_map(|name| {
+            let path = path.clone().join(name.to_str()?);
+            self.in_place_of(&path).filter(is_loop)
+        })
     }
 
     /// What is no file and has the name of one, if the objects are files. The store shows nothing there, and lets nobody
@@ -118,6 +153,13 @@ impl Storage {
 
     /// The object's bytes, `None` if it does not exist; one attempt.
     pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>, Error> {
+        // Opening one may wait for ever, and reading one may never end.
+        if let Some(folder) = &self.local
+            && is_special(&folder.join(path.as_ref()))
+            && let Some(found) = self.in_place_of(path)
+        {
+            return Err(found);
+        }
         let result = match self.store.get(path).await {
             Ok(object) => object.bytes().await,
             Err(error) => Err(error),
@@ -292,15 +334,26 @@ impl Storage {
     }
 }
 
+/// What a symbolic link that leads to itself is called.
+const LINK_LOOP: &str = "a link to itself";
+
 /// What lies there, in words, if something does that is no file.
 pub(crate) fn no_file(path: &std::path::Path) -> Option<&'static str> {
     let found = std::fs::symlink_metadata(path).ok()?.file_type();
     Some(match found {
         _ if path.is_file() => return None,
         _ if path.is_dir() => "a directory",
-        _ if found.is_symlink() => "a link to nothing",
+        _ if found.is_symlink() => match std::fs::metadata(path) {
+            Err(error) if is_link_loop(&error) => LINK_LOOP,
+            _ => "a link to nothing",
+        },
         _ => "no regular file",
     })
+}
+
+/// True of a pipe, a socket or a device, by any link.
+fn is_special(path: &std::path::Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// The error for what lies there, if something does that is no directory.

@@ -344,6 +344,7 @@ impl Storage {
             lost => {
                 let difference = match lost {
                     Err(Error::OutsideFile { .. }) => Difference::Outside,
+                    Err(Error::NoFile { found, .. }) => Difference::NoFile { found },
                     Err(error) => Difference::Refused {
                         why: error.to_string(),
                     },

@@ -77,6 +77,102 @@ fn a_file_in_the_place_of_the_table_is_named_and_stays() {
     });
 }
 
+fn pipe(path: &Path) {
+    let made = std::process::Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+#[test]
+fn links_to_themselves_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let link = |path: &Path| {
+        let _ = fs::remove_file(path);
+        std::os::unix::fs::symlink(path.file_name().unwrap(), path).unwrap();
+    };
+    run(async {
+        link(&dir.join("loop"));
+        for name in ["loop", "loop/below"] {
+            for error in said(url(&dir.join(name))).await {
+                expect_plain(&error, "a symbolic link that leads to itself");
+                assert!(error.to_string().contains(name), "{error}");
+            }
+        }
+        let table = dir.join("q3");
+        fs::create_dir(&table).unwrap();
+        link(&table.join("_delta_log"));
+        for error in said(url(&table)).await {
+            expect_plain(&error, "q3/_delta_log is a link to itself where");
+        }
+        fs::remove_file(table.join("_delta_log")).unwrap();
+        let shard = filled(&table, 3).await;
+        let file = table.join(data_file(&shard, 1).path);
+        drop(shard);
+        let whole = fs::read(&file).unwrap();
+        link(&file);
+        assert_eq!(named(&verify(&table).await)[0].1, "no file");
+        let shard = open(&table).await.unwrap();
+        let mut read = shard.snapshot(2, Default::default()).unwrap();
+        let error = loop {
+            match read.next().await {
+                Ok(batch) => assert!(batch.is_some()),
+                Err(error) => break error,
+            }
+        };
+        expect_plain(
+            &error,
+            "is a link to itself where a file of the shard belongs",
+        );
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, whole).unwrap();
+        link(&entry(&table, 2));
+        for error in said(url(&table)).await {
+            expect_plain(
+                &error,
+                "2.json is a link to itself where a file of the shard belongs",
+            );
+        }
+    });
+}
+
+/// Whoever opened one would wait for a writer.
+#[test]
+fn pipes_in_the_place_of_files_are_named_and_not_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let file = dir.join(data_file(&shard, 1).path);
+        drop(shard);
+        fs::remove_file(&file).unwrap();
+        pipe(&file);
+        assert_eq!(named(&verify(dir).await)[0].1, "no file");
+        fs::remove_file(entry(dir, 2)).unwrap();
+        pipe(&entry(dir, 2));
+        let error = open(dir).await.unwrap_err();
+        expect_plain(
+            &error,
+            "2.json is no regular file where a file of the shard belongs",
+        );
+    });
+}
+
+#[test]
+fn a_place_where_no_directory_can_be_made_is_named() {
+    let place = "/proc/self/q3";
+    if !Path::new("/proc/self").exists() {
+        return;
+    }
+    run(async {
+        let open = Open::new(codec().schema());
+        let error = plain().open_or_create(place, open).await.unwrap_err();
+        expect_plain(
+            &error,
+            "cannot use /proc/self/q3 as a shard: no directory can be made there",
+        );
+    });
+}
+
 #[test]
 fn names_that_no_directory_of_a_table_has_are_refused_in_plain_words() {
     let dir = tempfile::tempdir().unwrap();
