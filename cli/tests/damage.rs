@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, new_null_array};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, new_null_array};
+use arrow_schema::DataType;
 use mvsink_persist::{Client, ClientOptions, FileEncoder, Shard};
 use serde_json::{Value, json};
 use support::*;
@@ -124,15 +125,21 @@ impl Table<'_> {
         fs::write(path, action.to_string()).unwrap();
     }
 
-    /// Puts rows of another program, null where nothing else is said.
+    /// Puts rows of another program, with some values of their own, and null in columns of ours where nothing else is said.
     fn put_rows(&self, path: &str, columns: &[(&str, Vec<i64>)], rows: usize) {
         let schema = self.base.open(&self.dir).schema();
         let columns = schema.fields().iter().map(|field| {
             let named = columns.iter().find(|(name, _)| name == field.name());
-            named.map_or_else(
-                || new_null_array(field.data_type(), rows),
-                |(_, values)| Arc::new(Int64Array::from(values.clone())) as ArrayRef,
-            )
+            match (named, field.data_type()) {
+                (Some((_, values)), _) => Arc::new(Int64Array::from(values.clone())) as ArrayRef,
+                (None, DataType::Utf8) if !field.name().starts_with("mv_") => {
+                    Arc::new(StringArray::from(vec!["theirs"; rows]))
+                }
+                (None, DataType::Int64) if !field.name().starts_with("mv_") => {
+                    Arc::new(Int64Array::from(vec![1; rows]))
+                }
+                (None, other) => new_null_array(other, rows),
+            }
         });
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns.collect()).unwrap();
         let mut file = FileEncoder::new(schema).unwrap();
@@ -352,6 +359,27 @@ const CASES: &[Case] = &[
         ..CASE
     },
     Case {
+        what: "a row that sources could not add up, in an input",
+        shard: "bid",
+        edit: |table| {
+            let columns = [("mv_time", vec![1]), ("mv_diff", vec![1 << 50])];
+            table.put_rows("theirs.parquet", &columns, 1);
+        },
+        kinds: &["unfit"],
+        options: &["--accept-edits"],
+        left: "no edit was accepted",
+        ..CASE
+    },
+    Case {
+        what: "rows without times in an input, which are accepted",
+        shard: "bid",
+        edit: |table| table.put_rows("theirs.parquet", &[("mv_diff", vec![1])], 1),
+        kinds: &["nulls"],
+        options: &["--accept-edits"],
+        steps: &["accept edits"],
+        ..CASE
+    },
+    Case {
         what: "rows that no number counts",
         edit: |table| {
             let columns = [
@@ -361,7 +389,7 @@ const CASES: &[Case] = &[
             ];
             table.put_rows("theirs.parquet", &columns, 2);
         },
-        kinds: &["multiplicity"],
+        kinds: &["unfit", "multiplicity"],
         left: "a view repairs that itself with its next batch",
         ..CASE
     },
@@ -824,6 +852,28 @@ fn options_that_a_sound_table_does_not_need_are_told_to_be_needless() {
 }
 
 /// A view does not read its own files, and the summary does.
+#[test]
+fn the_rows_of_an_entry_that_cannot_be_read_are_called_unknown() {
+    let base = Base::new();
+    let copy = base.copy("q3");
+    let dir = copy.path().to_owned();
+    let table = Table { base: &base, dir };
+    cut(&table.entry(table.last()));
+    let (advised, _, _) = json(&["repair", text(&table.dir), "--dry-run", "--json"]);
+    let advice = advised["left"][0]["advice"].as_str().unwrap();
+    let unknown = "the unknown rows of an entry that cannot be read";
+    assert!(advice.contains(unknown), "{advice}");
+    let drop = ["repair", text(&table.dir), "--drop-entries", "--dry-run"];
+    let told = succeed(&drop);
+    assert!(told.contains(unknown), "{told}");
+    let (planned, _, _) = json(&[&drop[..], &["--json"]].concat());
+    let step = &planned["steps"][0];
+    assert!(
+        step["rows"].is_null() && step["entries_unread"] == 1,
+        "{step}"
+    );
+}
+
 #[test]
 fn a_run_whose_summary_meets_a_damaged_file_says_so_and_prints_the_rest() {
     let base = Base::new();

@@ -492,7 +492,8 @@ fn rows_that_no_reader_can_count_are_damage_and_odd_ones_are_noted() {
         )
         .await;
         let report = verify(dir).await;
-        assert!(report.is_clean(), "{report:?}");
+        // More than a dataflow adds up for sure.
+        assert_eq!(named(&report), [("a.parquet".to_owned(), "unfit")]);
         let notes: Vec<_> = report.notes.iter().map(|note| note.text.as_str()).collect();
         assert!(
             notes.len() == 1 && notes[0].contains("less often than never"),
@@ -500,7 +501,8 @@ fn rows_that_no_reader_can_count_are_damage_and_odd_ones_are_noted() {
         );
         put_rows(dir, 14, "b.parquet", &[(row(100), 4, 1), (row(101), 40, 1)]).await;
         let report = verify(dir).await;
-        assert_eq!(named(&report), [("a.parquet".to_owned(), "multiplicity")]);
+        let kinds = ["unfit", "multiplicity"].map(|kind| ("a.parquet".to_owned(), kind));
+        assert_eq!(named(&report), kinds);
         let notes: Vec<_> = report.notes.iter().map(|note| note.text.as_str()).collect();
         assert!(
             notes.len() == 1 && notes[0].contains("not below the upper 12"),

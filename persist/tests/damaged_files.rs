@@ -167,7 +167,10 @@ fn another_file_in_the_place_of_one_is_never_read() {
             assert!(matches!(error, Error::Corrupt { .. }), "{text}");
             assert!(text.contains(&path), "{text}");
             assert!(text.contains("and the log says"), "{text}");
-            assert!(text.contains("`mvsink repair`"), "{text}");
+            assert!(
+                text.contains("`mvsink repair memory://store/shard`"),
+                "{text}"
+            );
         };
         is_damage(&fixture.shard.read_file(&path).await.unwrap_err());
         let snapshot = async {

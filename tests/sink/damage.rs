@@ -244,7 +244,7 @@ fn a_view_writes_again_what_was_lost_beside_its_last_run(driver: Driver) {
 /// The error of what is no view for a lost file and for one that is cut short.
 fn assert_named(status: &str, file: &str) {
     assert!(status.contains(file), "{status}");
-    assert!(status.contains("`mvsink repair`"), "{status}");
+    assert!(status.contains("`mvsink repair "), "{status}");
 }
 
 fn an_ingest_sink_names_the_damaged_file_and_what_helps(driver: Driver) {
