@@ -130,8 +130,10 @@ pub enum Error {
         source: ArrowError,
     },
     /// A time that is not complete yet.
-    #[error("{}", incomplete(*as_of, upper))]
+    #[error("{}", incomplete(url, *as_of, upper))]
     Incomplete {
+        /// The address of the shard.
+        url: String,
         /// The time asked for, if one was.
         as_of: Option<i64>,
         /// The shard's upper.
@@ -277,12 +279,12 @@ impl Error {
     }
 }
 
-fn incomplete(as_of: Option<i64>, upper: &Frontier<i64>) -> String {
+fn incomplete(url: &str, as_of: Option<i64>, upper: &Frontier<i64>) -> String {
     match as_of {
         Some(as_of) => {
-            format!("cannot read at {as_of}: the shard is not complete there, its upper is {upper}")
+            format!("cannot read {url} at {as_of}: it is not complete there, its upper is {upper}")
         }
-        None => format!("there is nothing to read yet: the shard's upper is {upper}"),
+        None => format!("there is nothing to read in {url} yet: its upper is {upper}"),
     }
 }
 

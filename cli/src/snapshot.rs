@@ -30,7 +30,7 @@ use crate::stderr::say;
 pub fn run(options: &Snapshot) -> Result<ExitCode, Error> {
     with_shard(&options.url, |reader| async move {
         let shard = reader.shard();
-        let as_of = as_of(options.as_of, shard.progress())?;
+        let as_of = as_of(shard.url(), options.as_of, shard.progress())?;
         let wanted = Wanted::of(options, shard, as_of);
         if let Some((first, count)) = errors(shard, as_of).await? {
             let url = shard.url();
@@ -152,7 +152,7 @@ impl Rows<'_> {
 }
 
 /// The time to read at, checked.
-fn as_of(wanted: Option<i64>, progress: Progress) -> Result<i64, Error> {
+fn as_of(url: &str, wanted: Option<i64>, progress: Progress) -> Result<i64, Error> {
     let Progress { upper, since, .. } = progress;
     let last = match upper {
         Frontier::At(upper) => upper - 1,
@@ -161,12 +161,14 @@ fn as_of(wanted: Option<i64>, progress: Progress) -> Result<i64, Error> {
     let as_of = wanted.unwrap_or(last);
     if !upper.is_complete(&as_of) || (wanted.is_none() && upper == Frontier::At(0)) {
         return Err(Error::Incomplete {
+            url: url.to_owned(),
             as_of: wanted,
             upper,
         });
     }
     if since > Frontier::At(as_of) {
-        return Err(Error::from(ShardError::BeforeSince { as_of, since }));
+        let url = url.to_owned();
+        return Err(Error::from(ShardError::BeforeSince { url, as_of, since }));
     }
     Ok(as_of)
 }
@@ -258,7 +260,7 @@ mod tests {
             since: Frontier::At(since),
             upper,
         };
-        as_of(wanted, progress).map_err(|error| error.line())
+        as_of("x", wanted, progress).map_err(|error| error.line())
     }
 
     #[test]

@@ -36,7 +36,11 @@ pub fn run(options: &Tail) -> Result<ExitCode, Error> {
         let since = reader.shard().progress().since;
         let from = match (options.from, since) {
             (Some(from), since) if since > Frontier::At(from) => {
-                return Err(Error::from(ShardError::BeforeSince { as_of: from, since }));
+                return Err(Error::from(ShardError::BeforeSince {
+                    url: options.url.clone(),
+                    as_of: from,
+                    since,
+                }));
             }
             (Some(from), _) | (None, Frontier::At(from)) => from,
             (None, Frontier::Empty) => i64::MAX - 1,

@@ -95,7 +95,8 @@ async fn hold_all(shard: &Shard, lease: Duration) -> Result<(Hold, i64), Error> 
         let since = shard.refresh().await?.since;
         let Frontier::At(first) = since else {
             let as_of = i64::MAX - 1;
-            return Err(Error::BeforeSince { as_of, since });
+            let url = shard.url().to_owned();
+            return Err(Error::BeforeSince { url, as_of, since });
         };
         match shard.hold_reader(since, lease).await {
             Ok(hold) => return Ok((hold, first)),

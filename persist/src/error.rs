@@ -69,8 +69,9 @@ pub enum Error {
     /// deleted by hand. Nobody writes into such a log.
     #[error(
         "the log of the shard {url} has a gap: {} missing, and entry {next} is there; nothing was written. \
-         Put back what is missing, or wait for a copy that is under way; `mvsink repair` says what can be done without it",
-        entries(*first, *last)
+         Put back what is missing, or wait for a copy that is under way; `mvsink repair {}` says what can be done without it",
+        entries(*first, *last),
+        for_shell(url)
     )]
     LogGap {
         /// The address of the shard.
@@ -141,16 +142,20 @@ pub enum Error {
         source: std::io::Error,
     },
     /// A read below the since.
-    #[error("cannot read at {as_of}: the shard can be read only from its since {since} on")]
+    #[error("cannot read {url} at {as_of}: it can be read only from its since {since} on")]
     BeforeSince {
+        /// The address of the shard.
+        url: String,
         /// The time asked for.
         as_of: i64,
         /// The shard's since.
         since: Frontier<i64>,
     },
     /// A read at a time that is not complete yet.
-    #[error("cannot read at {as_of} yet: the shard is complete for times below its upper {upper}")]
+    #[error("cannot read {url} at {as_of} yet: it is complete for times below its upper {upper}")]
     NotComplete {
+        /// The address of the shard.
+        url: String,
         /// The time asked for.
         as_of: i64,
         /// The shard's upper.

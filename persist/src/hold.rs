@@ -175,7 +175,8 @@ impl Shard {
             if let Frontier::At(as_of) = frontier
                 && frontier < since
             {
-                return Err(Error::BeforeSince { as_of, since });
+                let url = self.url().to_owned();
+                return Err(Error::BeforeSince { url, as_of, since });
             }
             if let Some(held) = state.holds().get(name)
                 && held.is_live()

@@ -168,6 +168,7 @@ impl Pinned {
         if since <= Frontier::At(as_of) {
             return Ok(());
         }
-        Err(Error::BeforeSince { as_of, since })
+        let url = self.url.to_string();
+        Err(Error::BeforeSince { url, as_of, since })
     }
 }

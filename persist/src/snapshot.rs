@@ -75,6 +75,7 @@ impl Shard {
         pinned.check_readable(as_of)?;
         if !progress.upper.is_complete(&as_of) {
             return Err(Error::NotComplete {
+                url: self.url().to_owned(),
                 as_of,
                 upper: progress.upper,
             });

@@ -87,7 +87,7 @@ fn r17_the_since_does_not_pass_a_live_hold() {
         assert_eq!(to(at(8)).await.unwrap().since, at(8));
         let refused = reader.hold("a", at(7), LEASE).await.unwrap_err();
         assert!(
-            matches!(&refused, Error::BeforeSince { as_of: 7, since } if *since == at(8)),
+            matches!(&refused, Error::BeforeSince { as_of: 7, since, .. } if *since == at(8)),
             "{refused}"
         );
     });

@@ -255,7 +255,8 @@ fn times_outside_of_the_shard_are_refused() {
             error(4),
             Error::BeforeSince {
                 as_of: 4,
-                since: Frontier::At(5)
+                since: Frontier::At(5),
+                ..
             }
         ));
         assert!(matches!(
