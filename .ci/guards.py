@@ -780,8 +780,8 @@ GUARDS = [
     ),
     Guard(
         "wrong logs", "wrong statistics go", "persist/src/repair/correct.rs",
-        "        stats: match is_right {\n",
-        "        stats: match is_right || true {\n",
+        "            Some(stats) if !are_wrong && file.rows == Some(found.rows) => Some(stats.clone()),\n",
+        "            Some(stats) => Some(stats.clone()),\n",
         "--test mend", "wrong_statistics",
     ),
     Guard(
