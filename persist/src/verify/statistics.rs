@@ -148,12 +148,16 @@ mod tests {
 
     #[test]
     fn a_bound_may_be_the_shortest_number_that_is_read_as_the_value() {
-        let column = Float32Array::from(vec![0.1, 0.7]);
-        let beyond =
-            |said: f64, beyond: Ordering| first_beyond(&column, &Value::from(said), beyond);
-        assert_eq!(beyond(0.1, Ordering::Less), None);
-        assert_eq!(beyond(0.7, Ordering::Greater), None);
-        assert!(beyond(0.2, Ordering::Less).is_some());
-        assert!(beyond(0.6, Ordering::Greater).is_some());
+        let beyond = |value: f32, said: f64, beyond: Ordering| {
+            first_beyond(&Float32Array::from(vec![value]), &Value::from(said), beyond)
+        };
+        // The first is a little less than what it is written as, the second a little more.
+        for value in [0.7_f32, 0.1] {
+            let said: f64 = value.to_string().parse().unwrap();
+            assert_eq!(beyond(value, said, Ordering::Less), None, "{value}");
+            assert_eq!(beyond(value, said, Ordering::Greater), None, "{value}");
+            assert!(beyond(value, said + 0.01, Ordering::Less).is_some());
+            assert!(beyond(value, said - 0.01, Ordering::Greater).is_some());
+        }
     }
 }
