@@ -1069,6 +1069,12 @@ GUARDS = [
         "--test rewrites", "what_is_merged_twice",
     ),
     Guard(
+        "edits", "that a store refuses a file says nothing of it", "persist/src/rewrite.rs",
+        "        let Some(bytes) = self.get_retrying(&location, on_retry).await? else {\n            return Ok(Err(Unread",
+        "        let Some(bytes) = self.get_retrying(&location, on_retry).await.ok().flatten() else {\n            return Ok(Err(Unread",
+        "--test rewrites", "refuses_a_file",
+    ),
+    Guard(
         "edits", "a commit tells the sums of merged files", "persist/src/log/state.rs",
         "        commit.adds.extend(told.iter().map(|file| file.to_add()));\n",
         "",

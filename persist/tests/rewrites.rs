@@ -5,8 +5,10 @@ mod support;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use mvsink_persist::testing::ClockedStore;
 use mvsink_persist::{
     Change, CompactOptions, Error, FileEncoder, Frontier, ReadOptions, RepairOptions, Shard,
 };
@@ -524,6 +526,32 @@ fn files_of_earlier_versions_and_files_put_back_keep_what_is_known_of_them() {
             assert_eq!(shard.progress().upper, Frontier::At(3));
         });
     }
+}
+
+#[test]
+fn that_a_store_refuses_a_file_says_nothing_of_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        let mut merge = removals(&shard, &[0, 1]);
+        merge.push(rewritten(dir, "merged.parquet", &[update(0), update(1)]));
+        put(dir, merge);
+        let store = ClockedStore::new(in_memory(dir).await, Arc::new(|| 0));
+        let client = plain();
+        client.mount("store", Arc::new(store.clone()) as _);
+        let shard = client.open_existing("memory://store/shard").await.unwrap();
+        store.refuse_gets(Some("shard/merged.parquet".into()));
+        let refused = shard.check_rewrites().await.unwrap_err();
+        assert!(
+            refused.to_string().contains("nobody may get it"),
+            "{refused}"
+        );
+        assert_eq!((shard.edited(), shard.unaccepted_edit()), (None, None));
+        store.refuse_gets(None);
+        shard.check_rewrites().await.unwrap();
+        assert_eq!((shard.edited(), shard.unaccepted_edit()), (None, None));
+    });
 }
 
 /// What lies there now must not be taken for what lay there before.

@@ -28,6 +28,7 @@ pub struct ClockedStore {
     clock: Clock,
     written: Written,
     refused: Arc<Mutex<HashSet<Path>>>,
+    unreadable: Arc<Mutex<Option<Path>>>,
 }
 
 fn stamp(written: &Written, meta: &mut ObjectMeta) {
@@ -44,6 +45,7 @@ impl ClockedStore {
             clock,
             written: Written::default(),
             refused: Arc::default(),
+            unreadable: Arc::default(),
         }
     }
 
@@ -55,6 +57,11 @@ impl ClockedStore {
     /// From now on, nobody may put this object.
     pub fn refuse_puts(&self, location: &Path) {
         lock(&self.refused).insert(location.clone());
+    }
+
+    /// From now on, nobody may get this object, and no other is forbidden.
+    pub fn refuse_gets(&self, location: Option<Path>) {
+        *lock(&self.unreadable) = location;
     }
 }
 
@@ -98,6 +105,12 @@ impl ObjectStore for ClockedStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        if lock(&self.unreadable).as_ref() == Some(location) {
+            return Err(object_store::Error::PermissionDenied {
+                path: location.to_string(),
+                source: "nobody may get it".into(),
+            });
+        }
         let mut got = self.inner.get_opts(location, options).await?;
         stamp(&self.written, &mut got.meta);
         Ok(got)
