@@ -291,9 +291,10 @@ impl World<'_> {
     }
 }
 
-/// Whether the shard is open for this sink.
+/// Whether the shard is open for this sink, and is not finished: then it has no more to do with it.
 fn has_it_open(report: &Report) -> bool {
     !report.cancelled
+        && !report.finished
         && report
             .frontier
             .is_some_and(|frontier| frontier > Frontier::At(0))
