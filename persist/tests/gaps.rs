@@ -13,7 +13,7 @@ use mvsink_persist::{Appended, Client, CompactOptions, Error, Frontier, GcOption
 use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use support::damage::{checkpoint, contents, entry, in_log};
+use support::damage::{checkpoint, contents, copy, entry, in_log};
 use support::{append, client, grow, options, run, schema, stage};
 
 fn quiet(_: &Error) {}
@@ -277,16 +277,19 @@ fn whoever_has_the_shard_open_refuses_a_gap_and_writes_nothing() {
 
 #[test]
 fn a_follower_notices_a_wide_gap_within_half_a_minute() {
-    let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
+    let (dir, whole) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (dir, whole) = (dir.path(), whole.path());
     run(async {
         let url = dir.to_str().unwrap();
-        let writer = filled(&plain(1), url, 3).await;
+        drop(filled(&plain(1), url, 3).await);
+        copy(dir, whole);
+        let writer = plain(1).open_existing(whole.to_str().unwrap()).await;
+        grow(&writer.unwrap(), 8).await;
         let reader = plain(2).open_existing(url).await.unwrap();
         let mut watcher = reader.watch();
-        grow(&writer, 8).await;
-        for version in 4..=6 {
-            fs::remove_file(entry(dir, version)).unwrap();
+        // Who follows never sees what is missing.
+        for version in 7..=8 {
+            fs::copy(entry(whole, version), entry(dir, version)).unwrap();
         }
         let limit = Duration::from_secs(40);
         let told = tokio::time::timeout(limit, watcher.changed()).await;
