@@ -1069,6 +1069,24 @@ GUARDS = [
         "--test rewrites", "what_is_merged_twice",
     ),
     Guard(
+        "verify", "what a sink has told of a merged file are its rows", "persist/src/verify/origin.rs",
+        "        if !(is_told && matches!(origin, Origin::Other)) {\n",
+        "        if !(is_told && matches!(origin, Origin::Other)) || true {\n",
+        "--test rewrites", "told_and_then_replaced",
+    ),
+    Guard(
+        "edits", "a file that is named again keeps its sums", "persist/src/log/state.rs",
+        "                && known.size == file.size\n                && file.sums.is_none()\n",
+        "                && known.size == file.size\n                && file.sums.is_none() && false\n",
+        "--test rewrites", "named_again_without_tags",
+    ),
+    Guard(
+        "edits", "what was read is told after a jump", "persist/src/log/state.rs",
+        "                && live.is_same_reference(known)\n",
+        "                && live.is_same_reference(known) && false\n",
+        "--test rewrites", "cleaned_up_by_another",
+    ),
+    Guard(
         "edits", "that a store refuses a file says nothing of it", "persist/src/rewrite.rs",
         "        let Some(bytes) = self.get_retrying(&location, on_retry).await? else {\n            return Ok(Err(Unread",
         "        let Some(bytes) = self.get_retrying(&location, on_retry).await.ok().flatten() else {\n            return Ok(Err(Unread",

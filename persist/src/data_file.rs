@@ -308,6 +308,12 @@ impl DataFile {
         Some(Summed { sums, times })
     }
 
+    /// True if both are the same reference to a file, whatever is known of its rows.
+    pub(crate) fn is_same_reference(&self, other: &DataFile) -> bool {
+        let of = |file: &'_ DataFile| (file.size, file.modification_time);
+        self.path == other.path && of(self) == of(other) && self.stats == other.stats
+    }
+
     /// The same file, once its rows were read: they add up to this, and these are their least and greatest time.
     pub(crate) fn with_sums(&self, sums: Sums, (min, max): (i64, i64)) -> Self {
         let mut tags = self.tags.clone();

@@ -8,8 +8,8 @@
 //!                  are alike for the files that it brings and for those that it takes away
 //! ```
 //!
-//! So may one that only names live files again, whatever it says: where a size in it is another, the rows tell; with the same
-//! size a file is the one that is there, and brings nothing. A time of modification tells nothing: whoever names a file again
+//! An entry that only names live files again is looked at too, whatever it says of itself: where a size in it is another, the rows
+//! tell; with the same size a file is the one that is there, and brings nothing. A time of modification tells nothing: whoever names a file again
 //! may give any.
 //!
 //! Of the files of sinks the log says both, so that only the new files are read. What cannot be compared, since a file is
@@ -42,6 +42,8 @@ use crate::verify::examine::{join_ranges, range};
 
 /// How many entries before one are searched for what the log says of a file.
 const ENTRIES_BEFORE_MAX: u64 = 1000;
+/// Of entries with more files than this it is not kept what each of them adds up to: that takes kilobytes a file.
+const SUMMED_FILES_MAX: usize = 64;
 
 /// What an entry does that says it changes no data.
 #[derive(Debug)]
@@ -192,7 +194,8 @@ impl Inner {
                 tracing::warn!(
                     shard = %self.storage.url,
                     version = rewrite.version,
-                    "another program's entry says that it changes no data, and does: it counts as an edit"
+                    "another program's entry says that it changes no rows, or only names files again, and has other rows: it \
+                     counts as an edit"
                 );
             }
             Ok::<_, Error>(verdict)
@@ -279,8 +282,10 @@ impl Inner {
                 state.sum_up(file, sums, *times);
             }
         }
-        // Another look at the same time has found the same.
-        let _ = rewrite.summed.set(brought);
+        if brought.len() <= SUMMED_FILES_MAX {
+            // Another look at the same time has found the same.
+            let _ = rewrite.summed.set(brought);
+        }
     }
 
     /// Compares all at once what this entry and the later ones of its kind do, which took away what it brought.

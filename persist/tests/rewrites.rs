@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use mvsink_persist::testing::ClockedStore;
 use mvsink_persist::{
-    Change, CompactOptions, Error, FileEncoder, Frontier, ReadOptions, RepairOptions, Shard,
+    Change, CompactOptions, Error, FileEncoder, Frontier, ReadOptions, RepairOptions, RepairStep,
+    Shard,
 };
 use serde_json::{Value, json};
 use support::damage::*;
@@ -365,6 +366,93 @@ fn a_merged_file_that_was_read_is_known_when_it_is_gone() {
     });
 }
 
+/// The paths of live files of which the log does not say what they add up to.
+fn unsaid(shard: &Shard) -> Vec<String> {
+    let pinned = shard.pin();
+    let unsaid = pinned.files().filter(|file| file.summed().is_none());
+    unsaid.map(|file| file.path.clone()).collect()
+}
+
+/// What was told of a merged file are its rows: other rows in its place are damage, and not wrong tags.
+#[test]
+fn a_merged_file_that_was_told_and_then_replaced_is_lost() {
+    for rows in [2, 1] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 2).await;
+            merge_and_delete(dir, &shard, "merged.parquet", 2);
+            grow(&looked_at(dir).await, 3).await;
+            assert!(verify(dir).await.is_clean());
+            let others: Vec<_> = (0..rows)
+                .map(|time| ((70 + time as u64, Some(format!("row {time}"))), time, 1))
+                .collect();
+            rewritten(dir, "merged.parquet", &others);
+            let kinds: Vec<_> = named(&verify(dir).await)
+                .into_iter()
+                .map(|(path, kind)| {
+                    assert_eq!(path, "merged.parquet");
+                    kind
+                })
+                .collect();
+            assert!(
+                kinds.contains(&"sums") && !kinds.contains(&"tags"),
+                "{kinds:?}"
+            );
+            let mut options = RepairOptions::default();
+            options.dry_run = true;
+            let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();
+            let is_drop = |step: &RepairStep| matches!(step, RepairStep::DropFiles { .. });
+            assert!(report.steps.iter().all(is_drop), "{report:?}");
+            assert_eq!(report.steps.len(), 1, "{report:?}");
+        });
+    }
+}
+
+#[test]
+fn a_file_that_is_named_again_without_tags_keeps_what_is_known_of_it() {
+    for data_change in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 3).await;
+            let file = data_file(&shard, 1);
+            let size = usize::try_from(file.size).unwrap();
+            let mut again = add(&file.path, size);
+            again["add"]["dataChange"] = data_change.into();
+            put(dir, vec![again]);
+            // The next commit tells it, so that a later merge of what is gone then is followed.
+            grow(&looked_at(dir).await, 4).await;
+            let opened = open(dir).await.unwrap();
+            assert_eq!(unsaid(&opened), Vec::<String>::new());
+            merge_and_delete(dir, &opened, "merged.parquet", 4);
+            let opened = looked_at(dir).await;
+            assert_eq!((opened.edited(), opened.unaccepted_edit()), (None, None));
+        });
+    }
+}
+
+#[test]
+fn what_was_read_of_a_merged_file_is_told_after_the_log_was_cleaned_up_by_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        let shard = filled(dir, 3).await;
+        merge_and_delete(dir, &shard, "merged.parquet", 3);
+        shard.refresh().await.unwrap();
+        shard.check_rewrites().await.unwrap();
+        // Its checkpoint says nothing of the rows, and nobody has told it before.
+        put(dir, vec![json!({"txn": {"appId": "theirs", "version": 1}})]);
+        let version = open(dir).await.unwrap().checkpoint().await.unwrap();
+        remove_entries(dir, 0..=version);
+        put(dir, vec![json!({"txn": {"appId": "theirs", "version": 2}})]);
+        shard.refresh().await.unwrap();
+        assert_eq!(shard.progress().version, version + 1);
+        grow(&shard, 4).await;
+        assert_eq!(unsaid(&open(dir).await.unwrap()), Vec::<String>::new());
+    });
+}
+
 /// The rows of a file that another program has merged are told only if they were those of sinks: what it adds of its own
 /// is looked at by whoever reads it.
 #[test]
@@ -384,10 +472,7 @@ fn what_was_merged_of_other_rows_is_not_told() {
         let shard = looked_at(dir).await;
         grow(&shard, 4).await;
         let shard = open(dir).await.unwrap();
-        let mut files = shard.pin().files().cloned().collect::<Vec<_>>();
-        files.retain(|file| file.summed().is_none());
-        let untold: Vec<_> = files.iter().map(|file| file.path.as_str()).collect();
-        assert_eq!(untold, ["merged.parquet"]);
+        assert_eq!(unsaid(&shard), ["merged.parquet"]);
     });
 }
 

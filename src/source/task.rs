@@ -189,7 +189,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                 let all = self.all(Sign::Plus, Frontier::At(0));
                 for file in &first.files {
                     if let Err(error) = self.read_mine(file, first.version, all).await {
-                        return Err(self.behind_if_removed(error, first.version).await?);
+                        let files = [file.path.as_str()].into_iter();
+                        return Err(self.behind_if_removed(error, files, first.version).await?);
                     }
                 }
             }
@@ -247,6 +248,8 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                     progress = Box::pin(self.jump(progress)).await?;
                     continue;
                 }
+                // Nor can it be told by what was read: another worker may have that.
+                Ok(entry) if !entry.exact => return Err(self.behind(progress.version)),
                 Ok(entry) => entry,
                 Err(ShardError::EntryGone { .. }) => {
                     progress = Box::pin(self.jump(progress)).await?;
@@ -265,7 +268,12 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
                     progress = Box::pin(self.jump(progress)).await?;
                     continue;
                 }
-                Err(error) => return Err(self.behind_if_removed(error, progress.version).await?),
+                Err(error) => {
+                    let files = entry.adds.iter().chain(&entry.removes);
+                    let files = files.map(|file| file.path.as_str());
+                    let last = progress.version;
+                    return Err(self.behind_if_removed(error, files, last).await?);
+                }
                 Ok(()) => {}
             }
             if let Some(seen) = &mut self.seen {
@@ -291,17 +299,20 @@ impl<D: Data, E: Data, T: Timestamp, R: Diff> Task<D, E, T, R> {
         Error::Behind { url, version }
     }
 
-    /// The error of reading a file: another one if somebody has removed and deleted it, so that nothing of the table is
-    /// missing.
-    async fn behind_if_removed(&self, error: Error, version: u64) -> Result<Error, Error> {
-        let Error::Shard(ShardError::MissingFile { path }) = &error else {
+    /// The error of reading these files: another one if somebody has removed and deleted one of them, so that nothing of
+    /// the table is missing.
+    async fn behind_if_removed<'f>(
+        &self,
+        error: Error,
+        mut files: impl Iterator<Item = &'f str>,
+        version: u64,
+    ) -> Result<Error, Error> {
+        if !matches!(error, Error::Shard(ShardError::MissingFile { .. })) {
             return Ok(error);
-        };
+        }
         let refresh = || self.shard.refresh();
         self.worker.retry("follow", refresh).await?;
-        let name = path.strip_prefix(self.shard.url()).unwrap_or(path);
-        let is_live = self.shard.has_live_file(name.trim_start_matches('/'));
-        Ok(match is_live {
+        Ok(match files.all(|path| self.shard.has_live_file(path)) {
             true => error,
             false => self.behind(version),
         })

@@ -134,8 +134,8 @@ pub(crate) struct State {
     /// The keys of the live files of other programs that no view can have looked at yet, each with the appends since it
     /// came.
     unseen: BTreeMap<String, u8>,
-    /// The keys of live files that another program has merged from those of sinks, whose rows were read here: the log is
-    /// still to be told what they add up to.
+    /// The keys of live files of which it is known here what they add up to, and of which the log does not say it: another
+    /// program has merged them from those of sinks, and they were read, or it has named them again without tags.
     summed_up: BTreeSet<String>,
     tombstones: PathMap<Tombstone>,
     holds: Holds,
@@ -481,7 +481,21 @@ impl State {
                 true => Adder::Sink,
                 false => adder,
             };
-            let file = Arc::new(DataFile::from_add(add, adder));
+            let mut file = DataFile::from_add(add, adder);
+            // With the same size it is the file that is there.
+            if let Some(known) = known
+                && let Some(summed) = known.summed()
+                && let Some(times) = summed.times
+                && known.size == file.size
+                && file.sums.is_none()
+            {
+                file = DataFile {
+                    sorted: known.sorted,
+                    ..file.with_sums(summed.sums.clone(), times)
+                };
+                self.summed_up.insert(key.into_owned());
+            }
+            let file = Arc::new(file);
             self.paths_hash ^= path_hash(&add.path);
             if let Some(before) = self.files.insert(add.path.clone(), file) {
                 self.paths_hash ^= path_hash(&before.path);
@@ -780,7 +794,7 @@ impl State {
     }
 
     /// Takes over from an earlier state of the same log what is not in the log: when its holds were seen, an edit that is
-    /// not answered, and the uppers before those known here.
+    /// not answered, what files were found to add up to, and the uppers before those known here.
     pub(crate) fn go_on_from(&mut self, earlier: &State) {
         self.holds.go_on_from(&earlier.holds);
         let pending = earlier.edited.filter(|edit| edit.upper > self.since);
@@ -796,6 +810,16 @@ impl State {
         self.rewrites
             .sort_unstable_by_key(|rewrite| rewrite.version);
         self.forget_reviewed_rewrites();
+        for key in &earlier.summed_up {
+            if let (Some(known), Some(live)) = (earlier.files.get_key(key), self.files.get_key(key))
+                && live.summed().is_none()
+                && live.is_same_reference(known)
+            {
+                let (path, known) = (live.path.clone(), Arc::clone(known));
+                self.files.insert(path, known);
+                self.summed_up.insert(key.clone());
+            }
+        }
         let first = self.uppers.front().copied().unwrap_or(i64::MAX);
         for time in earlier.uppers.iter().rev().filter(|time| **time < first) {
             if self.uppers.len() < UPPERS_MAX {

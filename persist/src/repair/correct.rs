@@ -103,7 +103,10 @@ impl Shard {
         let storage = &self.inner().storage;
         let id = self.fresh_id();
         let plan = |state: &State| {
-            let is_live = |(file, _): &&(Arc<DataFile>, Add)| state.file(&file.path) == Some(file);
+            let is_live = |(file, _): &&(Arc<DataFile>, Add)| {
+                let live = state.file(&file.path);
+                live.is_some_and(|live| live.is_same_reference(file))
+            };
             let right: Vec<_> = files.iter().filter(is_live).collect();
             if right.is_empty() {
                 return Plan::Done(());

@@ -4,8 +4,8 @@
 //! the tags are wrong, and the rows are as they were written:
 //!
 //! ```text
-//!   first added by a sink        its entry has the sums of the rows, and their times or bounds for them
-//!   first added by another       nothing but the rows tells what they are
+//!   first named by a sink        its entry has the sums of the rows, and their times or bounds for them
+//!   named by others alone        nothing but the rows tells what they are
 //!   otherwise, or not known      the rows are others than were written
 //! ```
 
@@ -39,17 +39,19 @@ enum Origin {
 }
 
 impl Origin {
-    fn of(commit: &Commit) -> impl Fn(DataFile) -> Self {
+    /// Of a file that the commit adds; with its rows or not.
+    fn of(commit: &Commit) -> impl Fn(DataFile, bool) -> Self {
         let info = commit.info.as_ref();
         let moved = info.and_then(|info| info.lower.zip(info.upper));
         let frontier = Frontier::from_version;
         let moved = moved.map(|(lower, upper)| (frontier(lower), frontier(upper)));
         let moved = moved.filter(|(lower, upper)| lower < upper);
         let adder = Adder::of(commit);
-        move |file| match adder {
+        move |file, is_new| match adder {
             Adder::Sink => Origin::Sink {
                 file: Box::new(file),
-                moved,
+                // Of a file that it only names again they say nothing.
+                moved: moved.filter(|_| is_new),
             },
             _ => Origin::Other,
         }
@@ -72,12 +74,26 @@ impl Origin {
     }
 }
 
-/// Who added these files first, by their keys, as far as entries tell.
+/// Who added these files first, by their keys, as far as entries tell. A sink that has told what the rows of another
+/// program's merge add up to, and has looked at them, comes before that.
 #[derive(Debug, Default)]
 struct Origins {
     first: BTreeMap<String, Origin>,
     /// The log begins with its first entry.
     is_whole: bool,
+}
+
+impl Origins {
+    /// An earlier one than those that are known.
+    fn add(&mut self, key: String, origin: Origin) {
+        let is_told = match self.first.get(&key) {
+            Some(Origin::Sink { file, .. }) => file.sums.is_some(),
+            Some(Origin::Other) | None => false,
+        };
+        if !(is_told && matches!(origin, Origin::Other)) {
+            self.first.insert(key, origin);
+        }
+    }
 }
 
 impl Storage {
@@ -143,7 +159,7 @@ impl Storage {
                     let key = self.root.key(&add.path);
                     if keys.contains(&*key) {
                         let file = DataFile::from_add(add, adder);
-                        origins.first.insert(key.into_owned(), origin(file));
+                        origins.add(key.into_owned(), origin(file, add.data_change));
                     }
                 }
             }
