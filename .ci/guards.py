@@ -804,8 +804,8 @@ GUARDS = [
     ),
     Guard(
         "wrong logs", "what is put right is live", "persist/src/repair/correct.rs",
-        "state.file(&file.path) == Some(file);\n",
-        "state.file(&file.path) == Some(file) || true;\n",
+        "                live.is_some_and(|live| live.is_same_reference(file))\n",
+        "                live.is_some_and(|live| live.is_same_reference(file)) || true\n",
         "--test repair_beside", "what_is_put_right",
     ),
     Guard(
@@ -918,7 +918,7 @@ GUARDS = [
     ),
     Guard(
         "verify", "rows without a time are damage", "persist/src/verify/examine.rs",
-        "        if is_edited || file.sums.is_some() {\n",
+        "        if open.is_edited || file.sums.is_some() {\n",
         "        if file.sums.is_some() {\n",
         "--test damage", "rows_without_times",
     ),
@@ -1156,8 +1156,8 @@ GUARDS = [
     ),
     Guard(
         "accept", "a null is refused where none is meant", "persist/src/open.rs",
-        "            if let Some(required) = open.required.to_property() {\n",
-        "            if let Some(required) = open.required.to_property().filter(|_| false) {\n",
+        "        if let Some(required) = open.required.to_property() {\n",
+        "        if let Some(required) = open.required.to_property().filter(|_| false) {\n",
         "--test accept", "rows_that_sources_cannot_read",
     ),
     Guard(

@@ -157,6 +157,12 @@ does what can be done without the writer, and the view's next run writes again w
 with: there an edit of rows is an error that names the edit, until somebody accepts it with `mvsink repair --accept-edits`. A file that
 is added again is one file: it is no edit.
 
+Two programs that merge the files of one table at the same time do not know of each other: `optimize` of a table whose
+files mvsink has merged since it was opened there adds their rows once more, and so does one of another such program. A view repairs
+that; an ingest table refuses it as an edit, and `DeltaTable.restore` to the version before the `optimize`, and then
+`mvsink repair --accept-edits`, bring the rows back to what they were. Leave merging to mvsink, or switch its own off with
+`--set mvsink_compaction=false`.
+
 A repair is part of a view's next batch. A run that has no new events for one says that the table differs, and exits 1; the
 status of an embedded sink is then `Unrepaired`.
 

@@ -12,9 +12,8 @@ use mvsink::mvsink_persist;
 use crate::limits::in_words;
 use crate::nexmark::generator::ParameterMismatch;
 
-/// Advice for a process that gets no more threads or memory.
-const LIMITS: &str =
-    "raise the limits on processes and memory (ulimit -u, ulimit -v), or take fewer workers";
+/// Advice for a process that gets no more threads, memory or open files.
+const LIMITS: &str = "raise the limits on processes, memory and open files (ulimit -u, -v, -n), or take fewer workers";
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +36,9 @@ pub enum Error {
     /// The system gives no more threads.
     #[error("cannot start a thread: {0}; {LIMITS}")]
     Threads(String),
+    /// The system opens no more files, for signals.
+    #[error("cannot wait for signals: {0}; {LIMITS}")]
+    Signals(String),
     /// A shard cannot be used.
     #[error(transparent)]
     Shard(Box<mvsink_persist::Error>),

@@ -1,7 +1,8 @@
 //! Limits that the system sets to a process, as far as they end a command.
 //!
 //! A runtime that cannot have the threads that it needs panics, on whichever thread wants one, and what waits for that
-//! thread may wait for ever. That is no bug: it ends the process, and is told as other errors are.
+//! thread may wait for ever; so does one that may open no more files. That is no bug: it ends the process, and is told as
+//! other errors are.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,9 +20,11 @@ const OTHER_WORKER_GONE: &str = "Failed to send buzzer";
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
-        if let Some(why) = no_thread(message) {
+        let no_thread = no_thread(message).map(|why| Error::Threads(in_words(why).to_owned()));
+        let refused = no_thread
+            .or_else(|| no_signals(message).map(|why| Error::Signals(in_words(why).to_owned())));
+        if let Some(error) = refused {
             claim_the_end();
-            let error = Error::Threads(in_words(why).to_owned());
             say(error.line());
             std::process::exit(i32::from(error.exit_code()));
         }
@@ -57,6 +60,11 @@ fn no_thread(message: &str) -> Option<&str> {
     const SAYS: [&str; 2] = ["OS can't spawn worker thread: ", "failed to spawn thread: "];
     SAYS.into_iter()
         .find_map(|says| Some(message.split_once(says)?.1))
+}
+
+/// What the system said, if this is the message of a runtime that could not open what tells it of signals.
+fn no_signals(message: &str) -> Option<&str> {
+    Some(message.split_once("failed to create UnixStream: ")?.1)
 }
 
 /// The system's own words in the debug form of an error of its: `Os { code: 11, kind: …, message: "…" }`.

@@ -215,11 +215,42 @@ fn a_limit_on_memory_is_an_error_in_words() {
         failures += 1;
         let last = stderr.lines().last().unwrap_or_default();
         assert!(
-            last.starts_with("mvsink: ") && last.contains("ulimit -v"),
+            last.starts_with("mvsink: ") && last.contains("ulimit -u, -v, -n"),
             "{limit_kib} KiB: {stderr}"
         );
         for raw in ["memory allocation of", "Os {", "a bug:"] {
             assert!(!stderr.contains(raw), "{limit_kib} KiB: {stderr}");
+        }
+    }
+    assert!(failures > 0, "no limit was too low");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_on_open_files_is_an_error_in_words() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().display();
+    let mut failures = 0;
+    for limit in 4..=12 {
+        let output = shell(&format!(
+            "ulimit -n {limit} && exec \"$MVSINK\" run nexmark --dir {dir}/{limit} --events 1000"
+        ));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        match output.status.code() {
+            Some(0) => continue,
+            Some(1) => {}
+            // The system could not load the program.
+            _ if stderr.is_empty() || stderr.contains("shared object") => continue,
+            status => panic!("{limit} files: {status:?}: {stderr}"),
+        }
+        failures += 1;
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(
+            last.starts_with("mvsink: ") && last.contains("open files"),
+            "{limit} files: {stderr}"
+        );
+        for raw in ["Os {", "a bug:"] {
+            assert!(!stderr.contains(raw), "{limit} files: {stderr}");
         }
     }
     assert!(failures > 0, "no limit was too low");
