@@ -157,21 +157,17 @@ impl Storage {
         }
     }
 
-    /// Warns of a checkpoint that the log was read from, where all entries come before it: they were not cleaned up.
+    /// Warns of a checkpoint that the log was read from, where the entries before it end before it ([`end_before`]).
     pub(crate) async fn warn_if_ahead(
         &self,
         version: u64,
         on_retry: OnRetry<'_>,
     ) -> Result<(), Error> {
         let files = self.list_log(on_retry).await?;
-        let entries = files.iter().filter_map(|file| match file {
-            LogFile::Entry(version) => Some(*version),
-            _ => None,
-        });
-        if let Some(end) = entries.max().filter(|end| *end < version) {
+        if let Some(end) = end_before(version, files) {
             tracing::warn!(
                 shard = %self.url, end, version,
-                "the log's entries end before its last checkpoint, went on from that; `mvsink verify` says more"
+                "the log's entries up to its last checkpoint end before that, went on from it; `mvsink verify` says more"
             );
         }
         Ok(())
@@ -194,10 +190,45 @@ impl Storage {
     }
 }
 
+/// The last entry up to the checkpoint of version `base`, if it comes before that.
+///
+/// The oldest entries are cleaned up first, and a checkpoint's own last of all. So the entries from there on were lost, or
+/// an older log was copied back, whatever was committed after the checkpoint since.
+pub(crate) fn end_before(base: u64, files: impl IntoIterator<Item = LogFile>) -> Option<u64> {
+    let entries = files.into_iter().filter_map(|file| match file {
+        LogFile::Entry(version) => Some(version),
+        _ => None,
+    });
+    let last = entries.filter(|version| *version <= base).max();
+    last.filter(|last| *last < base)
+}
+
 /// True if one state may have led to the other: the same table, further on.
 fn continues(later: &State, earlier: &State) -> bool {
     let (before, after) = (earlier.progress(), later.progress());
     later.metadata().id == earlier.metadata().id
         && before.upper <= after.upper
         && before.since <= after.since
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_end_before_a_checkpoint_only_if_its_own_is_not_there_and_an_older_one_is() {
+        let end = |entries: &[u64]| {
+            let entries = entries.iter().map(|version| LogFile::Entry(*version));
+            end_before(
+                9,
+                entries.chain([LogFile::Checkpoint(4), LogFile::Checkpoint(9)]),
+            )
+        };
+        assert_eq!(end(&[0, 1, 2, 3, 4]), Some(4));
+        assert_eq!(end(&[3, 4, 10, 11]), Some(4));
+        // As clean-ups leave it, in whatever order they delete, and a gap that the checkpoint bridges.
+        for sound in [&[][..], &[9], &[10, 11], &[3, 5, 9, 10], &[0, 9]] {
+            assert_eq!(end(sound), None, "{sound:?}");
+        }
+    }
 }

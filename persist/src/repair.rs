@@ -43,7 +43,7 @@ use crate::log::state::State;
 use crate::log::{entry_path, folder};
 use crate::survey::{BreakOff, Survey};
 use crate::verify::examine::accepted_nulls;
-use crate::verify::{Difference, Examination, Finding, Note, VerifyProgress};
+use crate::verify::{Difference, Examination, Finding, Note, VerifyProgress, VerifyReport};
 
 use steps::Taken;
 
@@ -241,6 +241,8 @@ impl Client {
                 // Those of the version that the table goes back to.
                 Some(end) if goes_back => Some((end.clone(), storage.unaccepted_edits(end).await?)),
                 _ if examination.survey.break_off.is_some() => None,
+                // The edits may be of the one log or the other.
+                _ if is_ahead(&examination.report) => None,
                 _ => Some(self.open_existing(url).await?.unaccepted_edits().await?),
             };
             if let Some((state, unaccepted)) = found
@@ -294,6 +296,12 @@ impl Client {
     }
 }
 
+/// True if the log's entries end before the checkpoint that it is read from: it may be another one's.
+fn is_ahead(report: &VerifyReport) -> bool {
+    let mut findings = report.findings.iter();
+    findings.any(|finding| matches!(finding.difference, Difference::Ahead { .. }))
+}
+
 /// The steps for what was found.
 fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
     let Examination { survey, report } = examination;
@@ -323,9 +331,8 @@ fn plan(examination: &Examination, options: &RepairOptions) -> RepairReport {
     }
     plan.steps.extend(repair_checkpoints(survey));
     // Without an end that an opener finds nothing can be committed.
-    let is_ahead = |finding: &Finding| matches!(finding.difference, Difference::Ahead { .. });
     // Of a log that may be another one's no file is given up.
-    let opens = (broken.is_none() || drops_entries) && !report.findings.iter().any(is_ahead);
+    let opens = (broken.is_none() || drops_entries) && !is_ahead(report);
     let keeps_files = survey.end.as_ref().is_some_and(State::is_input) && !options.drop_files;
     let mut found: BTreeMap<&str, Vec<&Difference>> = BTreeMap::new();
     for finding in &report.findings {

@@ -23,6 +23,7 @@ use futures::future::join_all;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 
+use crate::beyond::end_before;
 use crate::error::Error;
 use crate::frontier::Frontier;
 use crate::log::checkpoint::{LogFile, checkpoint_path, last_checkpoint_path, pointed_to};
@@ -268,7 +269,10 @@ impl Storage {
             );
         }
         if let (Some(base), None) = (base, &survey.break_off) {
-            find_ahead(base, objects, &mut survey);
+            let files = objects.iter().map(|(file, _)| *file);
+            if let Some(end) = end_before(base, files) {
+                survey.find(&checkpoint_path(base), Difference::Ahead { end });
+            }
         }
         let mut good = checkpoints.good;
         if let Some(broken) = &mut survey.break_off {
@@ -344,18 +348,6 @@ impl Storage {
                 survey.note(&object.location, text);
             }
         }
-    }
-}
-
-/// A log ends before the checkpoint that it is read from: the oldest entries are cleaned up first, so these were lost, or an
-/// older log was copied back.
-fn find_ahead(base: u64, objects: &[(LogFile, ObjectMeta)], survey: &mut Survey) {
-    let entries = objects.iter().filter_map(|(file, _)| match file {
-        LogFile::Entry(version) => Some(*version),
-        _ => None,
-    });
-    if let Some(end) = entries.max().filter(|end| *end < base) {
-        survey.find(&checkpoint_path(base), Difference::Ahead { end });
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use mvsink_persist::{Open, RepairOptions};
+use serde_json::json;
 use support::damage::*;
 use support::run;
 
@@ -22,6 +23,16 @@ async fn restored(dir: &Path) {
     fs::write(in_log(dir, "_last_checkpoint"), old_hint).unwrap();
 }
 
+/// Has the pointer lead to the checkpoint before the end, to that beyond it, or nowhere.
+fn point(dir: &Path, hint: &str) {
+    let pointer = in_log(dir, "_last_checkpoint");
+    match hint {
+        "new" => fs::write(pointer, "{\"version\":9,\"size\":20}").unwrap(),
+        "none" => fs::remove_file(pointer).unwrap(),
+        _ => {}
+    }
+}
+
 #[test]
 fn a_checkpoint_beyond_the_end_of_the_log_is_named_before_the_log_gets_there() {
     for hint in ["old", "new", "none"] {
@@ -29,15 +40,7 @@ fn a_checkpoint_beyond_the_end_of_the_log_is_named_before_the_log_gets_there() {
         let dir = dir.path();
         run(async {
             restored(dir).await;
-            match hint {
-                "new" => fs::write(
-                    in_log(dir, "_last_checkpoint"),
-                    "{\"version\":9,\"size\":20}",
-                )
-                .unwrap(),
-                "none" => fs::remove_file(in_log(dir, "_last_checkpoint")).unwrap(),
-                _ => {}
-            }
+            point(dir, hint);
             let before = contents(dir);
             let found = verify(dir).await;
             assert_eq!(
@@ -90,6 +93,75 @@ fn a_checkpoint_beyond_the_end_of_the_log_is_named_before_the_log_gets_there() {
             assert!(verify(dir).await.is_clean(), "{hint}");
         });
     }
+}
+
+/// A sink that starts there goes on from the checkpoint.
+#[test]
+fn a_checkpoint_beyond_the_end_of_the_log_is_named_after_commits_that_follow_it() {
+    for hint in ["old", "new", "none"] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            restored(dir).await;
+            point(dir, hint);
+            grow(&open(dir).await.unwrap(), 11).await;
+            assert!(entry(dir, 10).exists() && !entry(dir, 5).exists());
+            let found = verify(dir).await;
+            assert_eq!(
+                named(&found),
+                [("9.checkpoint.parquet".to_owned(), "ahead")],
+                "{hint}"
+            );
+            let line = found.findings[0].to_string();
+            assert!(line.contains("entry 4"), "{line}");
+            // No file is dropped, though one is gone with the entries.
+            let lost = data_file(&open(dir).await.unwrap(), 7);
+            let kept = fs::read(dir.join(&lost.path)).unwrap();
+            fs::remove_file(dir.join(&lost.path)).unwrap();
+            let before = contents(dir);
+            let options = RepairOptions::default();
+            let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();
+            assert!(
+                report.steps.is_empty() && report.left.len() == 2,
+                "{report:?}"
+            );
+            assert!(contents(dir) == before, "{hint}");
+            fs::write(dir.join(&lost.path), kept).unwrap();
+            // It is the table once the older entries are moved away.
+            remove_entries(dir, 0..=4);
+            assert!(verify(dir).await.is_clean(), "{hint}");
+            assert_eq!(open(dir).await.unwrap().progress().upper, at(11), "{hint}");
+        });
+    }
+}
+
+#[test]
+fn no_edits_are_accepted_where_the_log_ends_before_its_checkpoint() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    run(async {
+        restored(dir).await;
+        let shard = open(dir).await.unwrap();
+        let theirs = dir.join("theirs.parquet");
+        let size = fs::copy(dir.join(data_file(&shard, 0).path), theirs).unwrap();
+        let info = json!({"commitInfo": {"operation": "MERGE"}});
+        let size = usize::try_from(size).unwrap();
+        put_entry(dir, 10, &[info, add("theirs.parquet", size)]);
+        assert_eq!(open(dir).await.unwrap().unaccepted_edit(), Some(10));
+        let before = contents(dir);
+        let mut options = RepairOptions::default();
+        options.accept_edits = true;
+        let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();
+        assert!(
+            report.steps.is_empty() && report.accepted.is_none(),
+            "{report:?}"
+        );
+        assert!(contents(dir) == before);
+        // Whoever has settled which of the two is the table accepts them.
+        remove_entries(dir, 0..=4);
+        let report = plain().repair(url(dir), &options, &|_| ()).await.unwrap();
+        assert_eq!(report.accepted, Some(11), "{report:?}");
+    });
 }
 
 /// Another table of the same columns, with a checkpoint of its version 9.

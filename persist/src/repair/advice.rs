@@ -37,8 +37,8 @@ pub(super) fn on(finding: &Finding, survey: &Survey) -> String {
         Difference::Ahead { end } => {
             return format!(
                 "nothing here tells whether the entries after {end} were lost or an older log was copied back: put them back \
-                 from a copy; or move this checkpoint away, if the table is to be as its entries say; or the entries, if \
-                 it is to be as the checkpoint says, which is what readers take it for"
+                 from a copy; or move this checkpoint away, if the table is to be as its entries say; or the entries up to \
+                 {end}, if it is to be as the checkpoint says, which is what readers take it for"
             );
         }
         Difference::Contradicts { .. } => {

@@ -95,9 +95,9 @@ pub enum Difference {
         why: String,
     },
     /// It is a checkpoint that the log's entries end before: those up to its version are missing, and readers go on from it all
-    /// the same.
+    /// the same. Entries that follow it say nothing of that.
     Ahead {
-        /// The last entry that is there.
+        /// The last entry before it.
         end: u64,
     },
     /// It is the pointer to the newest checkpoint, and leads to none. The log is read without it; other readers may refuse
@@ -227,7 +227,7 @@ impl fmt::Display for Difference {
             Difference::NoFile { found } => write!(f, "{found} is in its place"),
             Difference::Ahead { end } => write!(
                 f,
-                "the log ends before it, with entry {end}, and readers go on from it all the same"
+                "the log's entries up to it end with entry {end}, and readers go on from it all the same"
             ),
             Difference::Contradicts { why } => write!(f, "it contradicts the log's entries: {why}"),
             Difference::Pointer { to: Some(version) } => write!(
