@@ -173,6 +173,19 @@ impl Storage {
         Ok(())
     }
 
+    /// True if an entry lies beyond the state that may be of its table.
+    pub(crate) async fn is_followed(
+        &self,
+        state: &State,
+        on_retry: OnRetry<'_>,
+    ) -> Result<bool, Error> {
+        let beyond = self.list_beyond(state.version, on_retry).await?;
+        match beyond.entries().next() {
+            Some(next) => Ok(!self.is_foreign_entry(state, next, on_retry).await?),
+            None => Ok(false),
+        }
+    }
+
     /// True if the entry says that it is of another table, or is not there any more.
     async fn is_foreign_entry(
         &self,

@@ -197,7 +197,8 @@ impl Storage {
         Ok(Log::new(state, evidence))
     }
 
-    /// True of a checkpoint whose entry is not there, where the log begins with an entry of another table.
+    /// True of a checkpoint whose entry is not there, where the log begins with an entry of another table, and none that
+    /// may be of the checkpoint's follows it.
     pub(crate) async fn is_ahead_of_another(
         &self,
         log: &Log,
@@ -207,7 +208,9 @@ impl Storage {
             return Ok(false);
         }
         match self.load_first_entry(on_retry).await {
-            Ok(first) => Ok(first.state.metadata().id != log.state.metadata().id),
+            Ok(first) if first.state.metadata().id == log.state.metadata().id => Ok(false),
+            // A creation that took long may have put one into a log that was cleaned up.
+            Ok(_) => Ok(!self.is_followed(&log.state, on_retry).await?),
             Err(error @ Error::Shutdown) => Err(error),
             Err(_) => Ok(false),
         }

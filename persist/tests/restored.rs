@@ -237,3 +237,30 @@ fn a_checkpoint_of_another_table_beyond_the_end_of_the_log_is_set_aside_if_that_
         grow(&shard, 6).await;
     });
 }
+
+/// A creation that took long may leave one in a log that was cleaned up.
+#[test]
+fn a_first_entry_of_another_table_hides_no_checkpoint_that_entries_follow() {
+    for hint in ["new", "none"] {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        let other = tempfile::tempdir().unwrap();
+        let other = other.path();
+        run(async {
+            another(other).await;
+            let shard = filled(dir, 9).await;
+            shard.checkpoint().await.unwrap();
+            grow(&shard, 12).await;
+            drop(shard);
+            remove_entries(dir, 0..=9);
+            point(dir, hint);
+            let upper = || async { open(dir).await.unwrap().progress().upper };
+            assert_eq!(upper().await, at(12), "{hint}");
+            fs::copy(entry(other, 0), entry(dir, 0)).unwrap();
+            assert_eq!(upper().await, at(12), "{hint}");
+            // With nothing beyond it, nothing but the first entry says what table it is.
+            remove_entries(dir, 10..=12);
+            assert_eq!(upper().await, at(0), "{hint}");
+        });
+    }
+}
