@@ -22,6 +22,8 @@
 //!   it was found, whichever process linked it and whatever became of the sync that followed: that process may have been
 //!   killed in between.
 
+mod regular;
+
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -39,6 +41,8 @@ use crate::log::checkpoint::{checkpoint_path, last_checkpoint_path};
 use crate::log::{entry_path, folder as log_folder};
 use crate::replay::{Evidence, Tail};
 use crate::storage::{OnRetry, Storage, no_folder};
+
+pub(crate) use regular::{RegularFiles, is_refused};
 
 /// As the local store calls itself in errors.
 const STORE: &str = "LocalFileSystem";

@@ -27,6 +27,7 @@ use object_store::prefix::PrefixStore;
 use url::Url;
 
 use crate::error::{Error, is_link_loop};
+use crate::local::RegularFiles;
 use crate::lock;
 pub(crate) use address::Address;
 pub use address::local_directory;
@@ -37,7 +38,7 @@ pub(crate) use bucket::Bucket;
 
 /// The stores of a process, by the beginning of an address.
 pub(crate) struct Stores {
-    local: Arc<LocalFileSystem>,
+    local: Arc<RegularFiles>,
     memory: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     buckets: Mutex<HashMap<String, Built>>,
     options: BTreeMap<String, String>,
@@ -67,7 +68,7 @@ impl Stores {
         environment: Vec<(String, String)>,
     ) -> Self {
         Stores {
-            local: Arc::new(LocalFileSystem::new().with_fsync(fsync)),
+            local: Arc::new(RegularFiles::new(LocalFileSystem::new().with_fsync(fsync))),
             memory: Mutex::default(),
             buckets: Mutex::default(),
             options,

@@ -15,7 +15,7 @@ use crate::client::Environment;
 use crate::error::{
     Error, bucket_is_missing, credentials_advice, is_below_a_file, is_link_loop, meets_link_loop,
 };
-use crate::local::{LogSync, Prepared, Published};
+use crate::local::{LogSync, Prepared, Published, is_refused};
 use crate::log::table_root::TableRoot;
 use crate::log::{entry_path, folder};
 use crate::replay::Tail;
@@ -67,6 +67,11 @@ impl Storage {
         {
             // Local stores do their work on the runtime's threads, and those are going away.
             return Error::Shutdown;
+        }
+        if is_refused(&source)
+            && let Some(found) = self.in_place_of(path)
+        {
+            return found;
         }
         if meets_link_loop(&source)
             && let Some(found) = self.link_loop(path)
@@ -153,13 +158,6 @@ impl Storage {
 
     /// The object's bytes, `None` if it does not exist; one attempt.
     pub(crate) async fn get(&self, path: &Path) -> Result<Option<Bytes>, Error> {
-        // Opening one may wait for ever, and reading one may never end.
-        if let Some(folder) = &self.local
-            && is_special(&folder.join(path.as_ref()))
-            && let Some(found) = self.in_place_of(path)
-        {
-            return Err(found);
-        }
         let result = match self.store.get(path).await {
             Ok(object) => object.bytes().await,
             Err(error) => Err(error),
@@ -349,11 +347,6 @@ pub(crate) fn no_file(path: &std::path::Path) -> Option<&'static str> {
         },
         _ => "no regular file",
     })
-}
-
-/// True of a pipe, a socket or a device, by any link.
-fn is_special(path: &std::path::Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// The error for what lies there, if something does that is no directory.

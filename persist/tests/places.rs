@@ -4,10 +4,12 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use mvsink_persist::{Error, Open, RepairOptions};
 use support::damage::*;
-use support::run;
+use support::{append, run};
 
 /// What each way to a shard says of this address: without its log, as it is created, verified and repaired.
 async fn said(url: &str) -> [Error; 4] {
@@ -154,6 +156,60 @@ fn pipes_in_the_place_of_files_are_named_and_not_opened() {
             &error,
             "2.json is no regular file where a file of the shard belongs",
         );
+    });
+}
+
+/// Runs a test that may hang, and fails then.
+fn within_a_minute(test: impl FnOnce() + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    let running = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match ended.recv_timeout(Duration::from_mins(1)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it hangs"),
+        _ => running.join().unwrap(),
+    }
+}
+
+#[test]
+fn a_look_at_a_pipe_in_the_place_of_a_data_file_ends() {
+    within_a_minute(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 3).await;
+            let file = dir.join(data_file(&shard, 1).path);
+            fs::remove_file(&file).unwrap();
+            pipe(&file);
+            let says = "is no regular file where a file of the shard belongs";
+            let error = shard.damaged_files(&shard.pin()).await.unwrap_err();
+            expect_plain(&error, says);
+            let mut read = shard.snapshot(2, Default::default()).unwrap();
+            let error = loop {
+                match read.next().await {
+                    Ok(batch) => assert!(batch.is_some()),
+                    Err(error) => break error,
+                }
+            };
+            expect_plain(&error, says);
+        });
+    });
+}
+
+#[test]
+fn an_append_beside_a_pipe_in_the_place_of_a_later_entry_ends() {
+    within_a_minute(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        run(async {
+            let shard = filled(dir, 3).await;
+            pipe(&entry(dir, 5));
+            let appended = shard.append(append(3, 3, 4, Vec::new()), &|_| ()).await;
+            let says = "5.json is no regular file where a file of the shard belongs";
+            expect_plain(&appended.unwrap_err(), says);
+            assert!(!entry(dir, 4).exists());
+        });
     });
 }
 
