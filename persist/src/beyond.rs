@@ -55,6 +55,15 @@ impl Beyond {
     }
 }
 
+/// What a listing tells of a log whose last entry is known.
+pub(crate) enum Listed {
+    /// The greatest version beyond that.
+    Beyond(Option<u64>),
+    /// It lacks what every log begins with: neither the first entry nor a checkpoint is there. An entry that is may have been
+    /// put again, by a call that took long, after the table was deleted.
+    Unfounded,
+}
+
 /// Where the reading goes on at a gap.
 pub(crate) enum Bridge {
     /// From this state, which a later checkpoint holds.
@@ -88,16 +97,28 @@ impl Storage {
         Ok(Beyond { files })
     }
 
-    /// The last version beyond `version`, by a listing, or by a look at the entry after the next alone.
-    pub(crate) async fn last_beyond(
+    /// What a listing of the log tells of it, with the last version beyond `version`.
+    pub(crate) async fn list_last(
         &self,
         version: u64,
-        by_listing: bool,
+        on_retry: OnRetry<'_>,
+    ) -> Result<Listed, Error> {
+        let files = self.list_log(on_retry).await?;
+        let versions = files.iter().map(|file| file.version());
+        let last = versions.filter(|found| *found > version).max();
+        let begins = |file: &LogFile| !matches!(file, LogFile::Entry(version) if *version > 0);
+        Ok(match files.iter().any(begins) {
+            true => Listed::Beyond(last),
+            false => Listed::Unfounded,
+        })
+    }
+
+    /// The version beyond `version`, by a look at the entry after the next alone.
+    pub(crate) async fn probe(
+        &self,
+        version: u64,
         on_retry: OnRetry<'_>,
     ) -> Result<Option<u64>, Error> {
-        if by_listing {
-            return Ok(self.list_beyond(version, on_retry).await?.last());
-        }
         let after_next = version + 2;
         let there = self.exists(&entry_path(after_next), on_retry).await?;
         Ok(there.then_some(after_next))

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tracing::Instrument;
 
+use crate::beyond::Listed;
 use crate::error::Error;
 use crate::lock;
 use crate::log::state::{Progress, is_last};
@@ -170,7 +171,20 @@ impl Inner {
             let listing = checked.is_some() && lock(&self.log).is_listing_due(&storage.env);
             match seen {
                 None if listing || probe => {
-                    let last = storage.last_beyond(tail.version, listing, on_retry).await?;
+                    let listed = match listing {
+                        true => storage.list_last(tail.version, on_retry).await?,
+                        false => Listed::Beyond(storage.probe(tail.version, on_retry).await?),
+                    };
+                    let Listed::Beyond(last) = listed else {
+                        // Its last entry may stand, for those who know no more.
+                        let reloaded = self.reload(&tail, on_retry).await;
+                        reloaded.map_err(|error| match error {
+                            gap @ Error::LogGap { .. } => entries_gone(&storage.url, &gap),
+                            error => error,
+                        })?;
+                        (seen, ahead) = (None, 1);
+                        continue;
+                    };
                     if listing && last.is_none() {
                         lock(&self.log).listed(started);
                     }
@@ -225,22 +239,21 @@ impl Inner {
 
     /// Goes on from the newest checkpoint, after `gone` was found not to be in the log any more.
     pub(crate) async fn reload(&self, gone: &Tail, on_retry: OnRetry<'_>) -> Result<(), Error> {
+        let url = &self.storage.url;
         let replaced = |why: &str| Error::Replaced {
-            url: self.storage.url.to_string(),
+            url: url.to_string(),
             why: why.to_owned(),
         };
         let fresh = match self.storage.replay(on_retry).await {
             Err(error @ (Error::Corrupt { .. } | Error::MissingFile { .. })) => {
-                let gone = format!("entries of its log are gone that were there ({error})");
-                return Err(replaced(&gone));
+                return Err(entries_gone(url, &error));
             }
             Err(gap @ Error::LogGap { .. }) => {
                 // What was read here is there still, or it is gone.
                 let stands = self.storage.stands(gone, on_retry).await?;
-                let why = || format!("entries of its log are gone that were there ({gap})");
                 return Err(match stands {
                     true => gap,
-                    false => replaced(&why()),
+                    false => entries_gone(url, &gap),
                 });
             }
             read => read?,
@@ -348,5 +361,13 @@ async fn follow(inner: Arc<Inner>) {
         let delay = waits.delay(idle, env.random_fraction());
         // Either way: look again.
         let _ = tokio::time::timeout(delay, inner.nudge.notified()).await;
+    }
+}
+
+/// The error of whoever cannot read the log any more that he had read.
+fn entries_gone(url: &str, error: &Error) -> Error {
+    Error::Replaced {
+        url: url.to_owned(),
+        why: format!("entries of its log are gone that were there ({error})"),
     }
 }

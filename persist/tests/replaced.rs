@@ -306,6 +306,48 @@ fn objects_deleted_under_a_writer_are_told_within_half_a_minute() {
     });
 }
 
+/// A put that took long may bring back the last entry, as it was, after the table was deleted.
+#[test]
+fn a_last_entry_that_comes_back_alone_is_no_table() {
+    run(async {
+        let store = Arc::new(InMemory::new());
+        let [writer, follower] = [1, 2].map(|seed| {
+            // A checkpoint would make a log of it that goes on.
+            let mut options = options(seed);
+            options.checkpoint_interval = 0;
+            let client = client(options);
+            client.mount("store", Arc::clone(&store) as Arc<dyn ObjectStore>);
+            client
+        });
+        let (writer, follower) = (open(&writer, URL).await, open(&follower, URL).await);
+        let mut watcher = follower.watch();
+        while writer.progress().version < 5 {
+            grow_of(&writer).await.unwrap();
+        }
+        while watcher.progress().version < 5 {
+            watcher.changed().await.unwrap();
+        }
+        // All is as it should be when they look at it.
+        tokio::time::sleep(2 * PROMISED).await;
+        writer.refresh().await.unwrap();
+        let mut left = objects(&store).await;
+        left.retain(|path, _| path.as_ref().ends_with("5.json"));
+        assert_eq!(left.len(), 1);
+        replace(&store, left).await;
+        let told = tokio::time::timeout(PROMISED, watcher.changed()).await;
+        is_replaced(told.unwrap());
+        let write = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if let Err(error) = grow_of(&writer).await {
+                    return is_replaced(Err::<(), _>(error));
+                }
+            }
+        };
+        tokio::time::timeout(PROMISED, write).await.unwrap();
+    });
+}
+
 #[test]
 fn a_checkpoint_of_a_table_that_went_meanwhile_is_taken_back() {
     for is_copied in [false, true] {
