@@ -930,9 +930,15 @@ GUARDS = [
     ),
     Guard(
         "words", "a lack of threads is told in words", "cli/src/limits.rs",
-        "        if let Some(why) = no_thread(message) {\n",
-        "        if let Some(why) = no_thread(message).filter(|_| false) {\n",
+        "        let threads = no_thread(message).map(",
+        "        let threads = no_thread(message).filter(|_| false).map(",
         "--test usage", "a_limit_on_threads",
+    ),
+    Guard(
+        "words", "a lack of open files is told in words", "cli/src/limits.rs",
+        "        let signals = || no_signals(message).map(",
+        "        let signals = || no_signals(message).filter(|_| false).map(",
+        "--test usage", "a_limit_on_open_files",
     ),
     Guard(
         "words", "a lack of memory is told in words", "cli/src/memory.rs",

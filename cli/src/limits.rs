@@ -20,10 +20,10 @@ const OTHER_WORKER_GONE: &str = "Failed to send buzzer";
 pub fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
-        let no_thread = no_thread(message).map(|why| Error::Threads(in_words(why).to_owned()));
-        let refused = no_thread
-            .or_else(|| no_signals(message).map(|why| Error::Signals(in_words(why).to_owned())));
-        if let Some(error) = refused {
+        let words = |why: &str| in_words(why).to_owned();
+        let threads = no_thread(message).map(|why| Error::Threads(words(why)));
+        let signals = || no_signals(message).map(|why| Error::Signals(words(why)));
+        if let Some(error) = threads.or_else(signals) {
             claim_the_end();
             say(error.line());
             std::process::exit(i32::from(error.exit_code()));
