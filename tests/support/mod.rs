@@ -5,7 +5,7 @@ pub mod hydrate;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use differential_dataflow::VecCollection;
@@ -99,6 +99,17 @@ impl Program {
 
     /// Runs the view into the target on this worker until the shard has got to `until`.
     pub fn run(&self, worker: &mut Worker, cx: &Context, target: Target) -> Status {
+        self.run_after(worker, cx, target, || ())
+    }
+
+    /// The same, once the dataflow is there and `built` has returned.
+    fn run_after(
+        &self,
+        worker: &mut Worker,
+        cx: &Context,
+        target: Target,
+        built: impl FnOnce(),
+    ) -> Status {
         let (mut input, handle) = worker.dataflow(|scope| {
             let mut input = InputSession::new();
             let view = view(input.to_collection(scope));
@@ -106,6 +117,7 @@ impl Program {
             let handle = persist_sink(cx, "view", target, view, errors, self.as_of).unwrap();
             (input, handle)
         });
+        built();
         let last = self
             .updates
             .iter()
@@ -157,8 +169,13 @@ pub fn step_until(worker: &mut Worker, handle: &Handle<u64>, upper: Frontier<u64
 /// Runs a program on several threads and returns the status of the first worker's handle.
 pub fn execute(workers: usize, cx: &Context, target: &Target, program: &Program) -> Status {
     let (context, target, program) = (cx.clone(), target.clone(), program.clone());
+    // A sink that fails at once, and is dropped, is not there any more for a worker that begins late.
+    let built = Arc::new(Barrier::new(workers));
     let guards = timely::execute(Config::process(workers), move |worker| {
-        program.run(worker, &context, target.clone())
+        let built = Arc::clone(&built);
+        program.run_after(worker, &context, target.clone(), move || {
+            built.wait();
+        })
     });
     let statuses = guards.unwrap().join();
     // What was lost at the very end is deleted by then.
