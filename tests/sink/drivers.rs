@@ -391,10 +391,14 @@ impl tracing::Subscriber for Panics {
 }
 
 fn a_panic_in_an_operator_fails_its_sink_and_no_other(driver: Driver) {
+    // An event that is new to the process while a subscriber is set may escape it: let each be known.
+    let runtime = runtime();
+    let cx = driver.context(&runtime);
+    let program = Program::new(words(5, 20, 4));
+    support::execute(1, &cx, &Target::new("memory://first"), &program);
     // Where mint and where write reports what it does: in the operators, never in their tasks.
     for at in ["goes on", "past the as-of"] {
         for workers in [1, 2] {
-            let runtime = runtime();
             let cx = driver.context(&runtime);
             let guards = timely::execute(Config::process(workers), move |worker| {
                 let panics = Panics { sink: "broken", at };
