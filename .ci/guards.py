@@ -804,8 +804,8 @@ GUARDS = [
     ),
     Guard(
         "wrong logs", "what is put right is live", "persist/src/repair/correct.rs",
-        "                live.is_some_and(|live| live.is_same_reference(file))\n",
-        "                live.is_some_and(|live| live.is_same_reference(file)) || true\n",
+        "&&(Arc<DataFile>, Add)| state.refers_to(file);\n",
+        "&&(Arc<DataFile>, Add)| state.refers_to(file) || true;\n",
         "--test repair_beside", "what_is_put_right",
     ),
     Guard(

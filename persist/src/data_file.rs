@@ -122,9 +122,9 @@ pub(crate) const MAX_TIME_TAG: &str = "mvsink.max_time";
 /// The tag with the sums of fingerprints.
 const SUMS_TAG: &str = "mvsink.sums";
 /// The tag that says, by `true`, that a file is in the order of fingerprints.
-pub(crate) const SORTED_TAG: &str = "mvsink.sorted";
+const SORTED_TAG: &str = "mvsink.sorted";
 /// The tag with the name and the size of the file that all of these are about.
-pub(crate) const FILE_TAG: &str = "mvsink.file";
+const FILE_TAG: &str = "mvsink.file";
 /// What the names of tags begin with that say something of a file's rows.
 const OWN_TAGS: &str = "mvsink.";
 

@@ -241,20 +241,25 @@ fn files_that_another_program_merges_are_followed() {
     }
 }
 
+/// Merges the files of three times, as another program, in two steps; gives their versions.
+fn merge_twice(dir: &Path, shard: &Shard) -> [u64; 2] {
+    let mut actions = removals(shard, &[0, 1]);
+    actions.push(rewritten(dir, "once.parquet", &[update(0), update(1)]));
+    let first = put(dir, actions);
+    let mut actions = removals(shard, &[2]);
+    actions.push(removed("once.parquet"));
+    let all = [update(2), update(1), update(0)];
+    actions.push(rewritten(dir, "twice.parquet", &all));
+    [first, put(dir, actions)]
+}
+
 #[test]
 fn what_is_merged_twice_and_deleted_before_anybody_looks_is_followed() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     run(async {
         let shard = filled(dir, 3).await;
-        let mut actions = removals(&shard, &[0, 1]);
-        actions.push(rewritten(dir, "once.parquet", &[update(0), update(1)]));
-        let first = put(dir, actions);
-        let mut actions = removals(&shard, &[2]);
-        actions.push(removed("once.parquet"));
-        let all = [update(2), update(1), update(0)];
-        actions.push(rewritten(dir, "twice.parquet", &all));
-        let second = put(dir, actions);
+        let [first, second] = merge_twice(dir, &shard);
         fs::remove_file(dir.join("once.parquet")).unwrap();
         let opened = looked_at(dir).await;
         assert_eq!(opened.edited(), None);
@@ -264,7 +269,11 @@ fn what_is_merged_twice_and_deleted_before_anybody_looks_is_followed() {
         }
         // What has been read here is known when it is gone.
         let mut actions = vec![removed("twice.parquet")];
-        actions.push(rewritten(dir, "thrice.parquet", &all));
+        actions.push(rewritten(
+            dir,
+            "thrice.parquet",
+            &[update(2), update(1), update(0)],
+        ));
         fs::remove_file(dir.join("twice.parquet")).unwrap();
         let third = put(dir, actions);
         shard.refresh().await.unwrap();
@@ -350,14 +359,7 @@ fn a_merged_file_that_was_read_is_known_when_it_is_gone() {
     let dir = dir.path();
     run(async {
         let shard = filled(dir, 3).await;
-        let mut actions = removals(&shard, &[0, 1]);
-        actions.push(rewritten(dir, "once.parquet", &[update(0), update(1)]));
-        let first = put(dir, actions);
-        let mut actions = removals(&shard, &[2]);
-        actions.push(removed("once.parquet"));
-        let all = [update(2), update(1), update(0)];
-        actions.push(rewritten(dir, "twice.parquet", &all));
-        let second = put(dir, actions);
+        let [first, second] = merge_twice(dir, &shard);
         // Both are in the log before the first is looked at.
         shard.refresh().await.unwrap();
         assert!(!shard.entry(first).await.unwrap().foreign);

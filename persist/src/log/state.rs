@@ -732,6 +732,12 @@ impl State {
         self.files.get(path)
     }
 
+    /// True if this very reference to a file is in the table, whatever is known of the file's rows.
+    pub(crate) fn refers_to(&self, file: &DataFile) -> bool {
+        let live = self.file(&file.path);
+        live.is_some_and(|live| live.is_same_reference(file))
+    }
+
     pub(crate) fn is_live(&self, path: &str) -> bool {
         self.files.contains(path)
     }

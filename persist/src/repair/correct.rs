@@ -103,10 +103,7 @@ impl Shard {
         let storage = &self.inner().storage;
         let id = self.fresh_id();
         let plan = |state: &State| {
-            let is_live = |(file, _): &&(Arc<DataFile>, Add)| {
-                let live = state.file(&file.path);
-                live.is_some_and(|live| live.is_same_reference(file))
-            };
+            let is_live = |(file, _): &&(Arc<DataFile>, Add)| state.refers_to(file);
             let right: Vec<_> = files.iter().filter(is_live).collect();
             if right.is_empty() {
                 return Plan::Done(());

@@ -346,10 +346,7 @@ impl Shard {
         let on_retry = &Storage::warn_of_retry;
         let id = self.fresh_id();
         let plan = |state: &State| {
-            let is_live = |file: &&Arc<DataFile>| {
-                let live = state.file(&file.path);
-                live.is_some_and(|live| live.is_same_reference(file))
-            };
+            let is_live = |file: &&Arc<DataFile>| state.refers_to(file);
             let dropped: Vec<_> = files.iter().filter(is_live).collect();
             if dropped.is_empty() {
                 return Plan::Done(());
