@@ -1,8 +1,7 @@
 //! Limits that the system sets to a process, as far as they end a command.
 //!
-//! A runtime that cannot have the threads that it needs panics, on whichever thread wants one, and what waits for that
-//! thread may wait for ever; so does one that may open no more files. That is no bug: it ends the process, and is told as
-//! other errors are.
+//! A runtime panics if the system gives it no thread, or opens no more files for it, on whichever thread asks; what waits
+//! for that thread may wait for ever. That is no bug: it ends the process, and is told as other errors are.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -62,7 +61,7 @@ fn no_thread(message: &str) -> Option<&str> {
         .find_map(|says| Some(message.split_once(says)?.1))
 }
 
-/// What the system said, if this is the message of a runtime that could not open what tells it of signals.
+/// What the system said, if a runtime panicked with this message because it could not open a socket for signals.
 fn no_signals(message: &str) -> Option<&str> {
     Some(message.split_once("failed to create UnixStream: ")?.1)
 }

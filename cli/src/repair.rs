@@ -201,7 +201,7 @@ fn step_object(step: &RepairStep) -> Value {
         } => json!({
             "step": "drop entries", "from": from, "goes_on_as": goes_on_as, "files": files, "upper": upper.time(),
             "upper_before": upper_before.and_then(Frontier::time), "data_files": data_files,
-            // What cannot be read may have had any.
+            // An entry that cannot be read may have had any number of rows.
             "rows": (*entries_unread == 0).then_some(rows), "entries_unread": entries_unread,
             "holds": holds, "accepted": accepted,
         }),

@@ -9,8 +9,8 @@
 //!             no null where the type of the rows has none
 //! ```
 //!
-//! What can be null the columns of a table do not say, which all can. So a table that is created says it in a
-//! property ([`REQUIRED_PROPERTY`]). Verification names the same rows, in a view until it has taken them back.
+//! All columns of a table are nullable. So a new table lists those that are null in no row in a property
+//! ([`REQUIRED_PROPERTY`]). Verification names the same rows, in a view until it has taken them back.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -55,7 +55,7 @@ impl Beyond {
     }
 }
 
-/// What a listing tells of a log whose last entry is known.
+/// The result of listing a log whose last entry is known.
 pub(crate) enum Listed {
     /// The greatest version beyond that.
     Beyond(Option<u64>),
@@ -97,7 +97,7 @@ impl Storage {
         Ok(Beyond { files })
     }
 
-    /// What a listing of the log tells of it, with the last version beyond `version`.
+    /// Lists the log: the last version beyond `version`, and whether the log has a beginning.
     pub(crate) async fn list_last(
         &self,
         version: u64,
